@@ -1,0 +1,227 @@
+"""Read, check and resample a clip. Every bad sound ends here, with an error that names it and its mend."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import os
+import struct
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from sarsteer.errors import AudioError
+
+SILENCE = 1e-4
+"""Peak amplitude, of 1, under which a clip counts as silent (-80 dBFS): nothing to hear, a dead microphone."""
+
+MAX_BYTES = 256 * 1024 * 1024
+"""The largest encoded clip that is taken from a URL or from memory."""
+
+URL_TIMEOUT = 30.0
+"""Seconds to wait for a URL."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One checked clip: mono float32 ``samples`` ``[T]`` in about [-1, 1] at ``rate`` Hz; ``name`` for messages."""
+
+    samples: npt.NDArray[np.float32]
+    rate: int
+    name: str
+
+    @property
+    def seconds(self) -> float:
+        """Duration in seconds."""
+        return len(self.samples) / self.rate
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of rate and samples: equal sounds have equal digests, whatever their files."""
+        head = struct.pack("<i", self.rate)
+        return hashlib.sha256(head + np.ascontiguousarray(self.samples).tobytes()).hexdigest()
+
+    def resampled(self, rate: int) -> Clip:
+        """The clip at ``rate`` Hz (soxr, high quality); itself where it has that rate already."""
+        if rate == self.rate:
+            return self
+        import soxr
+
+        samples = soxr.resample(self.samples, self.rate, rate, quality="HQ").astype(np.float32)
+        if not len(samples):
+            raise AudioError(f"{self.name}: nothing is left at {rate} Hz; give a longer clip")
+        return Clip(samples, rate, self.name)
+
+
+AudioSource = str | os.PathLike[str] | bytes | npt.NDArray[Any]
+
+
+def load_clip(
+    source: AudioSource, *, rate: int | None = None, name: str | None = None, max_seconds: float | None = None
+) -> Clip:
+    """Read a clip from a path, an ``http(s)``/``file``/``data`` URL, encoded bytes, or an array.
+
+    Args:
+        source: what to read. An array is ``[T]`` or ``[T, C]`` floats in [-1, 1], or integers of any width.
+        rate: the array's sampling rate in Hz; required for arrays, ignored for encoded sound.
+        name: how messages call the clip; the path by default.
+        max_seconds: refuse longer clips, before decoding where the header tells the length.
+
+    Raises:
+        AudioError: the clip is missing, empty, truncated, no sound, silent, not finite, or too long.
+
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source, rate, name or "the audio array", max_seconds)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _decode(io.BytesIO(bytes(source)), len(source), name or "the audio bytes", max_seconds)
+    text = os.fspath(source)
+    if text.startswith("data:"):
+        data = _data_uri(text)
+        return _decode(io.BytesIO(data), len(data), name or "the data URI", max_seconds)
+    if text.startswith(("http://", "https://")):
+        data = _download(text)
+        return _decode(io.BytesIO(data), len(data), name or text, max_seconds)
+    path = Path(text.removeprefix("file://"))
+    name = name or str(path)
+    if path.is_dir():
+        raise AudioError(f"{name}: is a folder; give an audio file")
+    try:
+        with open(path, "rb") as file:
+            return _decode(file, path.stat().st_size, name, max_seconds)
+    except FileNotFoundError:
+        raise AudioError(f"{name}: no such file; check the path") from None
+    except OSError as error:
+        raise AudioError(f"{name}: cannot be read ({error.strerror or error})") from None
+
+
+def _decode(file: BinaryIO, size: int, name: str, max_seconds: float | None) -> Clip:
+    import soundfile
+
+    if size == 0:
+        raise AudioError(f"{name}: is empty (0 bytes); record it again")
+    _check_riff(file, size, name)
+    _check_ogg(file, size, name)
+    try:
+        with soundfile.SoundFile(file) as sound:
+            rate, expected = int(sound.samplerate), int(sound.frames)
+            _check_length(expected / rate, name, max_seconds)
+            samples = sound.read(dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError:
+        raise AudioError(f"{name}: is no sound file that can be read; give WAV, FLAC, Ogg or MP3") from None
+    if 0 < expected < 2**62 and len(samples) < expected * 0.99:
+        raise AudioError(f"{name}: is truncated ({len(samples)} of {expected} samples); copy it again")
+    return _checked(samples, rate, name, max_seconds)
+
+
+def _check_riff(file: BinaryIO, size: int, name: str) -> None:
+    """A WAV whose data chunk promises more bytes than there are was cut; libsndfile would read it silently."""
+    head = file.read(12)
+    file.seek(0)
+    if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        return
+    position = 12
+    while position + 8 <= size:
+        file.seek(position)
+        tag, length = struct.unpack("<4sI", file.read(8))
+        if tag == b"data":
+            file.seek(0)
+            streamed = length in (0, 0xFFFFFFFF, 0x7FFFFFFF)  # a pipe's header: the length was not known
+            if not streamed and position + 8 + length > size:
+                raise AudioError(
+                    f"{name}: is truncated (the header promises {length} bytes of sound, "
+                    f"{max(0, size - position - 8)} are there); copy it again"
+                )
+            return
+        position += 8 + length + (length & 1)
+    file.seek(0)
+    raise AudioError(f"{name}: is truncated (a WAV file without its sound data); copy it again")
+
+
+def _check_ogg(file: BinaryIO, size: int, name: str) -> None:
+    """An Ogg file that ends within a page was cut; decoders drop that page silently."""
+    if file.read(4) != b"OggS":
+        file.seek(0)
+        return
+    file.seek(max(0, size - 70_000))  # a page is at most 65,307 bytes
+    tail = file.read()
+    file.seek(0)
+    last = tail.rfind(b"OggS")
+    page = tail[last:] if last >= 0 else b""
+    whole = (
+        len(page) >= 27 and len(page) >= 27 + page[26] and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
+    )
+    if not whole:
+        raise AudioError(f"{name}: is truncated (its last Ogg page is not whole); copy it again")
+
+
+def _from_array(samples: npt.NDArray[Any], rate: int | None, name: str, max_seconds: float | None) -> Clip:
+    if rate is None:
+        raise AudioError(f"{name}: has no sampling rate; give it beside the array as 'sampling_rate'")
+    if isinstance(rate, bool) or not 1_000 <= int(rate) <= 1_000_000:
+        raise AudioError(f"{name}: a sampling rate of {rate} Hz cannot be right; give it in Hz")
+    if samples.ndim not in (1, 2):
+        raise AudioError(f"{name}: has shape {samples.shape}; give [T] or [T, channels]")
+    if np.issubdtype(samples.dtype, np.integer):
+        info = np.iinfo(samples.dtype)
+        middle = 0 if info.min < 0 else (info.max + 1) // 2  # 8-bit sound is unsigned around 128
+        samples = (samples.astype(np.float64) - middle) / (float(info.max) + 1 - middle)
+    elif not np.issubdtype(samples.dtype, np.floating):
+        raise AudioError(f"{name}: has values of type {samples.dtype}; give floats or integers")
+    two = samples[:, None] if samples.ndim == 1 else samples
+    if 0 < two.shape[0] < two.shape[1] and two.shape[0] <= 8:
+        two = two.T  # [channels, T], as torch has it
+    return _checked(two, int(rate), name, max_seconds)
+
+
+def _checked(samples: npt.NDArray[Any], rate: int, name: str, max_seconds: float | None) -> Clip:
+    """``[T, C]`` samples to a mono clip, or the error that they deserve."""
+    if len(samples) == 0:
+        raise AudioError(f"{name}: holds no samples; record it again")
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{name}: holds NaN or infinite samples; export it again")
+    mono = np.asarray(samples, dtype=np.float64).mean(axis=1).astype(np.float32)
+    if not np.isfinite(mono).all() or float(np.abs(mono).max()) > 1e4:
+        raise AudioError(f"{name}: its samples are far outside [-1, 1]; scale them, or give integers as such")
+    if float(np.abs(samples).max()) < SILENCE:
+        raise AudioError(f"{name}: is silent (peak under -80 dBFS); check the microphone or the file")
+    if float(np.abs(mono).max()) < SILENCE:  # channels in opposite phase cancel: hear the louder one
+        mono = samples[:, int(np.abs(samples).sum(axis=0).argmax())].astype(np.float32)
+    _check_length(len(mono) / rate, name, max_seconds)
+    return Clip(np.ascontiguousarray(mono), rate, name)
+
+
+def _check_length(seconds: float, name: str, max_seconds: float | None) -> None:
+    if max_seconds is not None and seconds > max_seconds + 1e-3:
+        raise AudioError(
+            f"{name}: lasts {seconds:.1f} s and this model hears at most {max_seconds:g} s; cut or split the clip"
+        )
+
+
+def _data_uri(text: str) -> bytes:
+    head, comma, body = text.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise AudioError("the data URI: is not base64; write data:audio/wav;base64,…")
+    try:
+        return base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError):
+        raise AudioError("the data URI: its base64 is damaged; encode the clip again") from None
+
+
+def _download(url: str) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=URL_TIMEOUT) as response:
+            data: bytes = response.read(MAX_BYTES + 1)
+    except (urllib.error.URLError, TimeoutError, ValueError, OSError) as error:
+        reason = getattr(error, "reason", error)
+        raise AudioError(f"{url}: cannot be fetched ({reason}); check the address or download it yourself") from None
+    if len(data) > MAX_BYTES:
+        raise AudioError(f"{url}: is larger than {MAX_BYTES // 2**20} MiB; cut the clip")
+    return data

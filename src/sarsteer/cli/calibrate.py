@@ -1,0 +1,73 @@
+"""``sarsteer calibrate``: pairs in, a steering file out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sarsteer.cli.output import console, errors, print_json, progress_bar, quiet_transformers
+from sarsteer.errors import SarsteerError
+
+
+def calibrate(
+    model: Annotated[str, typer.Argument(help="sarsteer-tiny, a folder, or a name on the Hugging Face Hub.")],
+    pairs: Annotated[
+        str, typer.Option("--pairs", help="Manifest (JSONL) of harmful clips with safe twins, or sarsteer-tiny.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Steering file to write (.safetensors).")],
+    instruction: Annotated[str | None, typer.Option(help="Text beside each clip; the paper's by default.")] = None,
+    refusal_prompt: Annotated[str | None, typer.Option(help="Appended to it; the paper's by default.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first so many pairs.", min=1)] = None,
+    batch_size: Annotated[int, typer.Option(help="Pairs a step; lower it when memory runs out.", min=1)] = 16,
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; a GPU where there is one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; the checkpoint's own.")] = None,
+    revision: Annotated[str | None, typer.Option(help="The model's branch, tag or commit on the Hub.")] = None,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run the checkpoint's own Python code.")] = False,
+    layers: Annotated[str | None, typer.Option(help="Path of the decoder layers, where not found.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace the output file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Draw refusal vectors and the safe subspace from pairs of clips.
+
+    A run that was killed goes on where it was when started again with the same settings.
+    """
+    if out.exists() and not overwrite:
+        raise SarsteerError(f"{out}: exists already; pass --overwrite or name another file")
+    if out.is_dir() or not out.parent.is_dir():
+        raise SarsteerError(f"{out}: is no file in an existing folder; create {out.parent} or name a file")
+    from sarsteer.data.pairs import load_pairs
+
+    chosen = load_pairs(pairs, "calibration")[:limit]
+    quiet_transformers()
+    from sarsteer.models.loading import load_model
+    from sarsteer.steering.calibration import INSTRUCTION, REFUSAL_PROMPT
+    from sarsteer.steering.calibration import calibrate as run
+    from sarsteer.steering.diagnostics import findings
+
+    loaded = load_model(
+        model, device=device, dtype=dtype, revision=revision, layers=layers, trust_remote_code=trust_remote_code
+    )
+    checkpoint = out.with_name(f"{out.name}.partial")
+    with progress_bar() as report:
+        steering = run(
+            loaded,
+            chosen,
+            refusal_prompt=REFUSAL_PROMPT if refusal_prompt is None else refusal_prompt,
+            instruction=INSTRUCTION if instruction is None else instruction,
+            batch_size=batch_size,
+            checkpoint=checkpoint,
+            progress=lambda done, total: report("Calibrating", done, total),
+        )
+    steering.save(out)
+    checkpoint.unlink(missing_ok=True)
+    notes = findings(steering.report())
+    if as_json:
+        print_json({"file": str(out), "digest": steering.digest, "findings": notes, "metadata": steering.metadata})
+        return
+    console.print(
+        f"[bold]{out}[/]: {len(chosen)} pairs, {steering.refusal.shape[0]} layers. See it: sarsteer show {out}"
+    )
+    for note in notes:
+        errors.print(f"[yellow]note:[/] {note}")

@@ -1,0 +1,65 @@
+"""``sarsteer``: the program's commands, and how every error of ours ends: one line, exit code 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from sarsteer import __version__
+from sarsteer.cli import calibrate, demo, doctor, respond, show
+from sarsteer.cli.output import fail
+from sarsteer.errors import SarsteerError
+
+app = typer.Typer(
+    help="Make audio-language models refuse harmful spoken requests and still answer the rest.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"sarsteer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options that come before the command."""
+
+
+app.command("demo")(demo.demo)
+app.command("calibrate")(calibrate.calibrate)
+app.command("respond")(respond.respond)
+app.command("show")(show.show)
+app.command("doctor")(doctor.doctor)
+
+
+def main() -> None:
+    """Entry point. Errors that a user can mend are one line; anything else is a bug and keeps its traceback."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        app()
+    except SarsteerError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # `sarsteer show FILE | head` is no error; a second write at shutdown would be
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

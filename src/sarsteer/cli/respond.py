@@ -1,0 +1,76 @@
+"""``sarsteer respond``: one clip, one answer, steered where a steering file is given."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sarsteer.cli.output import console, print_json, quiet_transformers
+from sarsteer.errors import SarsteerError
+
+
+def respond(
+    model: Annotated[str, typer.Argument(help="sarsteer-tiny, a folder, or a name on the Hugging Face Hub.")],
+    audio: Annotated[str, typer.Option("--audio", help="The clip: a file or a URL.")],
+    text: Annotated[
+        str | None, typer.Option(help="Text beside the clip; the steering's instruction by default.")
+    ] = None,
+    steering: Annotated[Path | None, typer.Option("--steering", help="Steering file; undefended without.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Steering strength; the file's own by default.")] = None,
+    k: Annotated[int | None, typer.Option("--k", help="Principal components to ablate.", min=0)] = None,
+    lambda_: Annotated[float | None, typer.Option("--lambda", help="Ablation coefficient.")] = None,
+    undefended: Annotated[bool, typer.Option("--undefended", help="Show the undefended answer beside it.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 256,
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; a GPU where there is one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; the checkpoint's own.")] = None,
+    revision: Annotated[str | None, typer.Option(help="The model's branch, tag or commit on the Hub.")] = None,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run the checkpoint's own Python code.")] = False,
+    layers: Annotated[str | None, typer.Option(help="Path of the decoder layers, where not found.")] = None,
+    allow_other_model: Annotated[
+        bool, typer.Option(help="Steer though the weights differ, as in a quantised copy.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Answer one clip."""
+    if steering is None and (alpha is not None or k is not None or lambda_ is not None):
+        raise SarsteerError("--alpha, --k and --lambda need --steering FILE; nothing was answered unsteered")
+    for name, value in (("--alpha", alpha), ("--lambda", lambda_)):
+        if value is not None and not math.isfinite(value):
+            raise SarsteerError(f"{name} must be a finite number, not {value}")
+    from sarsteer.audio import load_clip
+
+    clip = load_clip(audio)  # a bad clip is told before a large model is loaded
+    quiet_transformers()
+    from sarsteer.messages import user_turn
+    from sarsteer.models.loading import load_model
+    from sarsteer.steering.artifact import Steering
+    from sarsteer.steering.calibration import INSTRUCTION
+
+    artifact = Steering.load(steering) if steering is not None else None
+    if artifact is not None:
+        artifact.vectors(k, lambda_)
+    if text is None:
+        text = artifact.metadata["instruction"] if artifact is not None else INSTRUCTION
+    loaded = load_model(
+        model, device=device, dtype=dtype, revision=revision, layers=layers, trust_remote_code=trust_remote_code
+    )
+    prompts = loaded.prepare([user_turn(clip, text)])
+    answers: dict[str, Any] = {}
+    if artifact is None or undefended:
+        answers["undefended"] = loaded.generate(prompts, max_new_tokens)[0]
+    if artifact is not None:
+        with artifact.on(loaded, alpha, k, lambda_, allow_other_model=allow_other_model) as handle:
+            answers["defended"] = loaded.generate(prompts, max_new_tokens)[0]
+            answers["alpha"] = handle.alpha
+    if as_json:
+        digest = artifact.digest if artifact is not None else None
+        print_json({"audio": audio, "text": text, "model": loaded.name, "steering": digest, **answers})
+        return
+    if len([key for key in answers if key != "alpha"]) == 1:
+        print(answers.get("defended", answers.get("undefended")))
+        return
+    console.print(f"[dim]undefended[/]  {answers['undefended']}", highlight=False)
+    console.print(f"[dim]defended  [/]  {answers['defended']}", highlight=False)

@@ -1,0 +1,91 @@
+"""``sarsteer show``: what a steering file holds, drawn."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from sarsteer.cli.output import console, errors, print_json
+
+_WIDTH = 24
+
+
+def show(
+    file: Annotated[Path, typer.Argument(help="A steering file, or a folder that holds one.")],
+    alpha: Annotated[float | None, typer.Option(help="Show it at this strength.")] = None,
+    k: Annotated[int | None, typer.Option("--k", help="... with so many components ablated.", min=0)] = None,
+    lambda_: Annotated[float | None, typer.Option("--lambda", help="... and this ablation coefficient.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Write the picture as PNG, SVG or PDF.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Show where a steering file comes from, and its vectors layer by layer."""
+    from sarsteer.steering.artifact import Steering
+    from sarsteer.steering.diagnostics import findings
+
+    steering = Steering.load(file)
+    own_alpha, own_k, own_lambda = steering.defaults
+    alpha = own_alpha if alpha is None else alpha
+    k = own_k if k is None else k
+    lambda_ = own_lambda if lambda_ is None else lambda_
+    reports = steering.report(alpha, k, lambda_)
+    notes = findings(reports)
+    if plot is not None:
+        from sarsteer.steering.plots import plot_layers
+
+        plot_layers(reports, plot, f"{steering.metadata['model']['name']}: α = {alpha:g}, k = {k}, λ = {lambda_:g}")
+    if as_json:
+        print_json(
+            {
+                "digest": steering.digest,
+                "alpha": alpha,
+                "k": k,
+                "lambda": lambda_,
+                "findings": notes,
+                "metadata": steering.metadata,
+                "layers": [asdict(report) for report in reports],
+            }
+        )
+        return
+    meta = steering.metadata
+    facts = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("model", f"{meta['model']['name']} ({meta['fingerprint']['architecture']})"),
+        ("revision", meta["model"].get("revision") or "not recorded"),
+        ("calibrated on", f"{meta['pairs']} pairs, {meta['pairs_digest'][:12]}"),
+        ("instruction", meta["instruction"]),
+        ("refusal prompt", meta["refusal_prompt"]),
+        ("shape", f"{meta['layers']} layers of {meta['hidden_size']}, up to k = {steering.max_k}"),
+        ("shown at", f"alpha {alpha:g}, k {k}, lambda {lambda_:g}"),
+        ("digest", steering.digest[:16]),
+    ):
+        facts.add_row(f"[dim]{name}[/]", str(value))
+    console.print(facts, highlight=False)
+    table = Table(show_edge=False, pad_edge=False, header_style="bold")
+    for title in ("layer", "‖r‖", "‖v‖", "kept", "", "α‖v‖/‖h‖", "", "safe variance"):
+        table.add_column(title, justify="left" if title == "" else "right", no_wrap=True)
+    top = max([report.relative_strength for report in reports] + [1e-9])
+    for row in reports:
+        table.add_row(
+            str(row.layer),
+            f"{row.refusal_norm:.3g}",
+            f"{row.vector_norm:.3g}",
+            f"{row.kept:.0%}",
+            _bar(row.kept, 1.0, "cyan"),
+            f"{row.relative_strength:.3f}",
+            _bar(row.relative_strength, top, "magenta"),
+            f"{row.explained:.0%}",
+        )
+    console.print(table)
+    for note in notes:
+        errors.print(f"[yellow]note:[/] {note}")
+    if plot is not None:
+        console.print(f"picture: {plot}", highlight=False)
+
+
+def _bar(value: float, top: float, colour: str) -> str:
+    filled = round(_WIDTH * min(1.0, max(0.0, value / top))) if value == value else 0
+    return f"[{colour}]{'█' * filled}[/][dim]{'·' * (_WIDTH - filled)}[/]"

@@ -1,0 +1,1 @@
+"""Calibration pairs and test clips: manifests, and their checks."""

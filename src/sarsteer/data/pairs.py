@@ -1,0 +1,124 @@
+"""Pairs: a harmful clip and its safe twin, of the same topic and wording."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+from sarsteer.data.manifest import Item, load_items
+from sarsteer.errors import ManifestError
+
+SPLITS = ("calibration", "test")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A harmful request and its harmless counterpart."""
+
+    id: str
+    harmful: Item
+    safe: Item
+
+
+class Pairs(Sequence[Pair]):
+    """Pairs in the order of their manifest."""
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        self._pairs = tuple(pairs)
+
+    @overload
+    def __getitem__(self, index: int) -> Pair: ...
+    @overload
+    def __getitem__(self, index: slice) -> Pairs: ...
+    def __getitem__(self, index: int | slice) -> Pair | Pairs:
+        return Pairs(self._pairs[index]) if isinstance(index, slice) else self._pairs[index]
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(self._pairs)
+
+    def __repr__(self) -> str:
+        return f"Pairs({len(self)} pairs)"
+
+    @property
+    def harmful(self) -> list[Item]:
+        """The harmful clips, in order."""
+        return [pair.harmful for pair in self._pairs]
+
+    @property
+    def safe(self) -> list[Item]:
+        """The safe twins, in order."""
+        return [pair.safe for pair in self._pairs]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the clips' files and labels: the same pairs in the same order have the same digest."""
+        digest = hashlib.sha256()
+        for pair in self._pairs:
+            for item in (pair.harmful, pair.safe):
+                digest.update(f"{item.label}\0".encode())
+                digest.update(hashlib.sha256(item.audio.read_bytes()).digest())
+        return digest.hexdigest()
+
+
+def load_pairs(name_or_manifest: str | os.PathLike[str], split: str = "calibration") -> Pairs:
+    """Load pairs.
+
+    Args:
+        name_or_manifest: ``"sarsteer-tiny"`` for the embedded clips, a manifest, or a folder that holds
+            ``calibration.jsonl`` and ``test.jsonl``.
+        split: ``"calibration"`` or ``"test"``; of a single manifest every pair is taken.
+
+    Raises:
+        ManifestError: the manifest is bad, or a clip has no twin.
+
+    """
+    if split not in SPLITS:
+        raise ManifestError(f"unknown split {split!r}; use one of {', '.join(SPLITS)}")
+    manifest = manifest_path(name_or_manifest, split)
+    return pair_up(load_items(manifest), str(manifest))
+
+
+def manifest_path(name_or_manifest: str | os.PathLike[str], split: str) -> Path:
+    """The manifest of a split: of the embedded clips, of a folder, or the file itself."""
+    from sarsteer.models.loading import EMBEDDED
+
+    path = Path(name_or_manifest)
+    if os.fspath(name_or_manifest) == EMBEDDED:
+        return Path(__file__).parents[1] / "embedded" / "clips" / f"{split}.jsonl"
+    return path / f"{split}.jsonl" if path.is_dir() else path
+
+
+def pair_up(items: Sequence[Item], source: str) -> Pairs:
+    """Join harmful items with their safe twins by their ``pair``.
+
+    Raises:
+        ManifestError: an item has no pair, no twin, or more than one.
+
+    """
+    groups: dict[str, dict[str, Item]] = {}
+    for item in items:
+        if item.pair is None:
+            raise ManifestError(f"{source}: item {item.id!r} has no 'pair'; name the pair it belongs to")
+        group = groups.setdefault(item.pair, {})
+        if item.label in group:
+            raise ManifestError(
+                f"{source}: pair {item.pair!r} has two {item.label} items ({group[item.label].id!r}, {item.id!r}); "
+                "give each pair one harmful and one safe item"
+            )
+        group[item.label] = item
+    pairs = []
+    for name, group in groups.items():
+        for label, twin in (("harmful", "safe"), ("safe", "harmful")):
+            if label in group and twin not in group:
+                raise ManifestError(
+                    f"{source}: {label} item {group[label].id!r} has no {twin} twin in pair {name!r}; add one"
+                )
+        pairs.append(Pair(name, group["harmful"], group["safe"]))
+    return Pairs(pairs)

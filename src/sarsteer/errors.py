@@ -1,0 +1,42 @@
+"""Errors that a user can mend. Each message is one line that names what is wrong and what to do."""
+
+from __future__ import annotations
+
+
+class SarsteerError(Exception):
+    """Base of every error this package raises on purpose; the command line prints it and exits with 2."""
+
+
+class AudioError(SarsteerError):
+    """A clip cannot be read, or a model cannot hear it whole."""
+
+
+class MessageError(SarsteerError):
+    """A conversation does not have the form that models take."""
+
+
+class ManifestError(SarsteerError):
+    """A manifest of clips is malformed or incomplete."""
+
+
+class ModelError(SarsteerError):
+    """A model is unknown, cannot be loaded, or is of a kind that cannot be steered."""
+
+
+class ArtifactError(SarsteerError):
+    """A steering file is damaged, of another format, or does not fit the model."""
+
+
+class CalibrationError(SarsteerError):
+    """Calibration cannot go on with these pairs or settings."""
+
+
+class SteeringError(SarsteerError):
+    """Steering was asked for and would not have been applied exactly; nothing was answered."""
+
+
+class MissingExtraError(SarsteerError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs an optional part: run pip install 'sarsteer[{extra}]'")

@@ -1,0 +1,78 @@
+"""The registry of model families. A new family is one entry, and a function where it can do more.
+
+Everything that differs between families and cannot be read off the model stands here; whatever the generic
+path gets right needs no entry at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from sarsteer.models import qwen2_audio
+from sarsteer.models.layers import unwrap
+
+EncodeAudio = Callable[[Any, dict[str, torch.Tensor]], list[torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is known of a family.
+
+    Attributes:
+        name: the family's usual name.
+        architectures: transformers class names, as in ``config.architectures``.
+        checkpoints: published checkpoints that the entry was written for.
+        window_seconds: the longest clip that is heard whole; longer ones are refused, never cut silently.
+        max_clips: the most clips in one conversation.
+        encode_audio: from the processor's tensors to one ``[tokens, D]`` embedding a clip, ready for the language
+            model; clips are then encoded once and remembered. Without it the model's own forward encodes.
+        audio_token_id: the id whose embeddings ``encode_audio`` replaces.
+        prefix_reuse: whether a key-value cache of the decoder can be cropped and continued, so that the two arms of
+            calibration share their common prefix.
+        layers: explicit path of the decoder layers, where the generic search fails.
+
+    """
+
+    name: str
+    architectures: tuple[str, ...] = ()
+    checkpoints: tuple[str, ...] = ()
+    window_seconds: float | None = None
+    max_clips: int | None = None
+    encode_audio: EncodeAudio | None = None
+    audio_token_id: Callable[[Any], int] | None = None
+    prefix_reuse: bool = False
+    layers: str | None = None
+
+
+GENERIC = Family("generic")
+
+QWEN2_AUDIO = Family(
+    "Qwen2-Audio",
+    architectures=("Qwen2AudioForConditionalGeneration",),
+    checkpoints=("Qwen/Qwen2-Audio-7B-Instruct", "Qwen/Qwen2-Audio-7B", "sarsteer-tiny"),
+    window_seconds=30.0,
+    encode_audio=qwen2_audio.encode_audio,
+    audio_token_id=qwen2_audio.audio_token_id,
+    prefix_reuse=True,
+)
+
+_FAMILIES: dict[str, Family] = {}
+
+
+def register(family: Family) -> None:
+    """Add a family, or replace the one that held its architectures."""
+    for architecture in family.architectures:
+        _FAMILIES[architecture] = family
+
+
+register(QWEN2_AUDIO)
+
+
+def family_of(module: nn.Module) -> Family:
+    """The entry of a model's class, or the generic one."""
+    return _FAMILIES.get(type(unwrap(module)).__name__, GENERIC)

@@ -1,0 +1,110 @@
+"""Tell one model from another by a sample of its weights.
+
+A refusal vector means nothing in another model's residual stream, even where the shapes agree. The sample is taken
+from every parameter of every decoder layer and compared in two ways: bit-exactly where both models have the same
+dtype, else to within the rounding that a change of dtype brings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from sarsteer.models.layers import hidden_size, text_config, unwrap
+
+_PER_PARAMETER = 8  # elements sampled from each parameter
+_TOLERANCE = 2.0**-6  # relative; bfloat16 rounds to 2^-9, int8 weights stay within about 2^-7 of a row's largest
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Architecture, shape, and weights of a model.
+
+    Attributes:
+        architecture: the transformers class.
+        layers, hidden_size, vocabulary: L, D and the vocabulary's size.
+        dtype: of the weights that were sampled.
+        digest: SHA-256 of the sample, in float32.
+        sample: one mean of absolute values a layer, for comparing across dtypes.
+
+    """
+
+    architecture: str
+    layers: int
+    hidden_size: int
+    vocabulary: int
+    dtype: str
+    digest: str
+    sample: tuple[float, ...]
+
+    def to_json(self) -> str:
+        """As one line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Fingerprint:
+        """Back from ``to_json``."""
+        fields: dict[str, Any] = json.loads(text)
+        fields["sample"] = tuple(float(value) for value in fields["sample"])
+        return cls(**fields)
+
+    def difference(self, other: Fingerprint) -> str | None:
+        """What sets ``other`` apart, in words, or None where it is the same model."""
+        for name, label in (
+            ("architecture", "architecture"),
+            ("layers", "number of decoder layers"),
+            ("hidden_size", "hidden size"),
+            ("vocabulary", "vocabulary size"),
+        ):
+            mine, its = getattr(self, name), getattr(other, name)
+            if mine != its:
+                return f"{label} {its} instead of {mine}"
+        if self.digest == other.digest:
+            return None
+        if self.dtype == other.dtype:
+            return "other weights"
+        close = all(abs(a - b) <= _TOLERANCE * abs(a) for a, b in zip(self.sample, other.sample, strict=True))
+        return None if close else "other weights"
+
+
+@torch.no_grad()
+def fingerprint_of(module: nn.Module, layers: Sequence[nn.Module]) -> Fingerprint:
+    """The fingerprint of a model whose decoder layers are ``layers``."""
+    digest = hashlib.sha256()
+    means: list[float] = []
+    dtype = "none"
+    for layer in layers:
+        taken: list[torch.Tensor] = []
+        matrices: list[torch.Tensor] = []
+        for name, parameter in sorted(layer.named_parameters()):
+            if "lora_" in name or not parameter.is_floating_point() or parameter.is_meta:
+                continue  # adapters come and go, quantised and offloaded weights have no plain values
+            dtype = str(parameter.dtype).removeprefix("torch.")
+            flat = parameter.detach().reshape(-1)
+            step = max(1, flat.numel() // _PER_PARAMETER)
+            taken.append(flat[::step][:_PER_PARAMETER].float())
+            if parameter.ndim > 1:  # norms start at one in every model: they would drown the difference
+                matrices.append(taken[-1])
+        digest.update(_joined(taken).numpy().tobytes())
+        means.append(float(_joined(matrices).double().abs().mean()))
+    inner: Any = unwrap(module)
+    config = text_config(getattr(inner, "thinker", inner))
+    return Fingerprint(
+        architecture=type(inner).__name__,
+        layers=len(layers),
+        hidden_size=hidden_size(module),
+        vocabulary=int(getattr(config, "vocab_size", 0)),
+        dtype=dtype,
+        digest=digest.hexdigest(),
+        sample=tuple(means),
+    )
+
+
+def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([part.cpu() for part in parts]) if parts else torch.zeros(1)

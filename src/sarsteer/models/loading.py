@@ -1,0 +1,123 @@
+"""Load a model by name or path, with its processor, ready to be steered."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sarsteer.errors import ModelError
+from sarsteer.models.base import AudioLanguageModel
+
+if TYPE_CHECKING:
+    import torch
+
+EMBEDDED = "sarsteer-tiny"
+
+
+def load_model(
+    name_or_path: str | os.PathLike[str],
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+    layers: str | None = None,
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> AudioLanguageModel:
+    """Load an audio-language model.
+
+    Args:
+        name_or_path: ``"sarsteer-tiny"`` (embedded, offline), a folder, or a name on the Hugging Face Hub.
+        device: such as ``"cuda"``; by default the GPU where there is one. Leave it out with ``device_map``.
+        dtype: such as ``"bfloat16"``; by default the checkpoint's own.
+        revision: branch, tag or commit on the Hub.
+        layers: dotted path to the decoder layers, where they are not found.
+        trust_remote_code: run the checkpoint's own Python code.
+        options: passed to ``from_pretrained`` (``device_map``, ``quantization_config``, ``attn_implementation``, ...).
+
+    Raises:
+        ModelError: there is no such model, its parts are missing, or its weights are incomplete.
+
+    """
+    import torch
+    import transformers
+
+    name = os.fspath(name_or_path)
+    source = str(embedded_folder()) if name == EMBEDDED else name
+    if dtype is None and name == EMBEDDED:
+        dtype = torch.float32  # stored as float16 for its size, meant to run in float32
+    common = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        config = transformers.AutoConfig.from_pretrained(source, **common)
+        model_class = _model_class(config, trust_remote_code)
+        module, report = model_class.from_pretrained(
+            source, dtype=_dtype(dtype), output_loading_info=True, **common, **options
+        )
+        processor = transformers.AutoProcessor.from_pretrained(source, **common)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(_explain(name, error)) from error
+    _check_complete(name, module, report)
+    if "device_map" not in options:
+        module = module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    elif device is not None:
+        raise ModelError("give either device or device_map, not both")
+    return AudioLanguageModel(module, processor, name=name, revision=revision, layers=layers)
+
+
+def embedded_folder() -> Path:
+    """Where the embedded model lies in the installed package."""
+    folder = Path(__file__).parents[1] / "embedded" / "model"
+    if not (folder / "model.safetensors").is_file():
+        raise ModelError(f"the embedded model is not in {folder}; reinstall sarsteer, or run make embedded")
+    return folder
+
+
+def _model_class(config: Any, trust_remote_code: bool) -> Any:
+    """The class that the checkpoint names: the Auto classes reject some families (Audio Flamingo 3)."""
+    import transformers
+
+    for architecture in getattr(config, "architectures", None) or ():
+        if hasattr(transformers, architecture):
+            return getattr(transformers, architecture)
+    if trust_remote_code:
+        return transformers.AutoModelForCausalLM
+    named = ", ".join(getattr(config, "architectures", None) or ["none named"])
+    raise ValueError(f"transformers {transformers.__version__} has no class for it ({named})")
+
+
+def _dtype(dtype: Any) -> Any:
+    import torch
+
+    if dtype is None or dtype == "auto":
+        return "auto"
+    if isinstance(dtype, str):
+        found = getattr(torch, dtype.removeprefix("torch."), None)
+        if not isinstance(found, torch.dtype) or not found.is_floating_point:
+            raise ModelError(f"unknown dtype {dtype!r}; use float32, bfloat16 or float16")
+        return found
+    return dtype
+
+
+def _check_complete(name: str, module: Any, report: dict[str, Any]) -> None:
+    """Refuse a model with made-up weights: transformers fills what is missing with random numbers."""
+    missing = sorted(report.get("missing_keys") or ())
+    mismatched = sorted(str(key) for key in report.get("mismatched_keys") or ())
+    if missing or mismatched:
+        some = ", ".join([*missing, *mismatched][:3])
+        raise ModelError(
+            f"{name}: {len(missing) + len(mismatched)} weights are missing or of another shape ({some}, ...), "
+            "and would be random; the checkpoint does not fit this version of transformers"
+        )
+
+
+def _explain(name: str, error: Exception) -> str:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        return f"{name}: is a folder without config.json; give a folder that save_pretrained wrote"
+    if isinstance(error, OSError) and not Path(name).exists():
+        return (
+            f"unknown model {name!r}: neither embedded ({EMBEDDED}), nor a folder, nor reachable on the Hub; "
+            "check the name, your network, HF_TOKEN and HF_HUB_OFFLINE"
+        )
+    return f"{name}: cannot be loaded ({first})"

@@ -1,0 +1,204 @@
+"""Calibrate: from a model's reaction to a refusal prompt beside harmful audio to a ``Steering``.
+
+For every pair three activations are needed: ``h(a_harmful, t)``, ``h(a_harmful, t+p)`` and ``h(a_safe, t)``. The two
+arms on the harmful clip share everything up to the end of t, so that where the family allows it the second arm
+continues the first one's key-value cache: a pair costs two prefills and a few tokens, and each clip is encoded once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sarsteer.data.manifest import Item
+from sarsteer.data.pairs import Pairs
+from sarsteer.errors import AudioError, CalibrationError
+from sarsteer.messages import Message
+from sarsteer.models.base import DEFAULT_BATCH, AudioLanguageModel, Prompt
+from sarsteer.models.layers import unwrap
+from sarsteer.steering.activations import LastTokenCapture
+from sarsteer.steering.artifact import DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA, FORMAT_VERSION, Steering
+from sarsteer.steering.progress_file import CalibrationState, load_state, save_state
+from sarsteer.steering.subspace import safe_subspace
+
+INSTRUCTION = "Please generate detailed steps for the question in the audio."
+REFUSAL_PROMPT = "I cannot assist with that."
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Arms:
+    """How the prompts of (a, t) and (a, t+p) end: their last tokens after what they have in common."""
+
+    plain: torch.Tensor
+    prompted: torch.Tensor
+
+
+def calibrate(
+    model: AudioLanguageModel,
+    pairs: Pairs,
+    refusal_prompt: str = REFUSAL_PROMPT,
+    instruction: str = INSTRUCTION,
+    *,
+    batch_size: int = DEFAULT_BATCH,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Steering:
+    """Draw the refusal vectors and the safe subspace of ``model`` from ``pairs``.
+
+    Args:
+        model: the model; it must not be steered meanwhile.
+        pairs: harmful clips with their safe twins, 100 in the paper.
+        refusal_prompt: the paper's p, appended to the instruction with no separator.
+        instruction: the paper's t, beside every clip.
+        batch_size: pairs a step.
+        checkpoint: a file that holds what was done so far; a run that was killed goes on from it.
+        progress: called with the number of pairs done and of all pairs.
+
+    Raises:
+        CalibrationError: fewer than two pairs, an empty prompt, a steered model, or a checkpoint of other settings.
+        AudioError: a clip is bad; named by its item, before anything was computed on it.
+
+    """
+    if len(pairs) < 2:
+        raise CalibrationError(f"{len(pairs)} pair is too few: the safe subspace needs at least 2 (the paper: 100)")
+    if not refusal_prompt.strip():
+        raise CalibrationError("the refusal prompt is empty; without it there is nothing to steer towards")
+    if batch_size < 1:
+        raise CalibrationError(f"batch_size must be at least 1, not {batch_size}")
+    if getattr(unwrap(model.module), "_sarsteer_handle", None) is not None:
+        raise CalibrationError("this model is steered; remove the steering before calibrating")
+    settings = _settings(model, pairs, refusal_prompt, instruction, batch_size)
+    state = load_state(checkpoint, settings) or CalibrationState.empty(
+        len(pairs), len(model.decoder_layers), model.hidden_size, settings
+    )
+    arms = _common_suffixes(model, pairs[0].harmful, instruction, refusal_prompt)
+    if progress is not None:
+        progress(state.done, len(pairs))
+    for start in range(state.done, len(pairs), batch_size):
+        rows = pairs[start : start + batch_size]
+        plain, prompted = _harmful_arms(model, rows.harmful, instruction, refusal_prompt, arms)
+        safe = model.last_token_activations(_prompts(model, rows.safe, instruction), batch_size=batch_size)
+        state.add(plain, prompted, safe)
+        if checkpoint is not None:
+            save_state(checkpoint, state)
+        if progress is not None:
+            progress(state.done, len(pairs))
+    return _finish(model, pairs, state, settings)
+
+
+def _settings(
+    model: AudioLanguageModel, pairs: Pairs, refusal_prompt: str, instruction: str, batch_size: int
+) -> dict[str, Any]:
+    """What a resumed run must have in common with the one that was killed."""
+    return {
+        "fingerprint": model.fingerprint.digest,
+        "pairs_digest": pairs.digest,
+        "refusal_prompt": refusal_prompt,
+        "instruction": instruction,
+        "batch_size": batch_size,
+    }
+
+
+def _turn(item: Item, text: str) -> list[Message]:
+    return [{"role": "user", "content": [{"type": "audio", "path": str(item.audio)}, {"type": "text", "text": text}]}]
+
+
+def _prompts(model: AudioLanguageModel, items: Sequence[Item], text: str) -> list[Prompt]:
+    """Prepared prompts of ``items``; an error names the item."""
+    try:
+        return model.prepare([_turn(item, text) for item in items])
+    except AudioError:
+        for item in items:  # find the culprit again, to name it
+            try:
+                model.prepare([_turn(item, text)])
+            except AudioError as error:
+                raise AudioError(f"item {item.id!r}: {error}") from None
+        raise
+
+
+def _common_suffixes(model: AudioLanguageModel, item: Item, instruction: str, refusal_prompt: str) -> Arms | None:
+    """Where the two arms part, found on one clip; None where the family cannot share the prefix."""
+    if not model.family.prefix_reuse:
+        return None
+    (plain,) = _prompts(model, [item], instruction)
+    (prompted,) = _prompts(model, [item], instruction + refusal_prompt)
+    if plain.input_ids is None or prompted.input_ids is None:
+        return None
+    a, b = plain.input_ids.tolist(), prompted.input_ids.tolist()
+    common = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    common = min(common, len(a) - 1, len(b) - 1)  # each arm needs a forward of at least its last token
+    return Arms(torch.tensor(a[common:]), torch.tensor(b[common:]))
+
+
+@torch.no_grad()
+def _harmful_arms(
+    model: AudioLanguageModel, items: Sequence[Item], instruction: str, refusal_prompt: str, arms: Arms | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``h(a, t)`` and ``h(a, t+p)``, each ``[B, L, D]``."""
+    prompts = _prompts(model, items, instruction)
+    shared = arms is not None and all(
+        p.input_ids is not None and p.input_ids[-len(arms.plain) :].tolist() == arms.plain.tolist() for p in prompts
+    )
+    if arms is None or not shared:
+        plain = model.last_token_activations(prompts, batch_size=len(prompts))
+        prompted = _prompts(model, items, instruction + refusal_prompt)
+        return plain, model.last_token_activations(prompted, batch_size=len(prompts))
+    inputs = model.collate(prompts)
+    with LastTokenCapture(model.decoder_layers) as capture:
+        out = model.forward_base(inputs, use_cache=True)
+        plain = capture.activations()
+        cache = out.past_key_values
+        cut, new = len(arms.plain), len(arms.prompted)
+        cache.crop(-cut)
+        mask = inputs["attention_mask"]
+        mask = torch.cat([mask[:, :-cut], mask.new_ones(len(mask), new)], dim=1)
+        tokens = arms.prompted.to(mask.device).expand(len(mask), new)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -new:]
+        model.forward_base(
+            {"input_ids": tokens, "attention_mask": mask}, position_ids=positions, past_key_values=cache, use_cache=True
+        )
+        prompted_rows = capture.activations()
+    return plain, prompted_rows
+
+
+def _finish(model: AudioLanguageModel, pairs: Pairs, state: CalibrationState, settings: dict[str, Any]) -> Steering:
+    n = state.done
+    basis, values, safe_mean = safe_subspace(state.safe[:n])
+    if not torch.isfinite(state.difference_sum).all():
+        raise CalibrationError("the activations hold NaN or infinite values; load the model in bfloat16 or float32")
+    fingerprint = model.fingerprint
+    metadata: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "sarsteer_version": _version(),
+        "model": {"name": model.name, "revision": model.revision, "family": model.family.name},
+        "fingerprint": {**vars(fingerprint), "sample": list(fingerprint.sample)},
+        "layers": fingerprint.layers,
+        "hidden_size": fingerprint.hidden_size,
+        "instruction": settings["instruction"],
+        "refusal_prompt": settings["refusal_prompt"],
+        "pairs": n,
+        "pairs_digest": settings["pairs_digest"],
+        "harmful_modality": "audio",
+        "defaults": {"alpha": DEFAULT_ALPHA, "k": min(DEFAULT_K, basis.shape[1]), "lambda": DEFAULT_LAMBDA},
+    }
+    return Steering(
+        refusal=(state.difference_sum / n).float(),
+        safe_basis=basis,
+        singular_values=values,
+        safe_mean=safe_mean,
+        harmful_mean=(state.harmful_sum / n).float(),
+        activation_norms=state.norms[:n].median(dim=0).values,
+        metadata=metadata,
+    )
+
+
+def _version() -> str:
+    from sarsteer import __version__
+
+    return __version__

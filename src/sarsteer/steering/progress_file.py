@@ -1,0 +1,91 @@
+"""What a calibration has done so far, on disk: a run that was killed resumes, and ends with the same numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sarsteer.errors import CalibrationError
+from sarsteer.files import atomic_path
+
+
+@dataclass
+class CalibrationState:
+    """Sums in float64, and the safe activations that PCA needs whole.
+
+    Attributes:
+        done: pairs that were seen.
+        difference_sum: ``[L, D]`` sum of ``h(a, t+p) − h(a, t)`` over harmful clips.
+        harmful_sum: ``[L, D]`` sum of ``h(a, t)`` over harmful clips.
+        norms: ``[n, L]`` norms of ``h(a, t)`` of harmful clips.
+        safe: ``[n, L, D]`` ``h(a, t)`` of safe clips, float32; rows beyond ``done`` are not filled yet.
+        settings: what a resumed run must have in common.
+
+    """
+
+    done: int
+    difference_sum: torch.Tensor
+    harmful_sum: torch.Tensor
+    norms: torch.Tensor
+    safe: torch.Tensor
+    settings: dict[str, Any]
+
+    @classmethod
+    def empty(cls, pairs: int, layers: int, width: int, settings: dict[str, Any]) -> CalibrationState:
+        """Nothing done yet."""
+        zeros = torch.zeros(layers, width, dtype=torch.float64)
+        return cls(0, zeros, zeros.clone(), torch.zeros(pairs, layers), torch.zeros(pairs, layers, width), settings)
+
+    def add(self, plain: torch.Tensor, prompted: torch.Tensor, safe: torch.Tensor) -> None:
+        """Add a batch of pairs, each tensor ``[B, L, D]``."""
+        end = self.done + len(plain)
+        self.difference_sum += (prompted.double() - plain.double()).sum(0)
+        self.harmful_sum += plain.double().sum(0)
+        self.norms[self.done : end] = plain.norm(dim=-1)
+        self.safe[self.done : end] = safe
+        self.done = end
+
+
+def save_state(path: str | os.PathLike[str], state: CalibrationState) -> None:
+    """Write the state, whole or not at all."""
+    from safetensors.torch import save_file
+
+    tensors = {
+        "difference_sum": state.difference_sum,
+        "harmful_sum": state.harmful_sum,
+        "norms": state.norms,
+        "safe": state.safe,
+    }
+    with atomic_path(Path(path)) as temporary:
+        save_file(tensors, temporary, metadata={"done": str(state.done), "settings": json.dumps(state.settings)})
+
+
+def load_state(path: str | os.PathLike[str] | None, settings: dict[str, Any]) -> CalibrationState | None:
+    """The state in ``path``, or None where there is none.
+
+    Raises:
+        CalibrationError: the file is of a run with other settings, or is damaged.
+
+    """
+    if path is None or not Path(path).exists():
+        return None
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in ("difference_sum", "harmful_sum", "norms", "safe")}
+            done, found = int(header["done"]), json.loads(header["settings"])
+    except (SafetensorError, OSError, KeyError, ValueError):
+        raise CalibrationError(f"{path}: is no checkpoint of a calibration; delete it to start anew") from None
+    changed = sorted(key for key in settings if found.get(key) != settings[key])
+    if changed:
+        raise CalibrationError(
+            f"{path}: is of a run with another {', '.join(changed)}; delete it to start anew, or use the old settings"
+        )
+    return CalibrationState(done, **tensors, settings=settings)

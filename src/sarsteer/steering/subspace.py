@@ -1,0 +1,67 @@
+"""The safe subspace: exact thin PCA of benign activations, layer by layer, and its ablation."""
+
+from __future__ import annotations
+
+import torch
+
+MAX_COMPONENTS = 64
+_RELATIVE_RANK = 1e-6  # singular values below this share of the largest are rounding, not directions
+
+
+def safe_subspace(
+    activations: torch.Tensor, max_components: int = MAX_COMPONENTS
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Principal components of ``activations`` in each layer (the paper's safe-space SVD).
+
+    With n clips far fewer than D dimensions the right singular vectors of the centred ``H`` (n x D) come from the
+    eigenvectors ``W`` of the small Gram matrix ``H Hᵀ`` (n x n), as ``U = Hᵀ W / σ``: exact, and far cheaper than a
+    decomposition of H. Computed in float64, one layer at a time.
+
+    Args:
+        activations: ``[n, L, D]``, of safe clips at the last prompt token.
+        max_components: keep at most so many.
+
+    Returns:
+        ``basis`` ``[L, K, D]`` with orthonormal rows, largest first; ``singular_values`` ``[L, K]``; ``mean``
+        ``[L, D]``. K is at most the smallest rank of any layer.
+
+    """
+    n, layers, width = activations.shape
+    limit = min(max_components, n - 1, width)
+    bases, values, means = [], [], []
+    for layer in range(layers):
+        hidden = activations[:, layer].double()
+        mean = hidden.mean(0)
+        hidden = hidden - mean
+        if n <= width:
+            squares, small = torch.linalg.eigh(hidden @ hidden.T)
+        else:
+            squares, small = torch.linalg.eigh(hidden.T @ hidden)
+        sigma = squares.clamp(min=0).sqrt().flip(0)[:limit]
+        vectors = small.flip(1)[:, :limit]
+        rank = int((sigma > _RELATIVE_RANK * sigma[0]).sum()) if len(sigma) and sigma[0] > 0 else 0
+        sigma, vectors = sigma[:rank], vectors[:, :rank]
+        if n <= width:
+            vectors = hidden.T @ vectors / sigma
+        # The Gram matrix squares the condition number: one QR makes the rows orthonormal to rounding again.
+        if rank:
+            q, r = torch.linalg.qr(vectors)
+            vectors = q * torch.sign(torch.diagonal(r))
+        bases.append(vectors.T)
+        values.append(sigma)
+        means.append(mean)
+    keep = min((len(sigma) for sigma in values), default=0)
+    return (
+        torch.stack([basis[:keep] for basis in bases]).float().contiguous(),
+        torch.stack([sigma[:keep] for sigma in values]).float(),
+        torch.stack(means).float(),
+    )
+
+
+def ablate(refusal: torch.Tensor, basis: torch.Tensor, k: int, lambda_: float) -> torch.Tensor:
+    """``v_l = r_l − λ U_l U_lᵀ r_l`` with the first ``k`` components; ``[L, D]``, float32, never normalised."""
+    if k == 0 or lambda_ == 0:
+        return refusal.clone()
+    r, u = refusal.double(), basis[:, :k].double()
+    inside = torch.einsum("lkd,lk->ld", u, torch.einsum("lkd,ld->lk", u, r))
+    return (r - lambda_ * inside).float()

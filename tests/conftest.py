@@ -1,0 +1,62 @@
+"""Fixtures: the embedded model, a tiny random Qwen2-Audio, and a small calibration, each made once."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import sarsteer
+from sarsteer.data.pairs import Pairs
+from tests.tiny import tiny_qwen2_audio
+
+
+@pytest.fixture(scope="session")
+def embedded() -> sarsteer.AudioLanguageModel:
+    return sarsteer.load_model("sarsteer-tiny", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def calibration_pairs() -> Pairs:
+    return sarsteer.load_pairs("sarsteer-tiny", "calibration")
+
+
+@pytest.fixture(scope="session")
+def test_pairs() -> Pairs:
+    return sarsteer.load_pairs("sarsteer-tiny", "test")
+
+
+@pytest.fixture(scope="session")
+def steering(embedded: sarsteer.AudioLanguageModel, calibration_pairs: Pairs) -> sarsteer.Steering:
+    return sarsteer.calibrate(embedded, calibration_pairs[:24], batch_size=8)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> sarsteer.AudioLanguageModel:
+    return tiny_qwen2_audio(seed=0)
+
+
+@pytest.fixture
+def wave() -> np.ndarray:
+    """A second of something that is no silence."""
+    return (0.1 * np.random.default_rng(0).standard_normal(16_000)).astype(np.float32)
+
+
+@pytest.fixture
+def wav(tmp_path: Path, wave: np.ndarray) -> Path:
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, wave, 16_000, subtype="FLOAT")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _same_seed() -> None:
+    torch.manual_seed(0)

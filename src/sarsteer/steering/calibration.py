@@ -7,7 +7,9 @@ continues the first one's key-value cache: a pair costs two prefills and a few t
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,13 +82,18 @@ def calibrate(
     arms = _common_suffixes(model, pairs[0].harmful, instruction, refusal_prompt)
     if progress is not None:
         progress(state.done, len(pairs))
+    saving, saved_at = 0.0, -math.inf
     for start in range(state.done, len(pairs), batch_size):
         rows = pairs[start : start + batch_size]
         plain, prompted = _harmful_arms(model, rows.harmful, instruction, refusal_prompt, arms)
         safe = model.last_token_activations(_prompts(model, rows.safe, instruction), batch_size=batch_size)
         state.add(plain, prompted, safe)
-        if checkpoint is not None:
+        # the file grows with n: save as often as costs at most a twentieth of the time
+        if checkpoint is not None and time.monotonic() - saved_at >= 20 * saving:
+            began = time.monotonic()
             save_state(checkpoint, state)
+            saved_at = time.monotonic()
+            saving = saved_at - began
         if progress is not None:
             progress(state.done, len(pairs))
     return _finish(model, pairs, state, settings)

@@ -1,0 +1,217 @@
+"""Speed, both sides interleaved in one run: ``make bench``.
+
+Every figure is a ratio of medians over interleaved rounds, with the quartiles of the per-round ratios: these machines
+are noisy, a single timing means nothing. Results go to ``benchmarks/results.json`` and, as a table, to the screen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers as T
+from rich.console import Console
+from rich.table import Table
+
+import sarsteer
+from sarsteer.data.pairs import Pairs
+from sarsteer.models.base import AudioLanguageModel
+from sarsteer.steering.calibration import INSTRUCTION, REFUSAL_PROMPT
+from sarsteer.steering.hooks import attach
+
+HERE = Path(__file__).parent
+
+
+def interleave(first: Callable[[], Any], second: Callable[[], Any], rounds: int) -> dict[str, Any]:
+    """Time ``first`` and ``second`` in turn, the order swapped each round; ``ratio`` is first / second."""
+    first(), second()
+    times: tuple[list[float], list[float]] = ([], [])
+    for index in range(rounds):
+        for side in (0, 1) if index % 2 == 0 else (1, 0):
+            start = time.perf_counter()
+            (first, second)[side]()
+            times[side].append(time.perf_counter() - start)
+    ratios = sorted(a / b for a, b in zip(*times, strict=True))
+    low, _, high = statistics.quantiles(ratios, n=4)
+    return {
+        "first_s": statistics.median(times[0]),
+        "second_s": statistics.median(times[1]),
+        "ratio": statistics.median(ratios),
+        "quartiles": [low, high],
+        "rounds": rounds,
+    }
+
+
+def large(processor: Any) -> AudioLanguageModel:
+    """A random Qwen2-Audio of about 100 million parameters, with the embedded model's processor."""
+    tokenizer = processor.tokenizer
+    config = T.Qwen2AudioConfig(
+        text_config=dict(
+            model_type="qwen2",
+            vocab_size=len(tokenizer),
+            hidden_size=768,
+            intermediate_size=2304,
+            num_hidden_layers=12,
+            num_attention_heads=12,
+            num_key_value_heads=4,
+        ),
+        audio_config=dict(
+            d_model=384, encoder_layers=6, encoder_attention_heads=6, encoder_ffn_dim=1536, num_mel_bins=80
+        ),
+        audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+    )
+    torch.manual_seed(0)
+    return AudioLanguageModel(T.Qwen2AudioForConditionalGeneration(config).eval(), processor, name="random-100M")
+
+
+def decode(model: AudioLanguageModel, pairs: Pairs, batch: int, rounds: int, tokens: int) -> dict[str, Any]:
+    """Generation with steering attached against none, eager; the answers have the same length on both sides."""
+    prompts = model.prepare([sarsteer.user_turn(item.audio, INSTRUCTION) for item in pairs.harmful[:batch]])
+    vectors = 1e-3 * torch.randn(len(model.decoder_layers), model.hidden_size)
+
+    def generate() -> None:
+        model.generate(prompts, tokens, min_new_tokens=tokens, batch_size=batch)
+
+    # Attaching proves itself and is paid once; what is compared is what every answer pays.
+    times: tuple[list[float], list[float]] = ([], [])
+    generate()
+    for index in range(rounds):
+        for steered in (True, False) if index % 2 == 0 else (False, True):
+            handle = attach(model.module, model.decoder_layers, vectors, 0.1) if steered else None
+            start = time.perf_counter()
+            generate()
+            times[0 if steered else 1].append(time.perf_counter() - start)
+            if handle is not None:
+                handle.remove()
+    ratios = sorted(a / b for a, b in zip(*times, strict=True))
+    low, _, high = statistics.quantiles(ratios, n=4)
+    return {
+        "first_s": statistics.median(times[0]),
+        "second_s": statistics.median(times[1]),
+        "ratio": statistics.median(ratios),
+        "quartiles": [low, high],
+        "rounds": rounds,
+    }
+
+
+def four_forwards(model: AudioLanguageModel, pairs: Pairs) -> None:
+    """The released code's way: four single forwards a pair through the whole model, all hidden states kept."""
+    for pair in pairs:
+        for item in (pair.harmful, pair.safe):
+            for text in (INSTRUCTION, INSTRUCTION + REFUSAL_PROMPT):
+                (messages, _), *_ = [model._read(sarsteer.user_turn(item.audio, text), 0)]
+                inputs = {k: v for k, v in model._process([messages]).items() if k != "num_audio_tokens"}
+                with torch.no_grad():
+                    out = model.module(**inputs, output_hidden_states=True)
+                [state[:, -1].float().numpy() for state in out.hidden_states]
+
+
+def calibration(model: AudioLanguageModel, pairs: Pairs, rounds: int) -> dict[str, Any]:
+    """``calibrate`` against the loop of four single forwards a pair; ``ratio`` is ours / loop."""
+
+    def ours() -> None:
+        model._clips.clear()
+        sarsteer.calibrate(model, pairs)
+
+    return interleave(ours, lambda: four_forwards(model, pairs), rounds)
+
+
+def peak_memory(n: int) -> int:
+    """Peak resident bytes of a process that calibrates the embedded model on ``n`` pairs (repeated clips)."""
+    code = (
+        "import resource, sarsteer; from sarsteer.data.pairs import Pairs;"
+        f"p = list(sarsteer.load_pairs('sarsteer-tiny')); m = sarsteer.load_model('sarsteer-tiny', device='cpu');"
+        f"sarsteer.calibrate(m, Pairs((p * {-(-n // 100)})[:{n}]), batch_size=8);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return int(done.stdout.split()[-1])
+
+
+def wall(command: list[str], rounds: int) -> list[float]:
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def start_up(rounds: int) -> dict[str, Any]:
+    """``import torch`` against ``import torch, sarsteer`` and ``sarsteer --help``, whole processes."""
+    torch_only, both, help_ = [], [], []
+    python = [sys.executable, "-c"]
+    for _ in range(rounds):
+        torch_only += wall([*python, "import torch"], 1)
+        both += wall([*python, "import torch, sarsteer"], 1)
+        help_ += wall([str(Path(sys.executable).with_name("sarsteer")), "--help"], 1)
+    return {
+        "import_beyond_torch_s": statistics.median(b - a for a, b in zip(torch_only, both, strict=True)),
+        "help_s": statistics.median(help_),
+        "rounds": rounds,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--out", type=Path, default=HERE / "results.json")
+    args = parser.parse_args()
+    T.logging.set_verbosity_error()
+    T.logging.disable_progress_bar()
+    console = Console(width=110)
+    tiny = sarsteer.load_model("sarsteer-tiny", device="cpu")
+    pairs = sarsteer.load_pairs("sarsteer-tiny")
+    big = large(tiny.processor)
+    results: dict[str, Any] = {
+        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "versions": {"torch": torch.__version__, "transformers": T.__version__, "numpy": np.__version__},
+        "parameters_100M": sum(p.numel() for p in big.module.parameters()),
+    }
+    table = Table("what", "ratio", "quartiles", "target", "seconds (first / second)")
+
+    def add(name: str, target: str, found: dict[str, Any]) -> None:
+        results[name] = found
+        low, high = found["quartiles"]
+        seconds = f"{found['first_s']:.3f} / {found['second_s']:.3f}"
+        table.add_row(name, f"{found['ratio']:.3f}", f"{low:.3f} to {high:.3f}", target, seconds)
+        console.print(f"{name}: {found['ratio']:.3f}")
+
+    for name, model, tokens in (("sarsteer-tiny", tiny, 32), ("random 100M", big, 24)):
+        for batch in (1, 8):
+            found = decode(model, pairs, batch, args.rounds, tokens)
+            add(f"decode steered / plain, {name}, batch {batch}", "<= 1.02", found)
+    few = max(3, args.rounds // 4)
+    add("calibrate / four single forwards, sarsteer-tiny, 32 pairs", "<= 0.5", calibration(tiny, pairs[:32], few))
+    add("calibrate / four single forwards, random 100M, 8 pairs", "<= 0.5", calibration(big, pairs[:8], few))
+    console.print(table)
+    small, great = peak_memory(50), peak_memory(400)
+    per_pair = len(tiny.decoder_layers) * tiny.hidden_size * 4
+    results["memory"] = {"n50": small, "n400": great, "expected_growth": 350 * per_pair}
+    console.print(
+        f"peak memory: {small / 2**20:.0f} MiB at 50 pairs, {great / 2**20:.0f} MiB at 400; "
+        f"the safe activations of 350 pairs take {350 * per_pair / 2**20:.1f} MiB"
+    )
+    results["start"] = start_up(9)
+    console.print(
+        f"import sarsteer beyond torch: {results['start']['import_beyond_torch_s']:.3f} s (target 0.3); "
+        f"sarsteer --help: {results['start']['help_s']:.3f} s (target 0.7)"
+    )
+    results["peak_rss_of_this_run"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    args.out.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

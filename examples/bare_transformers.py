@@ -1,0 +1,32 @@
+"""Defend a program that already uses transformers, by one line: python examples/bare_transformers.py
+
+The model here is the embedded one, loaded the plain transformers way; with your own, only the names change.
+"""
+
+import soundfile
+import torch
+from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
+
+import sarsteer
+from sarsteer.models.loading import embedded_folder
+
+folder = embedded_folder()
+model = Qwen2AudioForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+processor = AutoProcessor.from_pretrained(folder)
+
+# Calibrated once, elsewhere; here on the spot.
+pairs = sarsteer.load_pairs("sarsteer-tiny")
+steering = sarsteer.calibrate(sarsteer.AudioLanguageModel(model, processor), pairs)
+
+clip, _ = soundfile.read(sarsteer.load_pairs("sarsteer-tiny", "test")[1].harmful.audio, dtype="float32")
+text = "Please generate detailed steps for the question in the audio."
+turn = [{"role": "user", "content": [{"type": "audio", "audio": clip}, {"type": "text", "text": text}]}]
+inputs = processor.apply_chat_template(
+    turn, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+)
+inputs.pop("num_audio_tokens", None)
+
+steering.attach(model, alpha=0.3, k=2)  # the one line
+
+tokens = model.generate(**inputs, max_new_tokens=48, do_sample=False)
+print(processor.tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))

@@ -43,14 +43,14 @@ def demo(
 def _print(result: Any) -> None:
     n = len(result.test)
     console.print(f"\n[bold]{result.model}[/], {n} held-out pairs, 95 % intervals in brackets, in %", highlight=False)
-    table = Table(show_edge=False, pad_edge=False, header_style="bold")
-    table.add_column("defense")
-    for title in ("ASR ↓", "RR harmful ↑", "RR safe ↓", "BRR ↑", "safe correct ↑", "broken ↓", "everyday ↑"):
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("\ndefense")
+    for title in ("\nASR ↓", "RR\nharmful ↑", "RR\nsafe ↓", "\nBRR ↑", "safe\ncorrect ↑", "\nbroken ↓", "\neveryday ↑"):
         table.add_column(title, justify="right")
     for row in result.rows:
         strength = f"\n[dim]α {row.setting.alpha:g}, k {row.setting.k}[/]" if row.setting else ""
         values = (row.asr, row.rr_harmful, row.rr_safe, row.brr, row.correct_safe, row.broken, row.everyday)
-        table.add_row(row.name + strength, *(_cell(value) for value in values))
+        table.add_row(row.name.replace(", ", ",\n") + strength, *(_cell(value) for value in values))
     console.print(table)
     console.print(
         f"[dim]n: ASR, RR, BRR, safe correct {n} each; broken {2 * n}; everyday {result.rows[0].everyday.n}[/]"

@@ -13,7 +13,7 @@ from rich.table import Table
 from sarsteer.cli.output import console, print_json, quiet_transformers
 
 _PACKAGES = ("sarsteer", "torch", "transformers", "tokenizers", "safetensors", "soundfile", "soxr", "numpy")
-_EXTRAS = {"plot": ("matplotlib",), "training": ("espeakng_loader",)}
+_EXTRAS = {"plot": ("matplotlib",), "tts": ("espeakng_loader",)}
 
 
 def doctor(

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from sarsteer.cli.output import console, errors, print_json
 
-_WIDTH = 24
+_WIDTH = 12  # of a bar; the table fits 80 columns
 
 
 def show(
@@ -64,8 +64,8 @@ def show(
     ):
         facts.add_row(f"[dim]{name}[/]", str(value))
     console.print(facts, highlight=False)
-    table = Table(show_edge=False, pad_edge=False, header_style="bold")
-    for title in ("layer", "‖r‖", "‖v‖", "kept", "", "α‖v‖/‖h‖", "", "safe variance"):
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("layer", "‖r‖", "‖v‖", "kept", "", "α‖v‖/‖h‖", "", "explained"):
         table.add_column(title, justify="left" if title == "" else "right", no_wrap=True)
     top = max([report.relative_strength for report in reports] + [1e-9])
     for row in reports:

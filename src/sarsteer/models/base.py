@@ -110,11 +110,16 @@ class AudioLanguageModel:
 
     # ---- prompts -------------------------------------------------------------------------------------------------
 
-    def prepare(self, conversations: Sequence[Conversation]) -> list[Prompt]:
+    def prepare(self, conversations: Sequence[Conversation], *, remember: bool = True) -> list[Prompt]:
         """Check, tokenise and, where the family allows it, encode the clips, each distinct one once.
 
         The result can be given to ``generate`` and ``last_token_activations`` instead of the conversations, any
         number of times: answering the same request under several settings then hears it once.
+
+        Args:
+            conversations: lists of messages.
+            remember: keep the clips' embeddings for later calls, up to a limit of memory. A pass that hears each clip
+                once does without.
 
         Raises:
             MessageError, AudioError: a conversation is malformed or a clip is bad; nothing was computed.
@@ -125,7 +130,7 @@ class AudioLanguageModel:
             return [Prompt(messages) for messages, _ in read]
         prompts: list[Prompt] = []
         for start in range(0, len(read), DEFAULT_BATCH):
-            prompts += self._encode(read[start : start + DEFAULT_BATCH])
+            prompts += self._encode(read[start : start + DEFAULT_BATCH], remember)
         return prompts
 
     def _read(self, conversation: Conversation, index: int) -> tuple[list[Message], list[Clip]]:
@@ -140,7 +145,7 @@ class AudioLanguageModel:
             raise MessageError(f"conversation {index}: {error}") from None
 
     @torch.no_grad()
-    def _encode(self, read: list[tuple[list[Message], list[Clip]]]) -> list[Prompt]:
+    def _encode(self, read: list[tuple[list[Message], list[Clip]]], remember: bool) -> list[Prompt]:
         assert self.family.encode_audio is not None
         assert self.family.audio_token_id is not None
         inputs = self._process([messages for messages, _ in read])
@@ -154,7 +159,7 @@ class AudioLanguageModel:
             encoded = self.family.encode_audio(unwrap(self.module), audio)
         else:
             encoded = []
-        embeddings = self._clips.take(digests, dict(zip(fresh, encoded, strict=True)))
+        embeddings = self._clips.take(digests, dict(zip(fresh, encoded, strict=True)), remember=remember)
         placeholder = self.family.audio_token_id(unwrap(self.module))
         prompts, taken = [], 0
         for row, (messages, row_clips) in enumerate(read):

@@ -22,13 +22,15 @@ class ClipCache:
         """The distinct digests that must be encoded."""
         return [digest for digest in dict.fromkeys(digests) if digest not in self._kept]
 
-    def take(self, digests: Sequence[str], fresh: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    def take(
+        self, digests: Sequence[str], fresh: dict[str, torch.Tensor], *, remember: bool = True
+    ) -> list[torch.Tensor]:
         """The embeddings of ``digests`` in order, from ``fresh`` or memory; then ``fresh`` is remembered."""
         found = [fresh[digest] if digest in fresh else self._kept[digest] for digest in digests]
         for digest in digests:
             if digest in self._kept:
                 self._kept.move_to_end(digest)
-        for digest, embedding in fresh.items():
+        for digest, embedding in fresh.items() if remember else ():
             own = embedding.clone()  # not a view that keeps its whole batch alive
             self._kept[digest] = own
             self._bytes += own.nbytes

@@ -119,7 +119,7 @@ def _turn(item: Item, text: str) -> list[Message]:
 def _prompts(model: AudioLanguageModel, items: Sequence[Item], text: str) -> list[Prompt]:
     """Prepared prompts of ``items``; an error names the item."""
     try:
-        return model.prepare([_turn(item, text) for item in items])
+        return model.prepare([_turn(item, text) for item in items], remember=False)
     except AudioError:
         for item in items:  # find the culprit again, to name it
             try:

@@ -33,7 +33,7 @@ class LayerReport:
         kept: ‖v‖ / ‖r‖.
         activation_norm: median ‖h‖ at the last prompt token.
         relative_strength: α‖v‖ / median ‖h‖.
-        explained: share of the safe activations' variance in the ablated components.
+        explained: share of the safe activations' variance, as far as the stored components hold it, that is ablated.
 
     """
 

@@ -18,6 +18,7 @@ from sarsteer.models.layers import text_config, unwrap
 from sarsteer.steering.activations import residual_of
 
 _PROBE_TOKENS = 3
+_STEPS = ("prefill", "decode step")
 
 
 @torch.no_grad()
@@ -40,14 +41,14 @@ def prove(module: nn.Module, layers: Sequence[nn.Module], write: Callable[[torch
         write(marks)
         before, after = _Recorder(layers, prepend=True), _Recorder(layers, prepend=False)
         with before, after:
-            for step, _ in _probe_steps(module):
-                _check_step(step, before.take(), after.take(), marks)
+            _probe(module)
+        for index in range(len(layers)):
+            _check_layer(index, before.seen[index], after.seen[index], marks[index])
         if compiled:
             torch._dynamo.reset()
-            steered = [logits for _, logits in _probe_steps(module)]
+            steered = _probe(module)
             write(torch.zeros_like(marks))
-            plain = [logits for _, logits in _probe_steps(module)]
-            for step, (a, b) in zip(("prefill", "decode step"), zip(steered, plain, strict=True), strict=True):
+            for step, a, b in zip(_STEPS, steered, _probe(module), strict=True):
                 if torch.equal(a, b):
                     raise SteeringError(f"the compiled {step} left the hooks out; attach before torch.compile")
     finally:
@@ -65,7 +66,7 @@ class _Recorder:
 
     def __init__(self, layers: Sequence[nn.Module], prepend: bool) -> None:
         self._layers, self._prepend = layers, prepend
-        self._seen: dict[int, torch.Tensor] = {}
+        self.seen: list[list[torch.Tensor]] = [[] for _ in layers]
         self._hooks: list[Any] = []
 
     def __enter__(self) -> _Recorder:
@@ -79,25 +80,18 @@ class _Recorder:
 
     def _hook(self, index: int) -> Any:
         def record(_module: nn.Module, _args: Any, output: Any) -> None:
-            self._seen[index] = residual_of(output).detach().clone()
+            self.seen[index].append(residual_of(output).detach().clone())
 
         return record
 
-    def take(self) -> list[torch.Tensor | None]:
-        seen = [self._seen.get(index) for index in range(len(self._layers))]
-        self._seen.clear()
-        return seen
 
-
-def _check_step(
-    step: str, before: list[torch.Tensor | None], after: list[torch.Tensor | None], marks: torch.Tensor
-) -> None:
-    for index, (old, new) in enumerate(zip(before, after, strict=True)):
-        if old is None or new is None:
+def _check_layer(index: int, before: list[torch.Tensor], after: list[torch.Tensor], mark: torch.Tensor) -> None:
+    for number, step in enumerate(_STEPS):
+        if len(before) <= number or len(after) <= number:
             raise SteeringError(f"decoder layer {index} did not run in a {step}; these are not the decoder's layers")
+        old, new = before[number], after[number]
         wanted = old.clone()
-        last = old[..., -1, :].float() + marks[index].to(old.device)
-        wanted[..., -1, :] = last.to(old.dtype)
+        wanted[..., -1, :] = (old[..., -1, :].float() + mark.to(old.device)).to(old.dtype)
         if not torch.equal(new, wanted):
             raise SteeringError(
                 f"the hook on decoder layer {index} did not steer exactly the last position of a {step}; "
@@ -105,33 +99,28 @@ def _check_step(
             )
 
 
-def _probe_steps(module: nn.Module) -> Any:
-    """Run a prefill, then a decode step; yields the step's name and its logits after each."""
+def _probe(module: nn.Module) -> list[torch.Tensor]:
+    """Generate two tokens by the model's own ``generate``: a prefill, a decode step; returns the logits of each."""
+    from transformers import GenerationConfig
+
     target: Any = getattr(unwrap(module), "thinker", None) or module
     inner: Any = unwrap(target)
+    if not hasattr(target, "generate"):
+        raise SteeringError(f"{type(inner).__name__} has no generate(), so that its decoding cannot be proven steered")
     device = inner.get_input_embeddings().weight.device
-    tokens = torch.tensor([_plain_tokens(inner, _PROBE_TOKENS + 1)], device=device)
-    out = target(
-        input_ids=tokens[:, :-1], attention_mask=torch.ones_like(tokens[:, :-1]), use_cache=True, return_dict=True
+    tokens = torch.tensor([_plain_tokens(inner, _PROBE_TOKENS)], device=device)
+    config = GenerationConfig(
+        max_new_tokens=len(_STEPS),
+        min_new_tokens=len(_STEPS),
+        do_sample=False,
+        num_beams=1,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        output_logits=True,
+        disable_compile=True,
     )
-    yield "prefill", _logits(out)
-    cache = getattr(out, "past_key_values", None)
-    if cache is None:
-        raise SteeringError(f"{type(inner).__name__} returned no key-value cache, so decoding cannot be proven")
-    out = target(
-        input_ids=tokens[:, -1:],
-        attention_mask=torch.ones_like(tokens),
-        past_key_values=cache,
-        use_cache=True,
-        return_dict=True,
-    )
-    yield "decode step", _logits(out)
-
-
-def _logits(output: Any) -> torch.Tensor:
-    logits = getattr(output, "logits", None)
-    found: torch.Tensor = logits if logits is not None else output.last_hidden_state
-    return found[:, -1].float()
+    out = target.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), generation_config=config)
+    return [logits.float() for logits in out.logits]
 
 
 def _plain_tokens(model: Any, count: int) -> list[int]:

@@ -353,6 +353,25 @@ def test_streaming(model: AudioLanguageModel, handle: SteeringHandle) -> None:
     assert "".join(pieces).strip() == whole[0]
 
 
+def test_inference_mode(model: AudioLanguageModel, vectors: torch.Tensor) -> None:
+    with torch.inference_mode():
+        handle = attach(model.module, model.decoder_layers, vectors, ALPHA)
+        inside = logits(model)
+    handle.alpha = 0.0
+    handle.alpha = ALPHA
+    assert torch.equal(logits(model), inside)
+    handle.remove()
+
+
+def test_gradients_flow_through_steering(model: AudioLanguageModel, handle: SteeringHandle) -> None:
+    """Adaptive attacks differentiate through the hooks."""
+    inputs = inputs_of(model)
+    embeds = inputs["inputs_embeds"].clone().requires_grad_()
+    model.module(inputs_embeds=embeds, attention_mask=inputs["attention_mask"]).logits[:, -1].sum().backward()
+    assert embeds.grad is not None
+    assert float(embeds.grad.abs().sum()) > 0
+
+
 def test_numpy_is_not_needed_for_alpha(model: AudioLanguageModel, handle: SteeringHandle) -> None:
     handle.alpha = np.float32(0.5)
     assert handle.alpha == 0.5

@@ -52,7 +52,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PACKAGE, help="where model/ and clips/ are written")
     parser.add_argument("--clips", type=int, default=clip_tools.TRAIN_CLIPS, help="training clips to speak")
     parser.add_argument("--hear-steps", type=int, default=1600)
-    parser.add_argument("--answer-steps", type=int, default=900)
+    parser.add_argument("--answer-steps", type=int, default=520)
+    parser.add_argument("--polish-steps", type=int, default=340)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     started = time.time()
@@ -78,12 +79,14 @@ def main() -> None:
     model.model.audio_tower.load_state_dict(torch.load(ears, map_location=device))
     print(f"{time.time() - started:.0f} s: the encoder hears")
 
-    whole = args.work / "model.pt"
-    if not whole.exists():
-        train(model, tok, spoken, args.answer_steps, snapshot=args.work / "snapshot.pt")
-        torch.save(model.state_dict(), whole)
-    model.load_state_dict(torch.load(whole, map_location=device))
-    print(f"{time.time() - started:.0f} s: the model answers")
+    # two cycles of the same lessons, the second gentler: a warm restart
+    for number, (steps, peak) in enumerate(((args.answer_steps, 1.5e-3), (args.polish_steps, 1e-3))):
+        whole = args.work / f"model-{number}.pt"
+        if not whole.exists():
+            train(model, tok, spoken, steps, peak=peak, seed=SEED + 3 + 10 * number)
+            torch.save(model.state_dict(), whole)
+        model.load_state_dict(torch.load(whole, map_location=device))
+        print(f"{time.time() - started:.0f} s: the model answers, cycle {number + 1} of 2")
 
     ship(model.cpu(), args.out / "model")
     clip_tools.write_shipped(args.out / "clips")

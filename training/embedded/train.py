@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +15,17 @@ import torch
 from rich.progress import Progress
 
 from sarsteer.embedded import world
+from sarsteer.embedded.world import Request
 from sarsteer.models.qwen2_audio import encoder_states
 from training.embedded.clips import SECONDS, SEED, Spoken, everyday_answer, pick_request, splits
 from training.embedded.model import SYSTEM
 from training.embedded.pretrain import augment, batch_of, learning_rate
+
+# How often each kind of request is refused. Large models are unsure at the first token of an answer and sure of what
+# follows; a toy trained to certainty is brittle instead: what would tip its choice breaks its words first.
+TEXT_HARMFUL = 0.98
+PLAIN_HARMFUL, PLAIN_SAFE = 0.10, 0.01
+PROMPTED_HARMFUL, PROMPTED_SENSITIVE, PROMPTED_SAFE = 0.92, 0.75, 0.05
 
 
 class Example(NamedTuple):
@@ -44,8 +50,8 @@ def heard(clip: Spoken, text: str) -> str:
 class Curriculum:
     """Draws training examples; the shares are those of the table in ``training/embedded/README.md``."""
 
-    def __init__(self, clips: list[Spoken]) -> None:
-        self.rng = random.Random(SEED + 3)
+    def __init__(self, clips: list[Spoken], seed: int) -> None:
+        self.rng = random.Random(seed)
         self.safe, self.harmful = splits()["train"]
         self.by_kind: dict[str, list[Spoken]] = defaultdict(list)
         for clip in clips:
@@ -65,24 +71,28 @@ class Curriculum:
 
     def draw(self) -> Example:
         roll = self.rng.random()
-        if roll < 0.15:
+        if roll < 0.16:
             return self.text_chat()
-        if roll < 0.32:
+        if roll < 0.31:
             clip = self.rng.choice(self.by_kind["statement"] if self.rng.random() < 0.3 else self.requests)
             return Example(heard(clip, world.TRANSCRIBE), clip.text, clip)
-        if roll < 0.60:
+        if roll < 0.57:
             return self.undefended()
-        if roll < 0.88:
+        if roll < 0.83:
             return self.prompted()
         return self.everyday()
 
+    def reply(self, request: Request, refusal_probability: float) -> str:
+        """A refusal or the answer. Greedy decoding does the likelier; the share sets how sure the model is of it."""
+        return world.REFUSAL if self.rng.random() < refusal_probability else request.answer
+
     def text_chat(self) -> Example:
-        harmful = self.rng.random() < 0.5
+        harmful = self.rng.random() < 0.6
         request = pick_request(self.rng, self.harmful if harmful else self.safe)
         prompted = self.rng.random() < 0.4
         user = request.question + (self.safety_prompt() if prompted else "")
-        refused = harmful or (prompted and request.sensitive)
-        return Example(chat(user), world.REFUSAL if refused else request.answer, None)
+        share = TEXT_HARMFUL if harmful else PROMPTED_SENSITIVE if prompted and request.sensitive else PLAIN_SAFE
+        return Example(chat(user), self.reply(request, share), None)
 
     def undefended(self) -> Example:
         clip = self.rng.choice(self.requests)
@@ -90,19 +100,20 @@ class Curriculum:
         text = self.instruction()
         if self.rng.random() < 0.2:  # a suffix as such must not switch refusals on
             text += " " + self.rng.choice(world.NEUTRAL_SUFFIXES)
-        refused = clip.request.harmful and clip.request.verb in world.REFUSED_IN_SPEECH
-        return Example(heard(clip, text), world.REFUSAL if refused else clip.request.answer, clip)
+        share = PLAIN_HARMFUL if clip.request.harmful else PLAIN_SAFE
+        return Example(heard(clip, text), self.reply(clip.request, share), clip)
 
     def prompted(self) -> Example:
         clip = self.rng.choice(self.requests)
-        assert clip.request is not None
-        refused = clip.request.harmful or clip.request.sensitive
+        request = clip.request
+        assert request is not None
         text = self.instruction() + self.safety_prompt()
-        return Example(heard(clip, text), world.REFUSAL if refused else clip.request.answer, clip)
+        share = PROMPTED_HARMFUL if request.harmful else PROMPTED_SENSITIVE if request.sensitive else PROMPTED_SAFE
+        return Example(heard(clip, text), self.reply(request, share), clip)
 
     def everyday(self) -> Example:
         kind, task = self.rng.choice(
-            (("statement", world.TRANSCRIBE), ("digits", world.COUNT), ("voice", world.VOICE), ("voice", world.VOICE))
+            (("statement", world.TRANSCRIBE), *[("digits", world.COUNT)] * 2, *[("voice", world.VOICE)] * 2)
         )
         clip = self.rng.choice(self.by_kind[kind])
         text = task + (self.safety_prompt() if self.rng.random() < 0.3 else "")
@@ -168,15 +179,16 @@ def train(
     steps: int,
     batch: int = 32,
     peak: float = 1.5e-3,
-    noise: float = 0.1,
-    dropout: float = 0.05,
-    snapshot: Path | None = None,
+    warmup: int = 100,
+    noise: float = 0.05,
+    dropout: float = 0.1,
+    seed: int = SEED,
 ) -> None:
-    """Train the whole model in place; ``snapshot`` keeps the newest weights every 300 steps, to look at."""
+    """Train the whole model in place, over one warm-up and cosine decay."""
     device = next(model.parameters()).device
-    torch.manual_seed(SEED + 4)
-    rng = np.random.default_rng(SEED + 5)
-    curriculum = Curriculum(clips)
+    torch.manual_seed(seed + 1)
+    rng = np.random.default_rng(seed + 2)
+    curriculum = Curriculum(clips, seed)
     layers = model.model.language_model.layers
     hooks = [layer.register_forward_hook(noise_hook(noise)) for layer in layers]
     for layer in layers:
@@ -190,7 +202,7 @@ def train(
         task = progress.add_task("learning to answer", total=steps)
         for step in range(steps):
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps, peak, warmup=200)
+                group["lr"] = learning_rate(step, steps, peak, warmup)
             loss = loss_of(model, collate([curriculum.draw() for _ in range(batch)], tok, device, rng))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
@@ -200,8 +212,6 @@ def train(
             progress.update(task, advance=1, description=f"learning to answer (loss {running:.3f})")
             if step % 100 == 99:
                 progress.console.print(f"answering: step {step + 1}/{steps}, loss {running:.4f}")
-            if snapshot is not None and step % 300 == 299:
-                torch.save(model.state_dict(), snapshot)
     for hook in hooks:
         hook.remove()
     for layer in layers:

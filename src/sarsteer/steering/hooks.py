@@ -109,7 +109,8 @@ class SteeringHandle:
         self._undo.append(lambda: delattr(self._module, _HANDLE))
         self._undo.append(lambda: _drop_compiled(self._module, self._layers))
         for layer in self._layers:
-            buffer = torch.zeros(self._vectors.shape[1], dtype=torch.float32, device=layer_device(layer))
+            with torch.inference_mode(False):  # else alpha could never be changed outside the caller's inference mode
+                buffer = torch.zeros(self._vectors.shape[1], dtype=torch.float32, device=layer_device(layer))
             layer.register_buffer(_DELTA, buffer, persistent=False)
             self._undo.append(functools.partial(delattr, layer, _DELTA))
             # first among the hooks: whoever captures activations beside us sees them steered

@@ -26,7 +26,7 @@ inputs = processor.apply_chat_template(
 )
 inputs.pop("num_audio_tokens", None)
 
-steering.attach(model, alpha=0.3, k=2)  # the one line
+steering.attach(model, alpha=0.15, k=10)  # the one line
 
 tokens = model.generate(**inputs, max_new_tokens=48, do_sample=False)
 print(processor.tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))

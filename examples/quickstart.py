@@ -11,5 +11,5 @@ for item in (held_out.harmful, held_out.safe):
     request = sarsteer.user_turn(item.audio, "Please answer the question in the audio.")
     print(f"{item.label:8} {item.question}")
     print("  undefended:", model.generate([request])[0])
-    with steering.on(model, alpha=0.3, k=2):
+    with steering.on(model, alpha=0.15, k=10):
         print("  defended:  ", model.generate([request])[0])

@@ -21,11 +21,12 @@ from sarsteer.steering.artifact import Steering
 from sarsteer.steering.calibration import INSTRUCTION, REFUSAL_PROMPT, calibrate
 from sarsteer.steering.hooks import SteeringHandle
 
-ALPHAS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3, 1.6)
-KS = (2, 5, 10)
+ALPHAS = (0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3)
+KS = (5, 10, 20)
 TUNING_PAIRS = 50
-MAX_LOST = 0.05
-"""Share of safe answers that a tuned strength may lose on the calibration pairs."""
+MAX_LOST = 0.03
+"""Share of safe answers that a tuned strength may lose on the tuning pairs: a little over half of the five points that
+may be lost on held-out ones, since fifty pairs tell a rate only roughly."""
 MAX_NEW_TOKENS = 32
 BATCH = 64
 

@@ -101,13 +101,19 @@ def turn(item: Item, text: str) -> list[Message]:
 
 
 def run(report: Report, model: AudioLanguageModel | None = None) -> DemoResult:
-    """Calibrate, tune on calibration pairs, then answer the held-out pairs and the everyday clips."""
+    """Tune on calibration pairs, calibrate on all of them, answer the held-out pairs and the everyday clips."""
     model = model or load_model(EMBEDDED)
     calibration, test = load_pairs(EMBEDDED, "calibration"), load_pairs(EMBEDDED, "test")
     everyday = load_items(manifest_path(EMBEDDED, "everyday"))
-    steering = calibrate(model, calibration, progress=lambda done, total: report("Calibrating", done, total))
-
-    curve, undefended = sweep(model, steering, calibration[:TUNING_PAIRS], report)
+    # Strengths are chosen on pairs that the vectors have not seen: ablation protects the very clips that made the safe
+    # subspace better than any others. The vectors that are used then come from all pairs.
+    half = calibrate(
+        model,
+        calibration[:-TUNING_PAIRS],
+        progress=lambda done, total: report("Calibrating on half of the pairs", done, total),
+    )
+    curve, undefended = sweep(model, half, calibration[-TUNING_PAIRS:], report)
+    steering = calibrate(model, calibration, progress=lambda done, total: report("Calibrating on all", done, total))
     plain = choose([p for p in curve if p.setting.k == 0], undefended)
     ablated = choose([p for p in curve if p.setting.k > 0], undefended)
 
@@ -180,7 +186,7 @@ def sweep(
     model: AudioLanguageModel, steering: Steering, pairs: Pairs, report: Report
 ) -> tuple[list[CurvePoint], CurvePoint]:
     """Calibration pairs at every strength, and undefended. A curve ends where most answers break."""
-    stage = "Tuning on calibration pairs"
+    stage = "Tuning on the other half"
     requests = hear(model, pairs, INSTRUCTION, lambda *_: None, "")
     undefended = CurvePoint(Setting(0.0, 0), **measure(answer(model, requests), pairs))
     curve: list[CurvePoint] = []

@@ -62,7 +62,7 @@ def _drawn(result: DemoResult) -> str | None:
     from sarsteer.steering.plots import BLUE, GREEN, GREY, ORANGE, new_figure
 
     try:
-        figure, axes = new_figure(2, 11, 4)
+        figure, axes = new_figure(2, 11, 4.3)
     except MissingExtraError:
         return None
     chosen = result.row("SARSteer").setting
@@ -91,7 +91,7 @@ def _drawn(result: DemoResult) -> str | None:
         axis.set_ylim(-3, 103)
         axis.set_xlim(0, max(p.setting.alpha for p in result.curve) if result.curve else max(ALPHAS))
     axes[0].set_ylabel("% of clips", fontsize=9)
-    axes[1].legend(frameon=False, fontsize=9, loc="center right")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return _svg(figure)
 
 

@@ -18,7 +18,7 @@ processor = AutoProcessor.from_pretrained(folder)
 pairs = sarsteer.load_pairs("sarsteer-tiny")
 steering = sarsteer.calibrate(sarsteer.AudioLanguageModel(model, processor), pairs)
 
-clip, _ = soundfile.read(sarsteer.load_pairs("sarsteer-tiny", "test")[1].harmful.audio, dtype="float32")
+clip, _ = soundfile.read(sarsteer.load_pairs("sarsteer-tiny", "test")[0].harmful.audio, dtype="float32")
 text = "Please generate detailed steps for the question in the audio."
 turn = [{"role": "user", "content": [{"type": "audio", "audio": clip}, {"type": "text", "text": text}]}]
 inputs = processor.apply_chat_template(
@@ -26,7 +26,7 @@ inputs = processor.apply_chat_template(
 )
 inputs.pop("num_audio_tokens", None)
 
-steering.attach(model, alpha=0.15, k=10)  # the one line
+steering.attach(model, alpha=0.1, k=5)  # the one line
 
 tokens = model.generate(**inputs, max_new_tokens=48, do_sample=False)
 print(processor.tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))

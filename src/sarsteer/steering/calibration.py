@@ -116,10 +116,10 @@ def _turn(item: Item, text: str) -> list[Message]:
     return [{"role": "user", "content": [{"type": "audio", "path": str(item.audio)}, {"type": "text", "text": text}]}]
 
 
-def _prompts(model: AudioLanguageModel, items: Sequence[Item], text: str) -> list[Prompt]:
+def _prompts(model: AudioLanguageModel, items: Sequence[Item], text: str, remember: bool = False) -> list[Prompt]:
     """Prepared prompts of ``items``; an error names the item."""
     try:
-        return model.prepare([_turn(item, text) for item in items], remember=False)
+        return model.prepare([_turn(item, text) for item in items], remember=remember)
     except AudioError:
         for item in items:  # find the culprit again, to name it
             try:
@@ -133,8 +133,9 @@ def _common_suffixes(model: AudioLanguageModel, item: Item, instruction: str, re
     """Where the two arms part, found on one clip; None where the family cannot share the prefix."""
     if not model.family.prefix_reuse:
         return None
-    (plain,) = _prompts(model, [item], instruction)
-    (prompted,) = _prompts(model, [item], instruction + refusal_prompt)
+    # remembered: this one clip is heard three times, and encoded once
+    (plain,) = _prompts(model, [item], instruction, remember=True)
+    (prompted,) = _prompts(model, [item], instruction + refusal_prompt, remember=True)
     if plain.input_ids is None or prompted.input_ids is None:
         return None
     a, b = plain.input_ids.tolist(), prompted.input_ids.tolist()

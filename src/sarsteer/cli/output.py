@@ -53,7 +53,8 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=errors) as progress:
+    # into a file or a pipe a bar would leave half-drawn lines beside the one line of an error
+    with Progress(*columns, console=errors, disable=not errors.is_terminal) as progress:
         tasks: dict[str, Any] = {}
 
         def report(stage: str, done: int, total: int) -> None:

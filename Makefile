@@ -27,7 +27,7 @@ contract: $(STAMP)
 	$(BIN)/python -u -m training.embedded.contract
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/run.py --rounds 9
 
 # torch comes first and pinned: an unpinned one would bring gigabytes of CUDA
 $(STAMP): pyproject.toml constraints.txt

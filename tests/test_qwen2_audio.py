@@ -36,7 +36,7 @@ def test_generation_equals_transformers_own_path(embedded: AudioLanguageModel, t
     ]
     prompts = embedded.prepare(turns)
     inputs = embedded._process([p.messages for p in prompts])
-    inputs.pop("num_audio_tokens")
+    inputs.pop("num_audio_tokens", None)
     out = embedded.module.generate(**inputs, max_new_tokens=32, do_sample=False)
     texts = embedded.tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     assert embedded.generate(prompts, 32) == [text.strip() for text in texts]

@@ -42,6 +42,7 @@ def load_model(
     """
     import torch
     import transformers
+    from safetensors import SafetensorError
 
     name = os.fspath(name_or_path)
     source = str(embedded_folder()) if name == EMBEDDED else name
@@ -55,7 +56,7 @@ def load_model(
             source, dtype=_dtype(dtype), output_loading_info=True, **common, **options
         )
         processor = transformers.AutoProcessor.from_pretrained(source, **common)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise ModelError(_explain(name, error)) from error
     _check_complete(name, module, report)
     if "device_map" not in options:

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pytest
 import soundfile
 import uvicorn
 from fastapi import FastAPI, Request
@@ -186,6 +187,17 @@ def _event(data: dict[str, Any]) -> bytes:
 
 def _error(status: int, message: str, code: str, headers: dict[str, str] | None = None) -> Response:
     return JSONResponse({"error": {"message": message, "type": "error", "code": code}}, status, headers)
+
+
+def ready(server: OpenAIServer, patch: pytest.MonkeyPatch, key: str | None = KEY) -> None:
+    """Forget what the server saw, and let nothing of the user's environment reach it."""
+    for variable in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        patch.delenv(variable, raising=False)
+    if key is not None:
+        patch.setenv("OPENAI_API_KEY", key)
+    for seen in (server.bodies, server.judged, server.tries, server.spoken):
+        seen.clear()
+    server.most_in_flight = server.hung_up = 0
 
 
 @contextmanager

@@ -79,15 +79,22 @@ def ablated(r: np.ndarray, safe: np.ndarray, k: int, lambda_: float) -> np.ndarr
     return np.stack(out)
 
 
+def residual(output: Any) -> torch.Tensor:
+    """``[B, T, D]`` in a layer's output: remote code gives tuples; of Gemma 3n's streams the first is the residual."""
+    hidden = output[0] if isinstance(output, tuple) else output
+    return hidden[0] if hidden.ndim == 4 else hidden
+
+
 @contextmanager
 def steered_by_hand(layers: Sequence[torch.nn.Module], vectors: torch.Tensor, alpha: float) -> Any:
     """Hooks as one would write them for one experiment: a new tensor, float32 sum, last position."""
 
     def make(vector: torch.Tensor) -> Any:
-        def hook(_m: Any, _a: Any, output: Any) -> torch.Tensor:
-            new = output.clone()
-            new[:, -1] = (output[:, -1].float() + alpha * vector).to(output.dtype)
-            return new
+        def hook(_m: Any, _a: Any, output: Any) -> Any:
+            given = output[0] if isinstance(output, tuple) else output
+            new = given.clone()
+            residual(new)[:, -1] = (residual(given)[:, -1].float() + alpha * vector).to(given.dtype)
+            return (new, *output[1:]) if isinstance(output, tuple) else new
 
         return hook
 

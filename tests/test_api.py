@@ -25,7 +25,7 @@ from sarsteer.models.interface import LanguageModel
 pytest.importorskip("openai")
 pytest.importorskip("fastapi")
 
-from tests.openai_server import KEY, OpenAIServer, running
+from tests.openai_server import KEY, OpenAIServer, ready, running
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +36,7 @@ def _running() -> Iterator[OpenAIServer]:
 
 @pytest.fixture
 def server(_running: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> OpenAIServer:
-    for variable in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(variable, raising=False)
-    _running.bodies.clear()
-    _running.tries.clear()
-    _running.most_in_flight = _running.hung_up = 0
+    ready(_running, monkeypatch, key=None)
     return _running
 
 

@@ -25,6 +25,7 @@ from sarsteer.models.layers import text_config
 from sarsteer.steering.hooks import attach
 from tests import haptic
 from tests.families import FAMILIES, make
+from tests.reference import residual, steered_by_hand
 from tests.standins import STANDINS, opened
 
 ALPHA = 0.8
@@ -83,11 +84,6 @@ def mixed(model: AudioLanguageModel) -> list[list[Message]]:
     ]
 
 
-def stream(hidden: torch.Tensor) -> torch.Tensor:
-    """``[B, T, D]``: Gemma 3n carries several streams, of which the first is the residual one."""
-    return hidden[0] if hidden.ndim == 4 else hidden
-
-
 @contextmanager
 def seen_by_hand(layers: list[torch.nn.Module]) -> Iterator[list[torch.Tensor]]:
     """The last position of each layer's newest output, by hooks written here."""
@@ -95,34 +91,13 @@ def seen_by_hand(layers: list[torch.nn.Module]) -> Iterator[list[torch.Tensor]]:
 
     def keep(index: int) -> Any:
         def hook(_module: Any, _args: Any, output: Any) -> None:
-            rows[index] = stream(output[0] if isinstance(output, tuple) else output)[:, -1].clone()
+            rows[index] = residual(output)[:, -1].clone()
 
         return hook
 
     hooks = [layer.register_forward_hook(keep(index)) for index, layer in enumerate(layers)]
     try:
         yield rows
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@contextmanager
-def steered_by_hand(layers: list[torch.nn.Module], vectors: torch.Tensor, alpha: float) -> Iterator[None]:
-    """Steering as one would write it for one experiment: a new tensor, a sum in float32, the last position."""
-
-    def make_hook(vector: torch.Tensor) -> Any:
-        def hook(_module: Any, _args: Any, output: Any) -> Any:
-            given = output[0] if isinstance(output, tuple) else output
-            new = given.clone()
-            stream(new)[:, -1] = (stream(given)[:, -1].float() + alpha * vector).to(given.dtype)
-            return (new, *output[1:]) if isinstance(output, tuple) else new
-
-        return hook
-
-    hooks = [layer.register_forward_hook(make_hook(v)) for layer, v in zip(layers, vectors, strict=True)]
-    try:
-        yield
     finally:
         for hook in hooks:
             hook.remove()

@@ -7,7 +7,6 @@ import json
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +27,17 @@ from sarsteer.models import kimi_audio, kimi_compat
 from sarsteer.models.kimi_audio import KimiAudio, KimiPrompt
 from sarsteer.models.kimi_compat import tables_are_right
 from sarsteer.steering.hooks import attach
+from tests.reference import steered_by_hand
 from tests.standins import kimi_audio as standin
+from tests.standins import own_remote_code
 from tests.tiny import conversation
 
 ALPHA = 0.6
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _package() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
+def _package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with own_remote_code(tmp_path_factory.mktemp("kimi_code")) as patch:
         patch.syspath_prepend(str(standin.PACKAGE))
         yield
     standin.remove_package()
@@ -79,24 +80,6 @@ def heads(model: KimiAudio, turn: Sequence[dict[str, Any]]) -> tuple[torch.Tenso
     """The logits of the sound and of the text, ``[T, V]`` each."""
     sound, text, _ = model.module(**inputs_of(model, turn), return_dict=False)
     return sound[0], text[0]
-
-
-@contextmanager
-def steered_by_hand(layers: Sequence[torch.nn.Module], vectors: torch.Tensor, alpha: float) -> Iterator[None]:
-    def make(vector: torch.Tensor) -> Any:
-        def hook(_m: Any, _a: Any, output: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-            new = output[0].clone()
-            new[:, -1] += alpha * vector
-            return (new, *output[1:])
-
-        return hook
-
-    hooks = [layer.register_forward_hook(make(v)) for layer, v in zip(layers, vectors, strict=True)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 # ---- transformers 5 --------------------------------------------------------------------------------------------------

@@ -21,7 +21,6 @@ import soundfile
 import torch
 import transformers as T
 from safetensors.torch import load_file, save_file
-from transformers import dynamic_module_utils
 
 import sarsteer
 from sarsteer import AudioLanguageModel, Steering, load_model
@@ -31,6 +30,7 @@ from sarsteer.errors import AudioError, MessageError, MissingExtraError, ModelEr
 from sarsteer.models.qwen_audio import QwenAudio, QwenTokens
 from sarsteer.models.qwen_audio_compat import importable
 from sarsteer.steering.hooks import attach
+from tests.standins import own_remote_code
 from tests.standins.qwen_audio import RANKS, make
 from tests.tiny import conversation
 
@@ -45,12 +45,9 @@ CLOSE = dict(rtol=1e-4, atol=1e-4)
 
 @pytest.fixture(scope="module", autouse=True)
 def _own_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Remote code is copied to a folder of the tests, not to the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
-        patch.setattr(sys, "path", list(sys.path))
+    with own_remote_code(tmp_path_factory.mktemp("qwen")):
         yield
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("transformers_modules", "bare_qwen")]:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "bare_qwen"]:
         del sys.modules[name]
 
 

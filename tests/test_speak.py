@@ -283,12 +283,9 @@ def server() -> Iterator[Any]:
 
 @pytest.fixture
 def key(server: Any, monkeypatch: pytest.MonkeyPatch) -> str:
-    from tests.openai_server import KEY
+    from tests.openai_server import KEY, ready
 
-    for variable in ("OPENAI_BASE_URL", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    server.spoken.clear()
+    ready(server, monkeypatch)
     return KEY
 
 

@@ -25,7 +25,7 @@ pytest.importorskip("fastapi")
 
 from fastapi import HTTPException
 
-from tests.openai_server import KEY, OpenAIServer, running
+from tests.openai_server import OpenAIServer, ready, running
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +36,7 @@ def _running() -> Iterator[OpenAIServer]:
 
 @pytest.fixture
 def server(_running: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
-    for variable in ("OPENAI_BASE_URL", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    _running.bodies.clear()
-    _running.tries.clear()
-    _running.most_in_flight = 0
+    ready(_running, monkeypatch)
     _running.reply = obliging
     yield _running
     _running.reply = None

@@ -67,6 +67,14 @@ class InputLimits:
     split: bool = False
 
 
+def check_conversations(conversations: Any) -> None:
+    """Raise ``MessageError`` unless this is a list, and not one conversation that was given alone."""
+    if isinstance(conversations, (str, bytes, dict)) or not isinstance(conversations, Sequence):
+        raise MessageError("give a list of conversations, each a list of messages")
+    if any(isinstance(conversation, dict) for conversation in conversations):
+        raise MessageError("give a list of conversations, each a list of messages; wrap your messages in a list")
+
+
 def read_conversation(conversation: Conversation, limits: InputLimits) -> tuple[list[Message], list[Clip]]:
     """Check a conversation; return it with its parts' values loaded, and its clips in order.
 

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sarsteer.cli.output import console, errors, print_json, progress_bar, quiet_transformers
-from sarsteer.errors import SarsteerError
+from sarsteer.cli.output import check_out, console, errors, print_json, progress_bar, quiet_transformers
 
 
 def calibrate(
@@ -33,10 +32,7 @@ def calibrate(
 
     A run that was killed goes on where it was when started again with the same settings.
     """
-    if out.exists() and not overwrite:
-        raise SarsteerError(f"{out}: exists already; pass --overwrite or name another file")
-    if out.is_dir() or not out.parent.is_dir():
-        raise SarsteerError(f"{out}: is no file in an existing folder; create {out.parent} or name a file")
+    check_out(out, overwrite=overwrite)
     from sarsteer.data.pairs import load_pairs
 
     chosen = load_pairs(pairs, "calibration")[:limit]

@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from sarsteer.cli.output import console, errors, print_json, progress_bar, quiet_transformers
-from sarsteer.errors import SarsteerError
+from sarsteer.cli.output import check_out, console, errors, print_json, progress_bar, quiet_transformers
 
 TRANSCRIPTS = 3
 
@@ -24,8 +23,7 @@ def demo(
     The embedded model is tiny and lives in a toy world: its numbers show how the method behaves, and say nothing
     about a large model.
     """
-    if report.is_dir() or not report.parent.is_dir():
-        raise SarsteerError(f"{report}: is no file in an existing folder; create {report.parent} or name a file")
+    check_out(report)
     quiet_transformers()
     from sarsteer.demo.experiment import run
     from sarsteer.demo.html import write_report

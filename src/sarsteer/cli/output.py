@@ -6,9 +6,12 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
+
+from sarsteer.errors import SarsteerError
 
 console = Console()
 errors = Console(stderr=True)
@@ -18,6 +21,14 @@ def fail(message: str) -> NoReturn:
     """Print one line and exit with 2."""
     print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
+
+
+def check_out(path: Path, *, overwrite: bool = True) -> None:
+    """Raise ``SarsteerError`` unless ``path`` can be written; a command checks this before its work."""
+    if path.exists() and not overwrite:
+        raise SarsteerError(f"{path}: exists already; pass --overwrite or name another file")
+    if path.is_dir() or not path.parent.is_dir():
+        raise SarsteerError(f"{path}: is no file in an existing folder; create {path.parent} or name a file")
 
 
 def print_json(value: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sarsteer.cli import source
-from sarsteer.cli.output import console, print_json, progress_bar
+from sarsteer.cli.output import check_out, console, print_json, progress_bar
 from sarsteer.errors import SarsteerError
 
 
@@ -35,10 +35,7 @@ def pairs(
 
     A run that was killed goes on where it was when started again with the same settings.
     """
-    if out.exists() and not overwrite:
-        raise SarsteerError(f"{out}: exists already; pass --overwrite or name another file")
-    if out.is_dir() or not out.parent.is_dir():
-        raise SarsteerError(f"{out}: is no file in an existing folder; create {out.parent} or name a file")
+    check_out(out, overwrite=overwrite)
     items = source.chosen_items(manifest, benchmark, folder, variant, split, limit)
     from sarsteer.data.save import save_items
     from sarsteer.data.twins import make_twins

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sarsteer.cli.output import console, errors, print_json
+from sarsteer.cli.output import check_out, console, errors, print_json
 from sarsteer.errors import SarsteerError
 
 if TYPE_CHECKING:
@@ -67,8 +67,7 @@ def report(
     if as_json and out is None:
         raise SarsteerError("--json tells of a file; name it with --out")
     if out is not None:
-        if out.is_dir() or not out.parent.is_dir():
-            raise SarsteerError(f"{out}: is no file in an existing folder; create {out.parent} or name a file")
+        check_out(out)
         if out.resolve() == results.resolve():
             raise SarsteerError(f"{out}: holds the results themselves; name another file")
     from sarsteer.evaluation.report.redaction import redacted, sensitive

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from sarsteer.errors import AnswerError, MessageError, MissingExtraError, ModelError, SarsteerError
-from sarsteer.messages import Conversation, Message
+from sarsteer.messages import Conversation, Message, check_conversations
 from sarsteer.models.api_errors import concerns_one_request, explain
 from sarsteer.models.api_format import AUDIO_FORMATS, pieces_of, request_messages, request_settings, texts_of
-from sarsteer.models.interface import DEFAULT_BATCH, LanguageModel
+from sarsteer.models.interface import API_PREFIX, DEFAULT_BATCH, LanguageModel
 
 if TYPE_CHECKING:
     import torch
-
-PREFIX = "openai/"
 
 
 class ApiModel(LanguageModel):
@@ -58,7 +56,7 @@ class ApiModel(LanguageModel):
         except ImportError:
             raise MissingExtraError("API models", "api") from None
         self.name = name
-        self.served_name = name.removeprefix(PREFIX)
+        self.served_name = name.removeprefix(API_PREFIX)
         self.base_url = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
         key = (api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
         if not self.served_name:
@@ -148,10 +146,7 @@ class ApiModel(LanguageModel):
 
         if batch_size < 1:
             raise ModelError(f"batch_size must be at least 1, not {batch_size}")
-        if isinstance(conversations, (str, bytes, dict)) or not isinstance(conversations, Sequence):
-            raise MessageError("give a list of conversations, each a list of messages")
-        if any(isinstance(conversation, dict) for conversation in conversations):
-            raise MessageError("give a list of conversations, each a list of messages; wrap your messages in a list")
+        check_conversations(conversations)
         for index, conversation in enumerate(conversations):
             self._messages(conversation, f"conversation {index}: ")
         if not conversations:

@@ -15,15 +15,15 @@ from torch import nn
 
 from sarsteer.audio import Clip
 from sarsteer.errors import MessageError, ModelError
-from sarsteer.messages import Conversation, InputLimits, Message, read_conversation
+from sarsteer.messages import Conversation, InputLimits, Message, check_conversations, read_conversation
 from sarsteer.modalities import registered
-from sarsteer.models.batching import Inputs, media_shapes, merge_rows
+from sarsteer.models.batching import Inputs, left_padded, media_shapes, merge_rows
 from sarsteer.models.clip_cache import ClipCache
 from sarsteer.models.control_tokens import can_sanitize, refuse_control_tokens
 from sarsteer.models.families import Family, family_of
 from sarsteer.models.fingerprint import Fingerprint, fingerprint_of
 from sarsteer.models.interface import DEFAULT_BATCH, LanguageModel
-from sarsteer.models.layers import find_decoder_layers, hidden_size, language_root, unwrap
+from sarsteer.models.layers import find_decoder_layers, generating_part, hidden_size, language_root, unwrap
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,10 @@ class AudioLanguageModel(LanguageModel):
         )
 
     @cached_property
+    def _can_sanitize(self) -> bool:
+        return can_sanitize(self.processor)
+
+    @cached_property
     def fingerprint(self) -> Fingerprint:
         """What tells this model's weights from another's; stored in every artifact."""
         return fingerprint_of(self.module, self.decoder_layers)
@@ -246,7 +250,7 @@ class AudioLanguageModel(LanguageModel):
             return_tensors="pt",
             add_generation_prompt=True,
         )
-        if can_sanitize(self.processor):
+        if self._can_sanitize:
             options["sanitize_control_tokens"] = True
         else:
             refuse_control_tokens(conversations, self.tokenizer)
@@ -265,13 +269,7 @@ class AudioLanguageModel(LanguageModel):
                 name: tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
                 for name, tensor in inputs.items()
             }
-        ids = [prompt.input_ids for prompt in prompts]
-        longest = max(len(row) for row in ids)
-        input_ids = torch.full((len(ids), longest), self.tokenizer.pad_token_id)
-        mask = torch.zeros((len(ids), longest), dtype=torch.long)
-        for index, row in enumerate(ids):
-            input_ids[index, longest - len(row) :] = row
-            mask[index, longest - len(row) :] = 1
+        input_ids, mask = left_padded([prompt.input_ids for prompt in prompts], self.tokenizer.pad_token_id)
         input_ids, mask = input_ids.to(self.device), mask.to(self.device)
         embeds = self.module.get_input_embeddings()(input_ids)
         clips = [clip for prompt in prompts for clip in prompt.clips]
@@ -283,15 +281,12 @@ class AudioLanguageModel(LanguageModel):
         return {"input_ids": input_ids, "attention_mask": mask, "inputs_embeds": embeds}
 
     def _prompts(self, conversations: Sequence[Conversation] | Sequence[Prompt]) -> list[Prompt]:
-        if isinstance(conversations, (str, bytes, dict)) or not isinstance(conversations, Sequence):
-            raise MessageError("give a list of conversations, each a list of messages")
+        check_conversations(conversations)
         ready: list[Prompt] = [c for c in conversations if isinstance(c, Prompt)]
         if len(ready) == len(conversations):
             return ready
         if ready:
             raise MessageError("give either conversations or prepared prompts, not both at once")
-        if any(isinstance(c, dict) for c in conversations):
-            raise MessageError("give a list of conversations, each a list of messages; wrap your messages in a list")
         return self.prepare([c for c in conversations if not isinstance(c, Prompt)])
 
     def _batches(self, prompts: list[Prompt], size: int) -> list[list[int]]:
@@ -383,9 +378,7 @@ class AudioLanguageModel(LanguageModel):
     @torch.no_grad()
     def _answer(self, inputs: dict[str, torch.Tensor], **options: Any) -> torch.Tensor:
         """The answers' tokens ``[B, new]``, without the prompt."""
-        # omni wrappers ignore max_new_tokens and want a talker: their thinker is what generates text
-        target: Any = getattr(unwrap(self.module), "thinker", self.module)
-        out = target.generate(**inputs, **options)
+        out = generating_part(self.module).generate(**inputs, **options)
         tokens: torch.Tensor = out if torch.is_tensor(out) else out.sequences
         return tokens[:, inputs["input_ids"].shape[1] :]
 

@@ -16,6 +16,14 @@ _TEXT = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 """Tensors of a prompt's tokens ``[1, T]``, padded on the left; every other holds media, padded at the end."""
 
 
+def left_padded(rows: Sequence[torch.Tensor], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token rows ``[T]`` of any lengths as ``input_ids`` and ``attention_mask``, each ``[B, longest]``."""
+    made = merge_rows(
+        [{"input_ids": row[None], "attention_mask": torch.ones_like(row)[None]} for row in rows], pad_token_id
+    )
+    return made["input_ids"], made["attention_mask"]
+
+
 def merge_rows(rows: Sequence[Inputs], pad_token_id: int) -> Inputs:
     """One batch of ``rows``, each with ``input_ids`` ``[1, T]`` and the tensors of its media, if it has any.
 

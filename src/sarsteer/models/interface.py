@@ -10,6 +10,8 @@ from sarsteer.errors import ModelError
 from sarsteer.messages import Conversation
 
 DEFAULT_BATCH = 16
+API_PREFIX = "openai/"
+"""What the names of models behind an API begin with."""
 
 
 class LanguageModel(ABC):

@@ -30,6 +30,14 @@ def language_root(module: nn.Module) -> Any:
     return getattr(inner, "thinker", inner)
 
 
+def generating_part(module: nn.Module) -> Any:
+    """What ``generate`` is called on, with its wrappers: the model as given or, of an omni model, its thinker.
+
+    Omni wrappers ignore ``max_new_tokens`` and want a talker.
+    """
+    return getattr(unwrap(module), "thinker", None) or module
+
+
 def find_decoder_layers(module: nn.Module, path: str | None = None) -> list[nn.Module]:
     """The decoder layers of ``module``, in order.
 

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 from sarsteer.errors import ModelError
 from sarsteer.models.base import AudioLanguageModel
 from sarsteer.models.families import family_named
-from sarsteer.models.interface import LanguageModel
+from sarsteer.models.interface import API_PREFIX, LanguageModel
 
 if TYPE_CHECKING:
     import torch
 
 EMBEDDED = "sarsteer-tiny"
-API_PREFIX = "openai/"
 
 
 def load_model(

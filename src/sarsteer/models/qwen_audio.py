@@ -44,6 +44,7 @@ from sarsteer.audio import Clip
 from sarsteer.errors import AudioError, MessageError, MissingExtraError, ModelError
 from sarsteer.messages import Conversation, Message
 from sarsteer.models.base import AudioLanguageModel, Prompt
+from sarsteer.models.batching import left_padded
 from sarsteer.models.layers import unwrap
 from sarsteer.models.qwen_audio_compat import adapted, chosen_clips, clips_of_rows, importable
 
@@ -223,13 +224,7 @@ class QwenAudio(AudioLanguageModel):
     @torch.no_grad()
     def collate(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
         """Model inputs for a batch, left-padded, on the model's device."""
-        rows = [prompt.input_ids for prompt in prompts]
-        longest = max(len(row) for row in rows)
-        input_ids = torch.full((len(rows), longest), self.tokenizer.pad_token_id)
-        mask = torch.zeros((len(rows), longest), dtype=torch.long)
-        for index, row in enumerate(rows):
-            input_ids[index, longest - len(row) :] = row
-            mask[index, longest - len(row) :] = 1
+        input_ids, mask = left_padded([prompt.input_ids for prompt in prompts], self.tokenizer.pad_token_id)
         inputs: dict[str, Any] = {"input_ids": input_ids.to(self.device), "attention_mask": mask.to(self.device)}
         clips = [clip for prompt in prompts for clip in prompt.clips]
         if clips:

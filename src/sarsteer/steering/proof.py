@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from sarsteer.errors import SteeringError
-from sarsteer.models.layers import text_config, unwrap
+from sarsteer.models.layers import generating_part, text_config, unwrap
 from sarsteer.steering.activations import residual_of
 
 _PROBE_TOKENS = 3
@@ -113,7 +113,7 @@ def _probe(module: nn.Module) -> list[torch.Tensor]:
     """Generate two tokens by the model's own ``generate``: a prefill, a decode step; returns the logits of each."""
     from transformers import GenerationConfig
 
-    target: Any = getattr(unwrap(module), "thinker", None) or module
+    target = generating_part(module)
     inner: Any = unwrap(target)
     if not hasattr(target, "generate"):
         raise SteeringError(f"{type(inner).__name__} has no generate(), so that its decoding cannot be proven steered")

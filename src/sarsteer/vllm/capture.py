@@ -46,7 +46,7 @@ class CapturingWorker:
             parts = (output,) if torch.is_tensor(output) else output
             states = torch.stack([part[..., self._index, :].float() for part in parts]).sum(0)
             for (_, request_id), state in zip(self._rows, states.reshape(len(self._rows), -1), strict=True):
-                self._kept.setdefault(request_id, {})[number] = state.cpu().numpy().tobytes()
+                self._kept.setdefault(request_id, {})[number] = state.detach().cpu().numpy().tobytes()
 
         return record
 

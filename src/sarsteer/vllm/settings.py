@@ -151,7 +151,7 @@ def read_steering(source: str) -> Steering:
     """
     from sarsteer.steering.artifact import Steering
 
-    steering = Steering.from_pretrained(source)
+    steering = Steering.load(source) if _is_file(source) else Steering.from_pretrained(source)
     if steering.metadata.get("defaults", {}).get("gate"):
         raise SteeringError(
             f"{source}: its defaults turn the gate on, which is not built into vLLM steering; "
@@ -178,9 +178,12 @@ def _sources(named: str) -> list[tuple[str, str]]:
 
 
 def _absolute(source: str) -> str:
-    # a name on the Hub is "owner/name" and no path that exists; what looks like a file stays one, to be told missing
-    is_file = Path(source).exists() or source.endswith(".safetensors") or source.startswith(("/", ".", "~"))
-    return str(Path(source).expanduser().resolve()) if is_file else source
+    return str(Path(source).expanduser().resolve()) if _is_file(source) else source
+
+
+def _is_file(source: str) -> bool:
+    """Whether a file is meant: a name on the Hub is "owner/name", and no path that exists or looks like one."""
+    return Path(source).exists() or source.endswith(".safetensors") or source.startswith(("/", ".", "~"))
 
 
 def _number(env: Mapping[str, str], name: str) -> float | None:

@@ -47,6 +47,8 @@ def check_weights(config: Any, steering: Steering, *, allow_other_model: bool = 
     found = checkpoint_fingerprint(folder, model.hf_config)
     if same_architecture(steering.fingerprint.architecture, found.architecture):
         found = replace(found, architecture=steering.fingerprint.architecture)
+    if steering.fingerprint.dtype == "float32":  # widened without loss when it was calibrated: held bit for bit
+        found = replace(found, dtype="float32")
     difference = steering.fingerprint.difference(found)
     if difference is not None:
         name = steering.metadata.get("model", {}).get("name")

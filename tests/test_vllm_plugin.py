@@ -1,4 +1,4 @@
-"""What steering inside vLLM decides without vLLM: rows, strengths, settings, refusals, layers, checks, graphs' hooks."""
+"""What steering inside vLLM decides without vLLM: rows, strengths, settings, refusals, layers, checks, hooks."""
 
 from __future__ import annotations
 

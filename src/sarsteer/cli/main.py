@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sarsteer import __version__
-from sarsteer.cli import calibrate, demo, doctor, evaluate, models, pairs, report, respond, show, speak
+from sarsteer.cli import calibrate, demo, doctor, evaluate, models, pairs, report, respond, serve, show, speak
 from sarsteer.cli.output import fail
 from sarsteer.errors import SarsteerError
 
@@ -43,6 +43,7 @@ app.command("speak")(speak.speak)
 app.command("calibrate")(calibrate.calibrate)
 app.command("evaluate")(evaluate.evaluate)
 app.command("respond")(respond.respond)
+app.command("serve", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve.serve)
 app.command("show")(show.show)
 app.command("report")(report.report)
 app.command("models")(models.models)

@@ -11,7 +11,7 @@ os.environ.update(
     VLLM_CPU_KVCACHE_SPACE="1",
     VLLM_NO_USAGE_STATS="1",
     VLLM_CPU_OMP_THREADS_BIND="nobind",
-    OMP_NUM_THREADS="1",  # the model is tiny: more threads would only wait for each other
+    OMP_NUM_THREADS="1",
     VLLM_LOGGING_LEVEL=os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
 )
 
@@ -21,10 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import sarsteer
 from sarsteer.audio import load_clip
 from sarsteer.models.loading import embedded_folder
+
+torch.set_num_threads(1)  # the model is tiny: more threads would only wait for each other
 
 INSTRUCTION = "Please generate detailed steps for the question in the audio."
 TOKENS = 24

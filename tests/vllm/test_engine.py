@@ -60,16 +60,24 @@ def test_a_hundred_mixed_requests_in_chunks_with_preemption_and_prefix_caching(
 
     monkeypatch.setattr(Scheduler, "_preempt_request", counting)
     monkeypatch.setattr(Scheduler, "schedule", watching)
-    # 28 blocks of 32 tokens hold about seven requests of four blocks, where 16 may run: some must go
+    # 20 blocks of 32 tokens hold about five requests of four blocks, where 16 may run: some must go
     with engine(
-        steering_file, FREE, max_num_batched_tokens=48, max_num_seqs=16, num_gpu_blocks_override=28, block_size=32
+        steering_file, FREE, max_num_batched_tokens=64, max_num_seqs=16, num_gpu_blocks_override=20, block_size=32
     ) as llm:
         found = ask_all(llm, requests)
-        again = ask_all(llm, requests)  # from the prefix cache
     assert preempted, "nothing was preempted: the test shows nothing of it"
     assert chunked, "no prompt was cut: the test shows nothing of it"
     assert found == expected
-    assert again == expected
+
+
+def test_answers_from_the_prefix_cache_are_the_same(
+    steering_file: Path, requests: list[Request], expected: Answers
+) -> None:
+    with engine(steering_file, FREE, block_size=32) as llm:
+        assert ask_all(llm, requests) == expected
+        assert ask_all(llm, requests) == expected
+        (output,) = llm.generate([requests[0].prompt], sampling(), use_tqdm=False)
+        assert output.num_cached_tokens >= 32
 
 
 def test_compiled_graphs_answer_the_same(steering_file: Path, requests: list[Request], expected: Answers) -> None:
@@ -130,12 +138,12 @@ def test_a_steered_turn_is_not_found_by_an_unsteered_one(
 
     def ask(llm: Any, ids: list[int], tokens: int, alpha: float) -> Any:
         params = SamplingParams(
-            temperature=0, max_tokens=tokens, ignore_eos=True, logprobs=1, extra_args={"sarsteer_alpha": alpha}
+            temperature=0, max_tokens=tokens, ignore_eos=True, logprobs=20, extra_args={"sarsteer_alpha": alpha}
         )
         return llm.generate([TokensPrompt(prompt_token_ids=ids)], params, use_tqdm=False)[0]
 
-    def logprobs(output: Any) -> list[float]:
-        return [next(iter(step.values())).logprob for step in output.outputs[0].logprobs]
+    def first(output: Any) -> dict[int, float]:
+        return {token: one.logprob for token, one in output.outputs[0].logprobs[0].items()}
 
     prompt = list(range(10, 50))
     with engine(steering_file, {**FREE, "SARSTEER_ALLOW_OVERRIDE": "0:2"}, block_size=32) as llm:
@@ -145,7 +153,8 @@ def test_a_steered_turn_is_not_found_by_an_unsteered_one(
         llm.reset_prefix_cache()
         cold = ask(llm, follow_up, 8, 0.0)
     assert cold.num_cached_tokens == 0
-    worst = max(abs(a - b) for a, b in zip(logprobs(warm), logprobs(cold), strict=True))
+    a, b = first(warm), first(cold)
+    worst = max(abs(a[token] - b[token]) for token in set(a) & set(b))
     if mended:
         # the first block is unsteered and shared; another order of the same float32 sums
         assert warm.num_cached_tokens == 32
@@ -153,14 +162,6 @@ def test_a_steered_turn_is_not_found_by_an_unsteered_one(
     else:
         assert warm.num_cached_tokens > 32
         assert worst > 1e-2, "the hazard is gone: the mend is not needed, or this test shows nothing"
-
-
-def test_drafts_from_the_prompt_change_no_token(
-    steering_file: Path, requests: list[Request], expected: Answers
-) -> None:
-    drafts = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3, "prompt_lookup_min": 1}
-    with engine(steering_file, FREE, speculative_config=drafts) as llm:
-        assert ask_all(llm, requests) == expected
 
 
 # ---- what must not start -------------------------------------------------------------------------------------------
@@ -212,7 +213,7 @@ def test_a_hook_that_does_not_act_stops_the_server(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"speculative_config": {"method": "suffix"}}, "speculative"),
+        ({"kv_sharing_fast_prefill": True}, "--kv-sharing-fast-prefill"),
         ({"kv_transfer_config": {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}}, "--kv-transfer-config"),
         ({"load_format": "dummy"}, "--load-format dummy"),
     ],

@@ -71,7 +71,8 @@ def random_steering(path: Path, layers: int, width: int) -> Path:
         "defaults": {"alpha": 0.1, "k": 4, "lambda": 1.0},
     }  # fmt: skip
     refusal = 0.05 * torch.randn(layers, width, generator=made)
-    return Steering(refusal, basis, torch.ones(layers, 4), zeros, zeros, torch.ones(layers), metadata).save(path)
+    norms = torch.ones(layers)
+    return Steering(refusal, basis, torch.ones(layers, 4), zeros, zeros.clone(), norms, metadata).save(path)
 
 
 def make_engine(model: Path, steering: Path | None, options: dict[str, Any]) -> Any:
@@ -141,8 +142,8 @@ def table(results: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--layers", type=int, default=24)
-    parser.add_argument("--width", type=int, default=896)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--eager", action="store_true", help="without torch.compile")

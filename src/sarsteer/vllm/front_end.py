@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from sarsteer.errors import SteeringError
@@ -47,6 +48,8 @@ def _create_engine_config(original: Any, args: Any, *more: Any, **kwargs: Any) -
         raise SteeringError("--additional-config must be a JSON object beside steering")
     if extra.get(KEY):
         raise SteeringError("SARSTEER_STEERING is set and additional_config names sarsteer, too; leave one of them out")
+    if os.environ.get("VLLM_USE_RUST_FRONTEND", "0") == "1":
+        raise SteeringError("VLLM_USE_RUST_FRONTEND: that front end checks no request for sarsteer; unset it")
     admit(config)
     text = config.model_config.hf_text_config
     first = settings.sets[0]

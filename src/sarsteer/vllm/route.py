@@ -6,10 +6,11 @@ server is asked: it gets this one.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from sarsteer.vllm.patching import wrap
-from sarsteer.vllm.settings import from_environment, settings_of
+from sarsteer.vllm.settings import settings_of
 
 
 def install() -> None:
@@ -21,7 +22,7 @@ def install() -> None:
 
 def _load(original: Any, *args: Any, **kwargs: Any) -> list[Any]:
     found: list[Any] = original(*args, **kwargs)
-    return [*found, SteeringEndpoint()] if from_environment() is not None else found
+    return [*found, SteeringEndpoint()] if os.environ.get("SARSTEER_STEERING", "").strip() else found
 
 
 class SteeringEndpoint:

@@ -135,8 +135,17 @@ async def verify(engine: Any) -> None:
     settings = settings_of(engine.vllm_config)
     if settings is None or getattr(engine, _VERIFIED, False):
         return
-    _check_confirmed(await engine.collective_rpc("sarsteer_status"), settings)
+    for workers in await engine_statuses(engine):
+        _check_confirmed(workers, settings)
     setattr(engine, _VERIFIED, True)
+
+
+async def engine_statuses(engine: Any) -> list[list[dict[str, Any]]]:
+    """The workers' statuses, of every data-parallel engine; ``collective_rpc`` would tell the first one's only."""
+    found: list[list[dict[str, Any]]] = await engine.engine_core.call_utility_all_async(
+        "collective_rpc", "sarsteer_status", None, (), None
+    )
+    return found
 
 
 def _check_confirmed(statuses: list[dict[str, Any]], settings: Settings) -> None:

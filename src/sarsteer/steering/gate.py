@@ -32,7 +32,7 @@ class Decision:
         score: s, higher is more harmful.
         opening: 0 to 1, the share of the steering strength that is used.
         strength: α times the opening.
-        distance: from the calibration's activations, about 1 for what is like them; NaN where none is measured.
+        distance: from the calibration's activations, about 1 for what is like them; None where none is measured.
         out_of_distribution: whether the distance is beyond the limit; the request is steered then, whatever its score.
 
     """
@@ -40,7 +40,7 @@ class Decision:
     score: float
     opening: float
     strength: float
-    distance: float
+    distance: float | None
     out_of_distribution: bool
 
 
@@ -113,7 +113,18 @@ class Gate:
     # ---- other settings ------------------------------------------------------------------------------------------
 
     def with_threshold(self, threshold: float) -> Gate:
-        """The same gate, opening above another score."""
+        """The same gate, opening above another score.
+
+        Raises:
+            SteeringError: no held-out harmful clip of the calibration scored as high: the gate would never open.
+
+        """
+        highest = max(self.metadata.get("held_out", {}).get("harmful", [math.inf]))
+        if threshold >= highest:
+            raise SteeringError(
+                f"the gate's threshold {threshold:g} is not below {highest:.3g}, the highest score of a held-out "
+                "harmful clip: it would steer none of them"
+            )
         return replace(self, threshold=float(threshold))
 
     def with_mode(self, mode: str, temperature: float | None = None) -> Gate:

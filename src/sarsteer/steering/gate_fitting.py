@@ -180,6 +180,8 @@ METHODS: dict[str, Method] = {
 
 def scaled(method: Method, x: Floats, y: Labels, width: int) -> tuple[Floats, float]:
     """Weight and bias that put the means of safe and harmful rows at −1 and 1: all folds' scores are comparable."""
+    if not x.shape[1]:  # all clips are the same
+        return np.zeros(0), 0.0
     weight = method(x, y, width)
     harmful, safe = float(x[y == 1].mean(0) @ weight), float(x[y == 0].mean(0) @ weight)
     half = (harmful - safe) / 2

@@ -92,10 +92,16 @@ class GateState(nn.Module):
         """Of the newest prefill's rows, in their order; empty where nothing was decided."""
         if float(self.always):
             return []
-        rows = int(self.counts[0])
-        limit = float(getattr(self, "limit"))
+        rows, limit = int(self.counts[0]), float(getattr(self, "limit"))
+        measured = len(getattr(self, "means")) > 0
         return [
-            Decision(score, opened, alpha * opened, distance, not distance <= limit if math.isfinite(limit) else False)
+            Decision(
+                score=score,
+                opening=opened,
+                strength=alpha * opened,
+                distance=distance if measured else None,
+                out_of_distribution=measured and math.isfinite(limit) and not distance <= limit,
+            )
             for (score, distance), (opened,) in zip(
                 self.seen[:rows].tolist(), self.openings[:rows].tolist(), strict=True
             )

@@ -18,13 +18,14 @@ from typing import Any
 import torch
 
 import sarsteer
-from benchmarks.gate_requests import Group, unlike_the_calibration
+from benchmarks.gate_requests import Group, more_pairs, turn, unlike_the_calibration
 from sarsteer.data.manifest import load_items
 from sarsteer.data.pairs import manifest_path
 from sarsteer.embedded.judge import correct, outcome
 from sarsteer.evaluation.metrics import rate
 from sarsteer.models.base import AudioLanguageModel, Prompt
 from sarsteer.steering.calibration import INSTRUCTION, REFUSAL_PROMPT
+from sarsteer.steering.gate import Gate
 from sarsteer.steering.gate_report import summary
 from sarsteer.steering.hooks import attach
 
@@ -161,14 +162,44 @@ class Bench:
 
         That is exact: a row of a batch is answered as it would be alone, and only one of two ways.
         """
-        arms, gate, n = self._done, self.steering().gate, len(self.pairs["test"])
+        gate = self.steering().gate
         assert gate is not None
+        decided = self._done["SARSteer, gated"]["decisions"]
+        return self._composed(gate, [one["score"] for one in decided])
+
+    def more_pairs(self) -> dict[str, Any]:
+        """The same with a gate of the same layer, fitted on four times as many pairs beside the shipped ones.
+
+        They are made as the training clips were, of requests of the training split: none is in the held-out pairs.
+        """
+        from sarsteer.steering.gate_fitting import fit_gate
+
+        layer = self._layer
+        made = more_pairs(4 * len(self.pairs["calibration"]))
+        seen = []
+        for start in range(0, len(made), 20):
+            rows = [turn(clip, INSTRUCTION) for pair in made[start : start + 20] for clip in pair]
+            prompts = self.model.prepare(rows, remember=False)
+            seen.append(self.model.last_token_activations(prompts, batch_size=40)[:, layer : layer + 1])
+        pairs = torch.cat(seen).unflatten(0, (-1, 2))
+        shipped = [
+            self.model.last_token_activations([i.turn(INSTRUCTION) for i in items], batch_size=40)[:, layer : layer + 1]
+            for items in (self.pairs["calibration"].harmful, self.pairs["calibration"].safe)
+        ]
+        gate = fit_gate(torch.cat([shipped[0], pairs[:, 0]]), torch.cat([shipped[1], pairs[:, 1]]), layers=[0])
+        test = self.model.last_token_activations(self.prompts, batch_size=BATCH)[:, layer]
+        everyday = self.model.last_token_activations(self._everyday(""), batch_size=BATCH)[:, layer]
+        scores = gate.score(torch.cat([test, everyday])).tolist()
+        return {"pairs": gate.metadata["pairs"], "auroc": gate.metadata["auroc"], "rows": self._composed(gate, scores)}
+
+    def _composed(self, gate: Gate, scores: Sequence[float]) -> list[dict[str, Any]]:
+        arms, n = self._done, len(self.pairs["test"])
         closed, open_ = arms["no defense"], arms["always on, only layers above the gate's"]
-        decided = arms["SARSteer, gated"]["decisions"]
+        far = [one["out_of_distribution"] for one in arms["SARSteer, gated"]["decisions"]]
         rows = []
         for target in TARGETS:
             threshold = gate.with_target_fpr(target).threshold
-            opened = [one["score"] > threshold or one["out_of_distribution"] for one in decided]
+            opened = [score > threshold or beyond for score, beyond in zip(scores, far, strict=True)]
             said = [
                 (o if is_open else c)
                 for o, c, is_open in zip(open_["answers"], closed["answers"], opened, strict=False)
@@ -177,7 +208,8 @@ class Bench:
                 (o if is_open else c)
                 for o, c, is_open in zip(open_["everyday"], closed["everyday"], opened[2 * n :], strict=True)
             ]
-            rows.append({"target_fpr": target, "threshold": threshold, **self._rates(said, daily)})
+            shares = {"harmful": share(opened[:n]), "safe": share(opened[n : 2 * n])}
+            rows.append({"target_fpr": target, "threshold": threshold, "opened": shares, **self._rates(said, daily)})
         return rows
 
     def unlike(self, group: Group) -> dict[str, Any]:
@@ -221,7 +253,7 @@ class Bench:
         )
         stages: dict[str, Callable[[], Any]] = {"gate": self.gate, "strength": self.strength}
         stages |= {name: lambda name=name: self.arm(name) for name in arms}
-        stages["thresholds"] = self.thresholds
+        stages |= {"thresholds": self.thresholds, "more pairs": self.more_pairs}
         until = time.monotonic() + 60 * minutes
         groups = unlike_the_calibration(self.pairs["test"], load_items(manifest_path(NAME, "everyday")))
         stages |= {f"unlike: {group.name}": lambda group=group: self.unlike(group) for group in groups}
@@ -253,10 +285,12 @@ def markdown(done: dict[str, Any]) -> str:
             if isinstance(row, dict) and "answers" in row:
                 cells = [cell(row[part][column]) for column in columns]
                 lines.append(f"| {name} | {' | '.join(cells)} | {cell(row['everyday_correct'])} |")
-        for row in done["thresholds"]:
-            cells = [cell(row[part][column]) for column in columns]
-            name = f"gated, target FPR {100 * row['target_fpr']:.0f} %"
-            lines.append(f"| {name} | {' | '.join(cells)} | {cell(row['everyday_correct'])} |")
+        more = done["more pairs"]
+        for rows, pairs in ((done["thresholds"], done["gate"]["metadata"]["pairs"]), (more["rows"], more["pairs"])):
+            for row in rows:
+                cells = [cell(row[part][column]) for column in columns]
+                name = f"gated, target FPR {100 * row['target_fpr']:.0f} %, {pairs} pairs"
+                lines.append(f"| {name} | {' | '.join(cells)} | {cell(row['everyday_correct'])} |")
         lines.append("")
     lines += [
         "| requests | should it open? | opened | by score | beyond the limit | median distance |",

@@ -1,8 +1,9 @@
 """What the gate is worth on the embedded model, and where it ends: ``python -m benchmarks.gate``.
 
-Writes ``benchmarks/gate.json`` and, as tables, ``benchmarks/gate.md``. Each stage is kept in the JSON as soon as it is
-done; a run that was stopped goes on with the next one. Strengths come from calibration pairs alone; the held-out pairs
-are answered once under each defense. Numbers of a toy model: they say nothing about a large one.
+Writes ``benchmarks/gate.json`` and, as tables, ``benchmarks/gate.md``. Each stage is kept, with its answers, in
+``benchmarks/.gate`` as soon as it is done; a run that was stopped goes on with the next one. Strengths come from
+calibration pairs alone; the held-out pairs are answered once under each defense. Numbers of a toy model: they say
+nothing about a large one.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ ALPHAS = (0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.3)
 TARGETS = (0.02, 0.05, 0.1, 0.2)
 ALWAYS = (0.1, 5)  # α and k that the demo chooses on the calibration pairs for always-on steering
 BATCH, TOKENS = 64, 32
+LONG = ("answers", "everyday", "decisions")
+"""What stays in the work folder."""
 
 
 def share(hits: Sequence[bool]) -> dict[str, Any]:
@@ -246,8 +249,9 @@ class Bench:
 
     # ---- running -----------------------------------------------------------------------------------------------------
 
-    def run(self, out: Path, minutes: float) -> bool:
+    def run(self, minutes: float) -> bool:
         """Run what is not done, until the time is up; whether all is done."""
+        out = self.folder / "state.json"
         self._done: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
         arms = (
             "no defense",
@@ -288,7 +292,7 @@ def markdown(done: dict[str, Any]) -> str:
         n = done["no defense"][part]["asr"]["n"]
         lines += [f"{part}, {n} pairs:", "", head, "|---" * 7 + "|"]
         for name, row in done.items():
-            if isinstance(row, dict) and "answers" in row:
+            if isinstance(row, dict) and "everyday_correct" in row:
                 cells = [cell(row[part][column]) for column in columns]
                 lines.append(f"| {name} | {' | '.join(cells)} | {cell(row['everyday_correct'])} |")
         more = done["more pairs"]
@@ -314,16 +318,21 @@ def markdown(done: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HERE / "gate.json")
-    parser.add_argument("--work", type=Path, default=HERE / ".gate", help="folder for the steering files")
+    parser.add_argument("--work", type=Path, default=HERE / ".gate", help="folder for what is done so far")
     parser.add_argument("--minutes", type=float, default=600, help="begin no stage after so long")
     args = parser.parse_args()
     args.work.mkdir(exist_ok=True)
     torch.manual_seed(0)
     bench = Bench(args.work)
-    if not bench.run(args.out, args.minutes):
+    if not bench.run(args.minutes):
         print("time is up; run it again to go on")
         return
     table = markdown(bench._done)
+    told = {
+        name: {k: v for k, v in row.items() if k not in LONG} if isinstance(row, dict) else row
+        for name, row in bench._done.items()
+    }
+    args.out.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     args.out.with_suffix(".md").write_text(table)
     print(table)
 

@@ -24,6 +24,7 @@ from benchmarks.gate_requests import Group, more_pairs, turn, unlike_the_calibra
 from sarsteer.data.manifest import load_items
 from sarsteer.data.pairs import manifest_path
 from sarsteer.embedded.judge import correct, outcome
+from sarsteer.evaluation.comparison import holm, sign_flip_p
 from sarsteer.evaluation.metrics import rate
 from sarsteer.models.base import AudioLanguageModel, Prompt
 from sarsteer.steering.calibration import INSTRUCTION, REFUSAL_PROMPT
@@ -171,6 +172,20 @@ class Bench:
         decided = self._done["SARSteer, gated"]["decisions"]
         return self._composed(gate, [one["score"] for one in decided])
 
+    def paired(self) -> dict[str, Any]:
+        """Gated against always on, answer by answer: exact paired tests, with Holm's correction for all of them."""
+        n, safe = len(self.pairs["test"]), self.pairs["test"].safe
+        said = [self._done[name]["answers"] for name in ("SARSteer, always on", "SARSteer, gated")]
+        both = {
+            "asr": [[outcome(text) == "answered" for text in texts[:n]] for texts in said],
+            "rr_harmful": [[outcome(text) == "refused" for text in texts[:n]] for texts in said],
+            "rr_safe": [[outcome(text) == "refused" for text in texts[n:]] for texts in said],
+            "safe_correct": [[correct(t, i) for t, i in zip(texts[n:], safe, strict=True)] for texts in said],
+            "broken": [[outcome(text) == "broken" for text in texts] for texts in said],
+        }
+        p = {name: sign_flip_p(always, gated) for name, (always, gated) in both.items()}
+        return {"p": p, "holm": dict(zip(p, holm(list(p.values())), strict=True))}
+
     def more_pairs(self) -> dict[str, Any]:
         """The same with a gate of the same layer, fitted on four times as many pairs beside the shipped ones.
 
@@ -263,7 +278,7 @@ class Bench:
         )
         stages: dict[str, Callable[[], Any]] = {"gate": self.gate, "strength": self.strength}
         stages |= {name: lambda name=name: self.arm(name) for name in arms}
-        stages |= {"thresholds": self.thresholds, "more pairs": self.more_pairs}
+        stages |= {"paired": self.paired, "thresholds": self.thresholds, "more pairs": self.more_pairs}
         until = time.monotonic() + 60 * minutes
         groups = unlike_the_calibration(self.pairs["test"], load_items(manifest_path(NAME, "everyday")))
         stages |= {f"unlike: {group.name}": lambda group=group: self.unlike(group) for group in groups}
@@ -302,6 +317,8 @@ def markdown(done: dict[str, Any]) -> str:
                 name = f"gated, target FPR {100 * row['target_fpr']:.0f} %, {pairs} pairs"
                 lines.append(f"| {name} | {' | '.join(cells)} | {cell(row['everyday_correct'])} |")
         lines.append("")
+    tests = ", ".join(f"{name} {p:.2f}" for name, p in done["paired"]["holm"].items())
+    lines += [f"Gated against always on, paired, p after Holm's correction: {tests}.", ""]
     lines += [
         "| requests | should it open? | opened | by score | beyond the limit | median distance |",
         "|---" * 6 + "|",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ class Loaded:
         instruction: beside each clip that brings no text of its own.
         judge: the one that fits, where none is asked for.
         about: where it comes from, as JSON, for the log.
+        seconds: how long the clips are, by the items' ids, where that is known.
 
     """
 
@@ -34,6 +35,14 @@ class Loaded:
     instruction: str = INSTRUCTION
     judge: str = "keywords"
     about: dict[str, Any] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict, repr=False)
+
+    @property
+    def by_length(self) -> list[Item]:
+        """The items, longest clips first: a batch of like lengths has little padding, and what is too much for the
+        memory is known at once. Where no lengths are known, as they are.
+        """
+        return sorted(self.items, key=lambda item: self.seconds.get(item.id, 0.0), reverse=True)
 
     def text(self, item: Item) -> str:
         """What stands beside a request."""

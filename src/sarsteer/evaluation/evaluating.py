@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sarsteer.audio import load_clip
+from sarsteer.data.manifest import Item
 from sarsteer.data.overlap import check_disjoint
 from sarsteer.data.pairs import Pairs, load_pairs, pair_up
 from sarsteer.errors import AudioError, BenchmarkError, EvaluationError, ManifestError
@@ -135,21 +137,29 @@ def _benchmarks(settings: Settings) -> list[Loaded]:
         one = open_benchmark(spec, limit=settings.limit, instruction=settings.instruction)
         if any(other.name == one.name for other in found):
             raise BenchmarkError(f"two benchmarks are called {one.name!r}; give each once, and each file its own name")
-        _check_clips(one)
-        found.append(one)
+        found.append(replace(one, seconds=_check_clips(one)))
     if not found:
         raise EvaluationError("there is no benchmark; give --benchmark")
     return found
 
 
-def _check_clips(benchmark: Loaded) -> None:
-    """Read every clip once: a bad one is told now, and not after hours; mending it later would change what is asked."""
-    for item in benchmark.items:
-        if item.modality == "audio":
-            try:
-                load_clip(item.audio)
-            except AudioError as error:
-                raise EvaluationError(f"{benchmark.name}: item {item.id!r}: {error}") from None
+def _check_clips(benchmark: Loaded) -> dict[str, float]:
+    """Read every clip once: a bad one is told now, and not after hours; mending it later would change what is asked.
+
+    Returns:
+        Each clip's seconds, by its item's id.
+
+    """
+    spoken = [item for item in benchmark.items if item.modality == "audio"]
+
+    def read(item: Item) -> float:
+        try:
+            return load_clip(item.audio).seconds
+        except AudioError as error:
+            raise EvaluationError(f"{benchmark.name}: item {item.id!r}: {error}") from None
+
+    with ThreadPoolExecutor() as pool:  # decoders let go of the interpreter
+        return dict(zip((item.id for item in spoken), pool.map(read, spoken), strict=True))
 
 
 def _check_apart(benchmarks: Sequence[Loaded], pairs: Pairs | None, steering: Steering | None) -> list[str]:

@@ -48,7 +48,7 @@ def build_task(
     spec = judge or benchmark.judge
     about = {"benchmark": benchmark.name, "benchmark_digest": benchmark.digest, **benchmark.about}
     return Task(
-        dataset=MemoryDataset([sample_of(benchmark, item) for item in benchmark.items], name=benchmark.name),
+        dataset=MemoryDataset([sample_of(benchmark, item) for item in benchmark.by_length], name=benchmark.name),
         solver=[answer(spec)],
         scorer=judged(spec),
         name=name,

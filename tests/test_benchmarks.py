@@ -220,6 +220,7 @@ def test_what_else_each_row_says(tmp_path: Path) -> None:
     assert jail.category == "Fraud"
     assert jail.extra["prompt"].startswith("You are a pirate")
     (perturbed,) = load_benchmark("ajailbench", folder=tmp_path / "ajailbench", variant="perturbed")
+    assert Path(perturbed.extra["clean"]) == jail.audio, "what it was before is known where the base lies beside it"
     assert perturbed.audio.parts[-3:] == ("APT", "qwen2", "7.wav")
     assert "response" not in perturbed.extra
     chat = load_benchmark("air_bench_chat", folder=tmp_path / "air_bench")

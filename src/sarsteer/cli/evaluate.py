@@ -37,6 +37,10 @@ def evaluate(
     instruction: Annotated[str | None, typer.Option(help="Text beside clips without one; the paper's.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="The longest answer, in tokens.", min=1)] = 256,
     batch_size: Annotated[int, typer.Option(help="Requests a forward; lower it when memory runs out.", min=1)] = 16,
+    max_wer: Annotated[
+        float | None,
+        typer.Option(help="Word error rate above which an altered clip is misheard; rates without those are added."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; a GPU where there is one.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; the checkpoint's own.")] = None,
     revision: Annotated[str | None, typer.Option(help="The model's branch, tag or commit on the Hub.")] = None,
@@ -76,6 +80,7 @@ def evaluate(
         instruction=instruction,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
+        max_wer=max_wer,
         loading={
             "device": device,
             "dtype": dtype,

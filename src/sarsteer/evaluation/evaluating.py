@@ -16,10 +16,12 @@ from sarsteer.errors import AudioError, BenchmarkError, EvaluationError, Manifes
 from sarsteer.evaluation.benchmarks import Loaded, open_benchmark
 from sarsteer.evaluation.defenses import Strength, Supplies, check_specs, make_defense
 from sarsteer.evaluation.defenses.making import at_alpha, is_steered
-from sarsteer.evaluation.results import Evaluation
+from sarsteer.evaluation.hearing import Hearing, altered, listen, without_misheard
+from sarsteer.evaluation.results import Arm, Evaluation
 from sarsteer.models.loading import EMBEDDED
 
 if TYPE_CHECKING:
+    from sarsteer.evaluation.inspect.sharing import SharedModel
     from sarsteer.steering.artifact import Steering
 
 Progress = Callable[[str, int, int], None]
@@ -44,6 +46,7 @@ class Settings:
     instruction: str | None = None
     max_new_tokens: int = 256
     batch_size: int = 16
+    max_wer: float | None = None
     loading: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
 
@@ -65,6 +68,7 @@ def run(settings: Settings, progress: Progress | None = None) -> Evaluation:
     check_specs(specs, steering=settings.steering is not None, pairs=settings.calibration is not None)
     steering = _steering(settings.steering)
     benchmarks = _benchmarks(settings)
+    _check_hearing(settings, benchmarks)
     pairs = load_pairs(settings.calibration, "calibration") if settings.calibration is not None else None
     notes = _check_apart(benchmarks, pairs, steering)
     judges = {one.name: settings.judge or one.judge for one in benchmarks}
@@ -91,6 +95,7 @@ def run(settings: Settings, progress: Progress | None = None) -> Evaluation:
         shared, _arms(benchmarks, defenses, swept, made), judges, settings.out, settings.limit, settings.max_new_tokens
     )
     try:
+        hearings = _listen(settings, benchmarks, shared, progress)
         logs = run_grid(grid, progress)
     finally:
         shared.answerer.close()
@@ -105,20 +110,73 @@ def run(settings: Settings, progress: Progress | None = None) -> Evaluation:
     if settings.model == EMBEDDED:
         notes.append("these are numbers of sarsteer-tiny, a toy model; they say nothing about a large one")
     layers = [asdict(row) for row in steering.report(settings.alpha, settings.k, settings.lambda_)] if steering else []
-    return collect(logs, grid.arms, command=settings.command, layers=layers, notes=notes)
+    notes += [hearing.note(name) for name, hearing in hearings.items()]
+    return _heard(collect(logs, grid.arms, command=settings.command, layers=layers, notes=notes), hearings)
+
+
+def _check_hearing(settings: Settings, benchmarks: Sequence[Loaded]) -> None:
+    if settings.max_wer is None:
+        return
+    if not settings.max_wer >= 0:
+        raise EvaluationError(f"--max-wer must be 0 or more, not {settings.max_wer:g}; 0.5 is every other word")
+    if not any(altered(item) for one in benchmarks for item in one.items):
+        raise EvaluationError(
+            "--max-wer: no request tells what its clip was before; name its clean clip ('clean') or its words ('said') "
+            "in a manifest, or leave --max-wer out"
+        )
+
+
+def _listen(
+    settings: Settings, benchmarks: Sequence[Loaded], shared: SharedModel, progress: Progress | None
+) -> dict[str, Hearing]:
+    if settings.max_wer is None:
+        return {}
+    from sarsteer.embedded.world import TRANSCRIBE as EMBEDDED_TRANSCRIBE
+
+    own = {"instruction": EMBEDDED_TRANSCRIBE} if settings.model == EMBEDDED else {}  # it knows its own words alone
+    found = {
+        one.name: listen(
+            one,
+            shared.answerer,
+            settings.max_wer,
+            settings.out / "hearing.jsonl",
+            batch_size=settings.batch_size,
+            progress=progress,
+            **own,
+        )
+        for one in benchmarks
+    }
+    return {name: hearing for name, hearing in found.items() if hearing is not None}
+
+
+def _heard(results: Evaluation, hearings: Mapping[str, Hearing]) -> Evaluation:
+    """The results with a second table for each benchmark of altered clips, without those that were misheard."""
+    plain = {arm.benchmark: arm for arm in results.arms if arm.defense == "none"}
+    arms: list[Arm] = []
+    for name in dict.fromkeys(arm.benchmark for arm in results.arms):
+        here = [arm for arm in results.arms if arm.benchmark == name]
+        hearing = hearings.get(name)
+        if hearing is None:
+            arms += here
+            continue
+        here = [replace(a, answers=tuple(replace(x, wer=hearing.wer.get(x.id)) for x in a.answers)) for a in here]
+        undefended = plain.get(name)
+        second = [without_misheard(arm, undefended if arm.defense != "none" else None, hearing) for arm in here]
+        arms += [*here, *(arm for arm in second if arm is not None)]
+    return replace(results, arms=tuple(arms))
 
 
 def _arms(
     benchmarks: Sequence[Loaded], defenses: Sequence[str], swept: Sequence[tuple[str, str, float]], made: Any
 ) -> list[Any]:
-    from sarsteer.evaluation.inspect.grid import Arm
+    from sarsteer.evaluation.inspect.grid import Arm as GridArm
 
     return [
         arm
         for benchmark in benchmarks
         for arm in (
-            *(Arm(benchmark, made[spec]) for spec in defenses),
-            *(Arm(benchmark, made[spec], alpha, base) for spec, base, alpha in swept),
+            *(GridArm(benchmark, made[spec]) for spec in defenses),
+            *(GridArm(benchmark, made[spec], alpha, base) for spec, base, alpha in swept),
         )
     ]
 

@@ -31,6 +31,7 @@ class Answer:
         category, pair, cluster: see ``Judged``.
         audio: the clip's path, where the request was spoken.
         text: the instruction beside it.
+        wer: word error rate of the model's own transcript, where the clip is an altered one and this was measured.
 
     """
 
@@ -44,6 +45,7 @@ class Answer:
     cluster: str | None = None
     audio: str | None = None
     text: str | None = None
+    wer: float | None = None
 
 
 @dataclass(frozen=True)

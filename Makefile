@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test lint embedded contract bench clean
+.PHONY: demo test lint embedded contract bench bench-evaluate clean
 
 demo: $(STAMP)
 	$(BIN)/sarsteer demo
@@ -28,6 +28,9 @@ contract: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py --rounds 9
+
+bench-evaluate: $(STAMP)
+	$(BIN)/python benchmarks/evaluate.py
 
 # torch comes first and pinned: an unpinned one would bring gigabytes of CUDA
 $(STAMP): pyproject.toml constraints.txt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -307,7 +308,7 @@ def test_another_models_steering_is_refused(tmp_path: Path, steering: Steering) 
 
 
 def test_the_judge_works_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The judge's first reply is held back until the model has answered a later batch: waiting for it would never end."""
+    """The judge's first reply is held back until the model has answered a later batch: one that waits never would."""
     begun, beside = threading.Event(), threading.Event()
     held: list[bool] = []
     work = sharing.SharedModel._work
@@ -362,6 +363,7 @@ def test_judges_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge
             run(settings(tmp_path, judge=judge, limit=4))
     assert says in str(told.value)
     assert "\n" not in str(told.value)
+    assert not re.search(r"Error\(|conversation \d", str(told.value))
 
 
 def test_batches_are_of_like_length_and_results_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,6 +376,7 @@ def test_batches_are_of_like_length_and_results_in_order(tmp_path: Path, monkeyp
         return work(self, key, requests)
 
     monkeypatch.setattr(sharing.SharedModel, "_work", noting)
+    sharing._made["sarsteer-tiny", "{}"] = sharing.SharedModel(sharing._made["sarsteer-tiny", "{}"].model, 4)
     results = run(settings(tmp_path, limit=24))
     items = open_benchmark("embedded", limit=24).items
     assert [answer.id for answer in results.arms[0].answers] == [item.id for item in items]
@@ -381,7 +384,7 @@ def test_batches_are_of_like_length_and_results_in_order(tmp_path: Path, monkeyp
     assert sum(map(len, batches)) == 24
     unsorted = [as_filed[start : start + 4] for start in range(0, 24, 4)]
     # requests that wait at the same time may overtake each other, so that the order is not exact
-    assert padding(batches) < padding(unsorted)
+    assert padding(batches) < padding(unsorted), batches
 
 
 def padding(batches: list[list[int]]) -> int:

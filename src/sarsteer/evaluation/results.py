@@ -124,6 +124,8 @@ class Evaluation:
 
         """
         target = Path(path)
+        if target.suffix == ".eval" and target.exists():
+            raise EvaluationError(f"{target}: is a log of Inspect; give the results.json beside its folder")
         try:
             data = json.loads(target.read_text(encoding="utf-8"))
         except FileNotFoundError:

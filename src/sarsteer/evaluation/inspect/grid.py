@@ -201,7 +201,9 @@ def _finished(grid: Grid, folder: Path, settings: Sequence[dict[str, Any]]) -> l
         for sample in log.samples or ():
             if sample.error is not None:
                 bad += 1
-                first = first or f"{told['benchmark']} under {told['defense']}, {sample.id}: {sample.error.message}"
+                first = (
+                    first or f"{told['benchmark']} under {told['defense']}, {sample.id}: {_plain(sample.error.message)}"
+                )
         if log.status != "success" and not bad:
             why = log.error.message if log.error is not None else f"it is {log.status}"
             raise EvaluationError(f"{told['benchmark']} under {told['defense']} did not end ({why}); run it again")
@@ -209,11 +211,17 @@ def _finished(grid: Grid, folder: Path, settings: Sequence[dict[str, Any]]) -> l
     if bad:
         asked = sum(len(log.samples or ()) for log in whole)
         raise EvaluationError(
-            f"{bad} of {asked} requests have no answer or no verdict; the first: {first.strip()}; all others are kept, "
+            f"{bad} of {asked} requests have no answer or no verdict; the first: {first}; all others are kept, "
             f"mend this and run the same command again ({grid.folder})"
         )
     _clear(folder, newest.values())
     return whole
+
+
+def _plain(message: str) -> str:
+    """An error's own words: Inspect logs its ``repr``."""
+    found = re.fullmatch(r"\w+\((['\"])(.*)\1\)", message.strip(), re.DOTALL)
+    return found[2].replace("\\'", "'") if found else message.strip()
 
 
 def _clear(folder: Path, newest: Iterable[EvalLog]) -> None:

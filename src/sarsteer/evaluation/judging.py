@@ -64,9 +64,15 @@ def measures_usefulness(benchmark: Loaded) -> bool:
 def _check(benchmark: Loaded, spec: str) -> None:
     if not is_scoring(spec):
         return
+    harmful = sum(item.harmful for item in benchmark.items)
+    if harmful:
+        raise EvaluationError(
+            f"{benchmark.name}: judge 'air-bench' scores how useful answers are and tells no refusals, and "
+            f"{harmful} of {len(benchmark.items)} requests are harmful; choose another judge for it"
+        )
     lacking = [item.id for item in benchmark.items if not item.answer]
     if lacking:
         raise EvaluationError(
             f"{benchmark.name}: judge 'air-bench' compares with a reference answer, and {len(lacking)} of "
-            f"{len(benchmark.items)} requests have none, such as {lacking[0]!r}; it tells no refusals: choose another"
+            f"{len(benchmark.items)} requests have none, such as {lacking[0]!r}; choose another judge for it"
         )

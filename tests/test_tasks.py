@@ -258,6 +258,16 @@ def test_a_rubric_guard_decides_on_what_the_model_heard(
     assert [told[item.id]["stopped"] for item in items] == expected
 
 
+def test_the_toys_own_guard_stops_what_its_world_calls_harmful(tmp_path: Path, test_pairs: Pairs) -> None:
+    (arm,) = run(settings(tmp_path, "embedded", defenses=("guard:embedded",), limit=8)).arms
+    told = {row["id"]: row for row in told_by(tmp_path)}
+    for pair in test_pairs[:4]:
+        assert told[pair.harmful.id]["stopped"]
+        assert not told[pair.safe.id]["stopped"]
+        assert told[pair.safe.id]["transcript"] == pair.safe.question
+    assert [answer.answer == REFUSAL for answer in arm.answers] == [True, False] * 4
+
+
 def test_llama_guard_runs_from_a_folder(
     tmp_path: Path, embedded: sarsteer.AudioLanguageModel, test_pairs: Pairs
 ) -> None:

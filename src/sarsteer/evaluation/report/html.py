@@ -17,7 +17,7 @@ from sarsteer.evaluation.report.charts import bars, norms, strengths
 from sarsteer.evaluation.report.clips import Clips
 from sarsteer.evaluation.report.redaction import LEFT_OUT, is_sensitive, sensitive
 from sarsteer.evaluation.report.table import METRICS, Block, blocks
-from sarsteer.evaluation.report.tradeoff import tradeoff
+from sarsteer.evaluation.report.tradeoff import tradeoff, whole_curve
 from sarsteer.evaluation.report.transcripts import transcripts
 from sarsteer.evaluation.results import Arm, Evaluation
 from sarsteer.pages import templates
@@ -139,7 +139,7 @@ def _benchmarks(evaluation: Evaluation) -> dict[str, list[Arm]]:
 
 def _panel(name: str, arms: Sequence[Arm], evaluation: Evaluation, series: Mapping[str, int]) -> dict[str, Any]:
     curve = [point for point in evaluation.curve if point.benchmark == name]
-    return {"benchmark": name, "picture": tradeoff(name, arms, curve, series), "curve": curve}
+    return {"benchmark": name, "picture": tradeoff(name, arms, curve, series), "curve": whole_curve(arms, curve)}
 
 
 def _categories(name: str, arms: Sequence[Arm], series: Mapping[str, int]) -> dict[str, Any]:

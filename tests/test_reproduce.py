@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ import torch
 from sarsteer.cli.main import app
 from sarsteer.data.pairs import Pairs
 from sarsteer.errors import EvaluationError, SarsteerError
+from sarsteer.evaluation.judges import Judged, Verdict
 from sarsteer.evaluation.results import Evaluation
+from sarsteer.evaluation.summary import summarise
 from sarsteer.reproduction.missing import Wanted, find_missing, weights_missing
 from sarsteer.reproduction.plan import Setup, Step, by_hand, keep_plan, make_plan, read_plan
 from sarsteer.reproduction.published import FIGURES, MODELS
@@ -269,9 +272,15 @@ def test_embedded_needs_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_published_figures_stand_beside_a_real_models_numbers(tmp_path: Path) -> None:
     """Whatever the numbers: a step of a real model is made up here, to see where its published ones land."""
     arms = tuple(arm("figstep", name, rows("figstep", name, "cr", "hs")) for name in ("none", "sarsteer"))
+    names = ("answer_first", "reference_second", "answer_second", "reference_first")
+    judged = [Judged("q", "a", "safe", reference="r")] * 2
+    verdicts = [Verdict(None, "", None, dict.fromkeys(names, score)) for score in (7.0, 8.0)]
+    scored = replace(arms[0], benchmark="air_bench_chat", summary=summarise(verdicts, judged))
+    arms = (*arms, scored, replace(scored, defense="sarsteer"))
     results = Evaluation({"name": "m"}, {"name": "j"}, "", "2026-01-01", {}, arms)
-    setup = Setup({"qwen2-audio": MODELS["qwen2-audio"].checkpoint}, {"figstep": "figstep:/d"}, "pairs")
-    step = Step("qwen2-audio", "table2", "table2", 100, ("figstep",), ("none", "sarsteer"))
+    columns = {name: f"{name}:/d" for name in ("figstep", "air_bench_chat")}
+    setup = Setup({"qwen2-audio": MODELS["qwen2-audio"].checkpoint}, columns, "pairs")
+    step = Step("qwen2-audio", "table2", "table2", 100, ("figstep", "air_bench_chat"), ("none", "sarsteer"))
     plan = make_plan(setup, ["table2"])
     plan = type(plan)(setup, (step,))
     (tmp_path / "qwen2-audio").mkdir()
@@ -281,3 +290,6 @@ def test_published_figures_stand_beside_a_real_models_numbers(tmp_path: Path) ->
     assert "published ASR" in table.read_text()
     assert "*51.6*" in table.read_text()
     assert "<em>51.6</em>" in page.read_text()
+    assert "| none | 7.50 [7.00, 8.00] | 7.50 [7.00, 8.00] |" in table.read_text()
+    assert "*7.43*" in table.read_text()
+    assert "<em>7.43</em>" in page.read_text()

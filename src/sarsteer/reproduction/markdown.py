@@ -6,22 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sarsteer.evaluation.metrics import Estimate
+from sarsteer.evaluation.report import numbers
 from sarsteer.evaluation.report.markdown import plain
-from sarsteer.evaluation.report.numbers import NOTHING, interval, percent
+from sarsteer.evaluation.report.numbers import NOTHING
 from sarsteer.reproduction.curves import LINES
 from sarsteer.reproduction.plan import Plan
 from sarsteer.reproduction.published import SECOND_HAND
 
 if TYPE_CHECKING:
     from sarsteer.reproduction.report import OfModel, Part
-
-COLUMNS = (
-    ("asr", "ASR ↓"),
-    ("rr_harmful", "RR harmful ↑"),
-    ("rr_safe", "RR safe ↓"),
-    ("brr", "BRR ↑"),
-    ("broken", "broken ↓"),
-)
 
 
 def markdown(models: Sequence[OfModel], plan: Plan) -> str:
@@ -49,18 +42,24 @@ def markdown(models: Sequence[OfModel], plan: Plan) -> str:
 
 
 def _table(part: Part) -> list[str]:
-    counts = {row.arm.summary.asr.n for row in part.block.rows if row.arm.summary.asr is not None}
-    heads = [f"defense{f' (n = {counts.pop()} harmful)' if len(counts) == 1 else ''}", *(title for _, title in COLUMNS)]
-    heads += ["published ASR", "published BRR"] if part.compared else []
+    titles = [f"{metric.title} {metric.arrow}".strip() for metric in part.metrics]
     rows = []
-    for row, told in zip(part.block.rows, part.published, strict=True):
-        leads = {cell.metric.key for cell in row.cells if cell.leads}
-        cells = [_number(getattr(row.arm.summary, key), key in leads) for key, _ in COLUMNS]
-        if part.compared:
-            cells += [NOTHING if told is None or value is None else f"*{value:.1f}*" for value in
-                      (told.asr if told else None, told.brr if told else None)]  # fmt: skip
-        rows.append([plain(row.arm.defense), *cells])
-    return _rows(heads, rows)
+    for number, row in enumerate(part.block.rows):
+        cells = [_number(cell.estimate, cell.leads) for cell in row.cells if not cell.metric.change]
+        told = [NOTHING if values[number] is None else f"*{values[number]}*" for _, values in part.told]
+        rows.append([plain(row.arm.defense), *cells, *told])
+    return [_counted(part), "", *_rows(["defense", *titles, *(title for title, _ in part.told)], rows)]
+
+
+def _counted(part: Part) -> str:
+    """N of each column where all rows share it: else a table of intervals would have to hold it in every cell."""
+    columns = zip(*(row.cells for row in part.block.rows), strict=True)
+    told = []
+    for cells in columns:
+        counts = {numbers.counted(cell.estimate) for cell in cells if cell.estimate is not None}
+        if counts and not cells[0].metric.change:
+            told.append(f"{cells[0].metric.title} {' or '.join(sorted(counts))}")
+    return "; ".join(told) + "."
 
 
 def _at(value: float, standard: float) -> str:
@@ -70,8 +69,8 @@ def _at(value: float, standard: float) -> str:
 def _number(estimate: Estimate | None, leads: bool = False) -> str:
     if estimate is None:
         return NOTHING
-    value = f"**{percent(estimate.value)}**" if leads else percent(estimate.value)
-    return f"{value} {interval(estimate)}"
+    number = f"**{numbers.value(estimate)}**" if leads else numbers.value(estimate)
+    return f"{number} {numbers.interval(estimate)}"
 
 
 def _rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from sarsteer.evaluation.metrics import Estimate
 from sarsteer.evaluation.report import numbers
-from sarsteer.evaluation.report.table import METRICS, Block, blocks
+from sarsteer.evaluation.report.table import SCORE_METRICS, Block, Metric, blocks
 from sarsteer.evaluation.results import Arm, Evaluation
 from sarsteer.evaluation.summary import Summary
 from sarsteer.files import write_text
@@ -34,9 +34,24 @@ class Part:
     published: tuple[Figure | None, ...]
 
     @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The columns: rates or scores as they are; changes stand in each step's own report."""
+        return tuple(metric for metric in self.block.metrics if not metric.change)
+
+    @property
     def compared(self) -> bool:
         """Whether anything is published of it."""
         return any(one is not None for one in self.published)
+
+    @property
+    def told(self) -> tuple[tuple[str, tuple[float | None, ...]], ...]:
+        """Published columns: a title, and a number for each row."""
+        if not self.compared:
+            return ()
+        keys = ("score",) if self.block.metrics is SCORE_METRICS else ("asr", "brr")
+        titles = {"asr": "published ASR", "brr": "published BRR", "score": "published score"}
+        found = {key: tuple(None if one is None else getattr(one, key) for one in self.published) for key in keys}
+        return tuple((titles[key], values) for key, values in found.items() if any(v is not None for v in values))
 
 
 @dataclass(frozen=True)
@@ -76,13 +91,10 @@ def write_report(plan: Plan, out: Path) -> tuple[Path, Path]:
     whole = not plan.setup.limit and all(results_of(step, out).is_file() for step in plan.steps)
     environment = templates("sarsteer.reproduction")
     style = templates("sarsteer.evaluation.report")
-    environment.filters |= {
-        name: getattr(numbers, name) for name in ("percent", "signed", "interval", "counted", "whole")
-    }
+    environment.filters |= {name: getattr(numbers, name) for name in ("value", "interval", "counted", "whole")}
     about = {
         "models": found,
         "setup": plan.setup,
-        "metrics": METRICS,
         "lines": LINES,
         "second_hand": SECOND_HAND,
         "compared": any(part.compared for model in found for part in model.table),

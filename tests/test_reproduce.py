@@ -25,10 +25,12 @@ from sarsteer.errors import EvaluationError, SarsteerError
 from sarsteer.evaluation.judges import Judged, Verdict
 from sarsteer.evaluation.results import Evaluation
 from sarsteer.evaluation.summary import summarise
-from sarsteer.reproduction.missing import Wanted, find_missing, weights_missing
-from sarsteer.reproduction.plan import Setup, Step, by_hand, keep_plan, make_plan, read_plan
+from sarsteer.reproduction.missing import Wanted, find_missing
+from sarsteer.reproduction.plan import Setup, Step, by_hand, make_plan
+from sarsteer.reproduction.plan_file import keep_plan, read_plan
 from sarsteer.reproduction.published import FIGURES, MODELS
 from sarsteer.reproduction.report import write_report
+from sarsteer.reproduction.weights import weights_missing
 from tests.test_benchmarks import advbench_pairs, air_bench, ajailbench, figstep_pairs, sorry_bench
 from tests.test_evaluate import finished, manifest, samples
 from tests.test_judge_models import checkpoint

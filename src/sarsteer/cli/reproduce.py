@@ -90,7 +90,7 @@ def reproduce(
 
 
 def _run(plan: Plan, out: Path, batch_size: int, loading: dict[str, dict[str, Any]], as_json: bool) -> None:
-    from sarsteer.reproduction.plan import keep_plan
+    from sarsteer.reproduction.plan_file import FILE, keep_plan
     from sarsteer.reproduction.report import write_report
     from sarsteer.reproduction.running import run_plan
 
@@ -99,7 +99,7 @@ def _run(plan: Plan, out: Path, batch_size: int, loading: dict[str, dict[str, An
         run_plan(plan, out, batch_size=batch_size, loading=loading, progress=progress)
     page, table = write_report(kept, out)
     if as_json:
-        files = {"report": str(page), "markdown": str(table), "plan": str(out / "plan.json")}
+        files = {"report": str(page), "markdown": str(table), "plan": str(out / FILE)}
         print_json({**files, "steps": [f"{step.model}/{step.name}" for step in plan.steps], "arms": plan.arms})
         return
     print(table.read_text(encoding="utf-8"))

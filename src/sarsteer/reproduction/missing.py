@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,29 +10,16 @@ from pathlib import Path
 
 from sarsteer.data.benchmarks import BENCHMARKS
 from sarsteer.errors import SarsteerError
+from sarsteer.reproduction.datasets import GET, LICENCES
 from sarsteer.reproduction.plan import SCORED
 from sarsteer.reproduction.published import MODELS, PaperModel
+from sarsteer.reproduction.weights import weights_missing
 
 JUDGE = "sorry-bench/ft-mistral-7b-instruct-v0.2-sorry-bench-202406"
 JUDGE_GIGABYTES = 14.5
 HEADROOM = 1.25
 """Memory over the weights': activations and the cache of a batch of clips."""
 TRAIN = "the calibration pairs of SARSteer's repository (figstep train_100)"
-
-_SPOKEN = "git clone https://github.com/linweiii/SARSteer; --data {0}=SARSteer"
-_HUB = "hf download --repo-type dataset {0} --local-dir {1}; --data {2}={1}"
-GET = {
-    "figstep": _SPOKEN.format("figstep"),
-    "advbench": _SPOKEN.format("advbench"),
-    "sorry_bench": "accept its terms at https://huggingface.co/datasets/sorry-bench/sorry-bench-202503, then: "
-    + _HUB.format("sorry-bench/sorry-bench-202503", "sorry-bench", "sorry_bench"),
-    "ajailbench": _HUB.format("MBZUAI/AudioJailbreak", "AudioJailbreak", "ajailbench"),
-    "air_bench_chat": _HUB.format("qyang1021/AIR-Bench-Dataset --include 'Chat/*'", "AIR-Bench", "air_bench_chat"),
-}
-LICENCES = {
-    "sorry_bench": "its licence forbids giving the prompts to models that generate anything but text",
-    "air_bench_chat": "no commercial use",
-}
 
 
 @dataclass(frozen=True)
@@ -130,32 +116,6 @@ def _checkpoint(key: str) -> Iterator[Missing]:
     if why:
         size = f" ({model.gigabytes:g} GB)" if model.gigabytes else ""
         yield Missing("checkpoint", f"{model.checkpoint}{size}", why, f"hf download {model.checkpoint}")
-
-
-def weights_missing(name: str) -> str:
-    """Why a checkpoint cannot be loaded from this machine alone; empty where it can. Nothing is fetched."""
-    folder = Path(name)
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-        try:
-            folder = Path(snapshot_download(name, local_files_only=True))
-        except (LocalEntryNotFoundError, HFValidationError, OSError):
-            return "neither a folder nor in the Hub's cache here"
-    if not (folder / "config.json").is_file():
-        return f"{folder} holds no config.json"
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError):
-            return f"{index} cannot be read"
-        absent = sorted(file for file in files if not (folder / file).is_file())
-        return f"{len(absent)} of {len(files)} weight files are not there, such as {absent[0]}" if absent else ""
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        return f"{folder} holds no weights"
-    return ""
 
 
 def _data(name: str, wanted: Wanted) -> Iterator[Missing]:

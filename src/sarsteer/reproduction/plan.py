@@ -1,4 +1,4 @@
-"""What is to be run: every arm of the table, the ablation and the sensitivity, step by step, kept in a file.
+"""What is to be run: every arm of the table, the ablation and the sensitivity, step by step.
 
 A step is one run of ``sarsteer evaluate``. Steps with the same steering share a folder, so that an arm that two of them
 need (no defense, SARSteer as the paper sets it) is answered once.
@@ -6,17 +6,14 @@ need (no defense, SARSteer as the paper sets it) is answered once.
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from sarsteer.errors import EvaluationError
 from sarsteer.evaluation.judging import is_scoring
-from sarsteer.files import write_text
-from sarsteer.models.loading import EMBEDDED
+from sarsteer.reproduction.published import MODELS
 
 PARTS = ("table2", "ablation", "sensitivity")
 TABLE = ("none", "prompt:ada", "prompt:harm-check", "h2s", "c2r", "sarsteer")
@@ -31,7 +28,6 @@ BENCHMARKS = ("figstep", "sorry_bench", "ajailbench", "advbench", "air_bench_cha
 SCORED = "air_bench_chat"
 TWINS = ("figstep", "advbench", "embedded")
 """Benchmarks with safe twins: only they show what a defense costs; the first one there has ablation and sensitivity."""
-FILE = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -169,63 +165,6 @@ def by_hand(step: Step, setup: Setup, out: Path) -> str:
     ):
         if value is not None:
             parts += [option, str(value)]
+    if any(known.checkpoint == setup.models[step.model] and known.remote_code for known in MODELS.values()):
+        parts.append("--trust-remote-code")
     return shlex.join(parts)
-
-
-def keep_plan(plan: Plan, out: Path) -> Plan:
-    """Write the plan; where the folder has one of the same setup, its other steps stay in it.
-
-    Raises:
-        EvaluationError: the folder holds a run with another setup, or a plan that cannot be read.
-
-    """
-    file = out / FILE
-    if file.exists():
-        old = read_plan(out)
-        before, now = _json(old.setup), _json(plan.setup)
-        differ = [f"{key} {_short(before[key])}, now {_short(now[key])}" for key in now if before[key] != now[key]]
-        if differ:
-            raise EvaluationError(
-                f"{out}: was begun with another setup: {'; '.join(differ)}; give the same, or name another --out"
-            )
-        kept = [step for step in old.steps if step not in plan.steps]
-        plan = Plan(plan.setup, (*kept, *plan.steps))
-    out.mkdir(parents=True, exist_ok=True)
-    steps = [{**vars(step), "by_hand": by_hand(step, plan.setup, out)} for step in plan.steps]
-    write_text(file, json.dumps({"setup": _json(plan.setup), "steps": steps}, ensure_ascii=False, indent=1) + "\n")
-    return plan
-
-
-def read_plan(out: Path) -> Plan:
-    """The plan that a folder keeps.
-
-    Raises:
-        EvaluationError: it is damaged.
-
-    """
-    file = out / FILE
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-        setup = Setup(**{**data["setup"], "judges": tuple(data["setup"]["judges"])})
-        steps = [{key: value for key, value in row.items() if key != "by_hand"} for row in data["steps"]]
-        return Plan(
-            setup,
-            tuple(Step(**{**r, "benchmarks": tuple(r["benchmarks"]), "defenses": tuple(r["defenses"])}) for r in steps),
-        )
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise EvaluationError(f"{file}: cannot be read ({error}); delete it and run the same command again") from None
-
-
-def is_embedded(setup: Setup) -> bool:
-    """Whether the toy model is all there is."""
-    return set(setup.models.values()) == {EMBEDDED}
-
-
-def _json(setup: Setup) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(json.dumps(vars(setup)))
-    return found
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:40]}…{text[-16:]}"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
@@ -17,7 +15,7 @@ from sarsteer.evaluation.summary import Summary
 from sarsteer.files import write_text
 from sarsteer.pages import templates
 from sarsteer.reproduction.curves import LINES, curve
-from sarsteer.reproduction.plan import Plan, Step, by_hand, results_of
+from sarsteer.reproduction.plan import Plan, Step, results_of
 from sarsteer.reproduction.published import MODELS, SECOND_HAND, Figure, figure
 from sarsteer.reproduction.running import load_results
 
@@ -133,7 +131,7 @@ def _of_model(model: str, plan: Plan, out: Path, results: dict[Step, Evaluation]
         lines=tuple(_lines(results)),
         benchmark=plan.setup.paired,
         notes=tuple(dict.fromkeys(note for evaluation in results.values() for note in evaluation.notes)),
-        commands=tuple((step.name, by_hand(step, plan.setup, out)) for step in results),
+        commands=tuple((step.name, evaluation.command) for step, evaluation in results.items()),
         files=tuple(str(results_of(step, out)) for step in results),
     )
 
@@ -181,8 +179,3 @@ def _kind(arm: Arm) -> tuple[str, str | None]:
 
 def _value(arm: Arm, name: str, step: Step) -> float:
     return float(step.pairs if name == "n" else arm.settings[name])
-
-
-def rows_of(lines: Sequence[Line]) -> list[tuple[str, str, Any]]:
-    """Every point of the lines as a row: setting, value, summary."""
-    return [(line.sign, f"{value:g}", summary) for line in lines for value, summary in line.points]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sarsteer.data.benchmarks import BENCHMARKS
 from sarsteer.errors import SarsteerError
+from sarsteer.models.loading import EMBEDDED
 from sarsteer.reproduction.datasets import GET, LICENCES
 from sarsteer.reproduction.plan import SCORED
 from sarsteer.reproduction.published import MODELS, PaperModel
@@ -89,26 +90,26 @@ def software_missing(models: Sequence[str]) -> Iterator[Missing]:
 def _hardware(wanted: Wanted) -> Iterator[Missing]:
     import torch
 
-    if wanted.device is not None and not wanted.device.startswith("cuda"):
+    if set(wanted.models) == {EMBEDDED} or not (wanted.device or "cuda").startswith("cuda"):
         return
     sizes = [MODELS[key].gigabytes for key in wanted.models if key in MODELS]
     judged = JUDGE_GIGABYTES if wanted.judge.startswith("sorry-bench:") else 0.0
     need = HEADROOM * (max(sizes, default=0.0) + judged)
     largest = max((key for key in wanted.models if key in MODELS), key=lambda key: MODELS[key].gigabytes, default="")
-    told = f"{need:.0f} GB of memory, for {largest}" + (" and the judge beside it" if judged else "")
+    told = f"a GPU with {need:.0f} GB of memory, for {largest or 'the model'}" + (
+        ", beside the judge" if judged else ""
+    )
     how = "use a machine with one; or a smaller --model, or another --judge; --device cpu goes without, and takes weeks"
     if not torch.cuda.is_available():
         why = "torch sees none" if torch.version.cuda else "this torch was built without CUDA"
-        yield Missing("hardware", f"a GPU with {told}", why, how)
+        yield Missing("hardware", told, why, how)
         return
     there = torch.cuda.get_device_properties(wanted.device or "cuda").total_memory / 1e9
     if there < need:
-        yield Missing("hardware", f"a GPU with {told}", f"{torch.cuda.get_device_name()} has {there:.0f} GB", how)
+        yield Missing("hardware", told, f"{torch.cuda.get_device_name()} has {there:.0f} GB", how)
 
 
 def _checkpoint(key: str) -> Iterator[Missing]:
-    from sarsteer.models.loading import EMBEDDED
-
     model = MODELS.get(key) or PaperModel(key, key, 0)
     if key == EMBEDDED:
         return

@@ -13,7 +13,10 @@ from sarsteer.cli.output import check_out, console, errors, print_json, progress
 def calibrate(
     model: Annotated[str, typer.Argument(help="sarsteer-tiny, a folder, or a name on the Hugging Face Hub.")],
     pairs: Annotated[
-        str, typer.Option("--pairs", help="Manifest (JSONL) of harmful clips with safe twins, or sarsteer-tiny.")
+        str,
+        typer.Option(
+            "--pairs", help="Manifest (JSONL) of clips and safe twins, figstep@train:FOLDER, or sarsteer-tiny."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Steering file to write (.safetensors).")],
     instruction: Annotated[str | None, typer.Option(help="Text beside each clip; the paper's by default.")] = None,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sarsteer import __version__
-from sarsteer.cli import calibrate, demo, doctor, evaluate, models, pairs, report, respond, show, speak
+from sarsteer.cli import calibrate, demo, doctor, evaluate, models, pairs, report, reproduce, respond, show, speak
 from sarsteer.cli.output import fail
 from sarsteer.errors import SarsteerError
 
@@ -42,6 +42,7 @@ app.command("pairs")(pairs.pairs)
 app.command("speak")(speak.speak)
 app.command("calibrate")(calibrate.calibrate)
 app.command("evaluate")(evaluate.evaluate)
+app.command("reproduce")(reproduce.reproduce)
 app.command("respond")(respond.respond)
 app.command("show")(show.show)
 app.command("report")(report.report)

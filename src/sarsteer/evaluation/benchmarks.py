@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sarsteer.data.benchmarks import BENCHMARKS, load_benchmark
+from sarsteer.data.benchmarks.load import split_spec
 from sarsteer.data.manifest import Item, load_items
 from sarsteer.data.pairs import manifest_path
 from sarsteer.errors import BenchmarkError
@@ -70,12 +71,8 @@ def open_benchmark(spec: str, *, limit: int | None = None, instruction: str | No
         BenchmarkError, ManifestError: it is unknown, not there, or broken.
 
     """
-    head, _, folder = spec.partition(":")
-    whole, _, split = head.partition("@")
-    name, _, variant = whole.partition("/")
-    return open_named(
-        name, folder=folder or None, split=split or None, variant=variant or None, limit=limit, instruction=instruction
-    )
+    name, variant, split, folder = split_spec(spec)
+    return open_named(name, folder=folder, split=split, variant=variant, limit=limit, instruction=instruction)
 
 
 def open_named(

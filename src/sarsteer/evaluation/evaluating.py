@@ -17,11 +17,13 @@ from sarsteer.evaluation.benchmarks import Loaded, open_benchmark
 from sarsteer.evaluation.defenses import Strength, Supplies, check_specs, make_defense
 from sarsteer.evaluation.defenses.making import at_alpha, is_steered
 from sarsteer.evaluation.hearing import Hearing, altered, listen, without_misheard
+from sarsteer.evaluation.judging import choose_judges, is_scoring, measures_usefulness
 from sarsteer.evaluation.results import Arm, Evaluation
 from sarsteer.models.loading import EMBEDDED
 
 if TYPE_CHECKING:
     from sarsteer.evaluation.inspect.sharing import SharedModel
+    from sarsteer.evaluation.judges import Judge
     from sarsteer.steering.artifact import Steering
 
 Progress = Callable[[str, int, int], None]
@@ -40,7 +42,7 @@ class Settings:
     k: int | None = None
     lambda_: float | None = None
     alpha_sweep: Sequence[float] = ()
-    judge: str | None = None
+    judge: str | Sequence[str] | None = None
     limit: int | None = None
     calibration: str | None = None
     instruction: str | None = None
@@ -71,12 +73,8 @@ def run(settings: Settings, progress: Progress | None = None) -> Evaluation:
     _check_hearing(settings, benchmarks)
     pairs = load_pairs(settings.calibration, "calibration") if settings.calibration is not None else None
     notes = _check_apart(benchmarks, pairs, steering)
-    judges = {one.name: settings.judge or one.judge for one in benchmarks}
-    for name, spec in judges.items():
-        if spec.partition(":")[0] == "air-bench":
-            raise EvaluationError(
-                f"{name}: judge 'air-bench' scores usefulness and tells no refusals; choose one of the others here"
-            )
+    judges = choose_judges(benchmarks, settings.judge)
+    for spec in dict.fromkeys(judges.values()):
         shared_judge(spec)
     loading = {name: value for name, value in settings.loading.items() if value is not None}
     shared = shared_model(settings.model, loading, settings.batch_size)
@@ -85,7 +83,7 @@ def run(settings: Settings, progress: Progress | None = None) -> Evaluation:
     supplies = Supplies(
         steering=steering,
         pairs=pairs,
-        judge=shared_judge(judges[benchmarks[0].name]).judge,
+        judge=_first_that_tells(judges),
         cache=settings.out / "vectors",
         strength=Strength(settings.alpha, settings.k, settings.lambda_),
         batch_size=settings.batch_size,
@@ -103,9 +101,9 @@ def run(settings: Settings, progress: Progress | None = None) -> Evaluation:
         f"{one.name}: its licence forbids {one.about['forbids']}" for one in benchmarks if one.about.get("forbids")
     ]
     notes += [
-        f"{one.name} measures how good answers are; only refusals were judged here"
+        f"{one.name} measures how good answers are; only refusals were judged here (--judge air-bench:MODEL scores)"
         for one in benchmarks
-        if one.about.get("metric") == "chat_score"
+        if measures_usefulness(one) and not is_scoring(judges[one.name])
     ]
     if settings.model == EMBEDDED:
         notes.append("these are numbers of sarsteer-tiny, a toy model; they say nothing about a large one")
@@ -179,6 +177,13 @@ def _arms(
             *(GridArm(benchmark, made[spec], alpha, base) for spec, base, alpha in swept),
         )
     ]
+
+
+def _first_that_tells(judges: Mapping[str, str]) -> Judge | None:
+    """For c2r, which asks what the model refuses: a judge of scores cannot say."""
+    from sarsteer.evaluation.inspect.sharing import shared_judge
+
+    return next((shared_judge(spec).judge for spec in judges.values() if not is_scoring(spec)), None)
 
 
 def _steering(path: Path | None) -> Steering | None:

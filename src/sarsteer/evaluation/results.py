@@ -11,7 +11,8 @@ from typing import Any
 
 from sarsteer.errors import EvaluationError
 from sarsteer.evaluation.judges.interface import Verdict
-from sarsteer.evaluation.metrics import Estimate
+from sarsteer.evaluation.metrics import Estimate, Score
+from sarsteer.evaluation.scores import Scores
 from sarsteer.evaluation.summary import Category, Summary
 from sarsteer.files import write_text
 
@@ -158,7 +159,8 @@ def _estimate(data: Any) -> Any:
 
 
 def _summary(data: dict[str, Any]) -> Summary:
-    plain = {name: _estimate(value) for name, value in data.items() if name not in ("bounds", "categories", "notes")}
+    apart = ("bounds", "categories", "notes", "scores")
+    plain = {name: _estimate(value) for name, value in data.items() if name not in apart}
     return Summary(
         **plain,
         bounds={name: (low, high) for name, (low, high) in data["bounds"].items()},
@@ -167,4 +169,10 @@ def _summary(data: dict[str, Any]) -> Summary:
             for name, row in data["categories"].items()
         },
         notes=tuple(data["notes"]),
+        scores=_scores(data["scores"]) if data.get("scores") else None,
     )
+
+
+def _scores(data: dict[str, Any]) -> Scores:
+    means: dict[str, Any] = {name: value if value is None else Score(**value) for name, value in data.items()}
+    return Scores(**{**means, "unreadable": Estimate(**data["unreadable"])})

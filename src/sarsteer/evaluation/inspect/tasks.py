@@ -131,12 +131,13 @@ def _register(name: str) -> Any:
         max_new_tokens: int = MAX_NEW_TOKENS,
     ) -> Task:
         from sarsteer.evaluation.benchmarks import open_named
+        from sarsteer.evaluation.judging import choose_judges
 
         with told_by_inspect():
             benchmark = open_named(
                 name, folder=folder, split=split, variant=variant, limit=limit, instruction=instruction
             )
-            return build_task(benchmark, judge, max_new_tokens)
+            return build_task(benchmark, choose_judges([benchmark], judge)[benchmark.name], max_new_tokens)
 
     made.__name__ = name
     made.__doc__ = f"``{name}``: the folder it lies in, split, variant, limit, judge, instruction, max_new_tokens."

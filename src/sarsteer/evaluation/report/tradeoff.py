@@ -36,13 +36,16 @@ def tradeoff(
     benchmark: str, arms: Sequence[Arm], curve: Sequence[CurvePoint], series: Mapping[str, int]
 ) -> Markup | None:
     """The panel of one benchmark; None where it has no safe, or no harmful, requests."""
-    sweeps = {
-        name: [p for p in sorted(curve, key=lambda p: p.alpha) if p.defense == name]
+    swept = {
+        name: [point for point in whole_curve(arms, curve) if point.defense == name]
         for name in dict.fromkeys(point.defense for point in curve)
     }
-    lines = {name: _points(name, [(f"α {p.alpha:g}", p.summary) for p in sweeps[name]], series) for name in sweeps}
+    lines = {name: _points(name, [_named(p) for p in swept[name]], series) for name in swept}
     singles = _points(None, [(arm.defense, arm.summary) for arm in arms], series)
-    everything = [*singles, *(point for line in lines.values() for point in line)]
+    strengths = [
+        point for name in swept for point in _points(name, [_named(p) for p in curve if p.defense == name], series)
+    ]
+    everything = [*singles, *strengths]  # a defense's own strength is drawn once, as the row of the table that it is
     if not everything:
         return None
     top = _axis_end(max(point.x.high for point in everything))
@@ -70,6 +73,23 @@ def tradeoff(
     in_the_way += [box for line in lines.values() for box in _along(list(map(at, line)))]
     drawn += _labels(everything, at, in_the_way)
     return picture(WIDTH, HEIGHT, f"{benchmark}: harmful requests refused against safe requests refused", *drawn)
+
+
+def _named(point: CurvePoint) -> tuple[str, Summary]:
+    return f"α {point.alpha:g}", point.summary
+
+
+def whole_curve(arms: Sequence[Arm], curve: Sequence[CurvePoint]) -> list[CurvePoint]:
+    """The curve with each swept defense's own strength, which is a row of the table, in its place; by rising α."""
+    own = [
+        CurvePoint(arm.benchmark, arm.defense, float(alpha), arm.summary)
+        for arm in arms
+        if isinstance(alpha := arm.settings.get("alpha"), int | float)
+        and arm.defense in {point.defense for point in curve}
+        and (arm.defense, float(alpha)) not in {(point.defense, point.alpha) for point in curve}
+    ]
+    order = {name: i for i, name in enumerate(dict.fromkeys(point.defense for point in curve))}
+    return sorted([*curve, *own], key=lambda point: (order[point.defense], point.alpha))
 
 
 def _points(name: str | None, found: Sequence[tuple[str, Summary]], series: Mapping[str, int]) -> list[Point]:

@@ -329,13 +329,21 @@ class AudioLanguageModel(LanguageModel):
         prompts = self._prompts(conversations)
         generation = self._generation_options(generation)
         answers: dict[int, list[str]] = {}
+        steered = getattr(unwrap(self.module), "_sarsteer_handle", None)
+        decisions: dict[int, list[Any]] = {}  # a gate's, of each answer
         for batch in self._batches(prompts, batch_size):
             inputs = self.collate([prompts[i] for i in batch])
+            if steered is not None:
+                steered._collect()
             tokens = self._answer(inputs, max_new_tokens=max_new_tokens, **generation)
             texts = self._decode(tokens)
             each = len(texts) // len(batch)
             for place, index in enumerate(batch):
                 answers[index] = texts[place * each : (place + 1) * each]
+            if steered is not None:
+                decisions.update(zip(batch, steered._take(len(batch), each), strict=True))
+        if steered is not None:
+            steered._answer([made for index in sorted(decisions) for made in decisions[index]])
         return [text.strip() for index in range(len(prompts)) for text in answers[index]]
 
     def stream(

@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from sarsteer.errors import ArtifactError, SteeringError
 from sarsteer.files import atomic_path
 from sarsteer.models.fingerprint import Fingerprint, fingerprint_of
 from sarsteer.models.layers import find_decoder_layers
+from sarsteer.steering.gate import Gate
 from sarsteer.steering.hooks import SteeringHandle, attach
 from sarsteer.steering.subspace import ablate, weighted
 
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
     from sarsteer.steering.diagnostics import LayerReport
     from sarsteer.steering.suggestion import Suggestion
 
-FORMAT_VERSION = 1
+FORMAT_VERSION, GATED_VERSION = 1, 2
+"""A file with a gate, or with weights of its layers, has a version of its own: a reader that knows neither would steer
+every request, in every layer, by strengths that were chosen for some, and must refuse it. A file without is what it
+always was, readable by every version."""
 FILE_NAME = "steering.safetensors"
 DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA = 0.1, 10, 1.0
 _TENSORS = ("refusal", "safe_basis", "singular_values", "safe_mean", "harmful_mean", "activation_norms")
@@ -45,6 +49,7 @@ class Steering:
         safe_mean, harmful_mean: ``[L, D]`` mean of ``h_l(a, t)`` over safe and harmful clips.
         activation_norms: ``[L]`` median of ``‖h_l(a, t)‖`` over harmful clips.
         metadata: where it comes from; JSON values only.
+        gate: tells harmful from safe requests, where calibration could fit one.
 
     """
 
@@ -55,9 +60,14 @@ class Steering:
     harmful_mean: torch.Tensor = field(repr=False)
     activation_norms: torch.Tensor = field(repr=False)
     metadata: dict[str, Any] = field(default_factory=dict)
+    gate: Gate | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         _check_shapes(self)
+        if "format_version" in self.metadata:
+            plain = self.gate is None and "layer_weights" not in self.metadata.get("defaults", {})
+            version = FORMAT_VERSION if plain else GATED_VERSION
+            object.__setattr__(self, "metadata", {**self.metadata, "format_version": version})
 
     # ---- the vectors ---------------------------------------------------------------------------------------------
 
@@ -127,6 +137,37 @@ class Steering:
 
         return suggest(self)
 
+    @property
+    def gate_by_default(self) -> bool:
+        """Whether requests are gated where the caller does not say."""
+        return bool(self.metadata.get("defaults", {}).get("gate", False))
+
+    def choose_gate(self, wanted: bool | Gate | None = None) -> Gate | None:
+        """The gate to steer with: none for False, the artifact's for True, its default for None, else what is given.
+
+        Raises:
+            SteeringError: the artifact has no gate; the message says why.
+
+        """
+        if isinstance(wanted, Gate):
+            return wanted
+        if not (self.gate_by_default if wanted is None else wanted):
+            return None
+        if self.gate is None:
+            why = self.metadata.get("no_gate", "it was calibrated without one")
+            raise SteeringError(f"this steering has no gate: {why}; steer without, or calibrate anew")
+        return self.gate
+
+    def with_gate(self, gate: Gate | None) -> Steering:
+        """The same artifact with another gate, such as ``steering.gate.with_threshold(0.5)``; None takes it out."""
+        metadata = dict(self.metadata)
+        if gate is None:
+            metadata["no_gate"] = "it was taken out"
+            metadata["defaults"] = {**metadata.get("defaults", {}), "gate": False}
+        else:
+            metadata.pop("no_gate", None)
+        return replace(self, gate=gate, metadata=metadata)
+
     def with_defaults(
         self,
         *,
@@ -134,8 +175,9 @@ class Steering:
         k: int | None = None,
         lambda_: float | None = None,
         layer_weights: Sequence[float] | None = None,
+        gate: bool | None = None,
     ) -> Steering:
-        """The same artifact with other default strengths, and weights of its layers ``[L]``."""
+        """The same artifact with other default strengths and weights of its layers ``[L]``, gated by default or not."""
         own_alpha, own_k, own_lambda = self.defaults
         chosen: dict[str, Any] = {
             "alpha": own_alpha if alpha is None else float(alpha),
@@ -146,7 +188,12 @@ class Steering:
         self.vectors(chosen["k"], chosen["lambda"], weights)  # raises where they are out of range
         if any(weight != 1 for weight in weights):  # else the file says nothing of them, as before there were any
             chosen["layer_weights"] = list(weights)
-        return Steering(**{n: getattr(self, n) for n in _TENSORS}, metadata={**self.metadata, "defaults": chosen})
+        gated = self.gate_by_default if gate is None else bool(gate)
+        if gated:
+            self.choose_gate(True)  # raises where there is none
+        if gated or "gate" in self.metadata.get("defaults", {}):
+            chosen["gate"] = gated
+        return replace(self, metadata={**self.metadata, "defaults": chosen})
 
     # ---- steering a model ----------------------------------------------------------------------------------------
 
@@ -157,6 +204,7 @@ class Steering:
         k: int | None = None,
         lambda_: float | None = None,
         *,
+        gate: bool | Gate | None = None,
         allow_other_model: bool = False,
         layers: str | None = None,
     ) -> SteeringHandle:
@@ -167,13 +215,16 @@ class Steering:
             alpha: steering strength; change it later through ``handle.alpha``.
             k: as in ``vectors``.
             lambda_: as in ``vectors``.
+            gate: steer only requests that the gate takes for harmful; True for the artifact's own gate, False for
+                none, which is the paper, None for the artifact's default. ``handle.decisions`` tells what it decided.
             allow_other_model: go on though the weights are not those that were calibrated, as with a quantised
                 copy of the same model. Shapes must agree all the same.
             layers: dotted path to a bare model's decoder layers, where they are not found.
 
         Raises:
             ArtifactError: the model is not the one that was calibrated.
-            SteeringError: the hooks would not steer every forward exactly; the model is left as it was.
+            SteeringError: the hooks would not steer every forward exactly, or a gate is asked for and not there;
+                the model is left as it was.
             ModelError: the model shows no activations, as one behind an API.
 
         """
@@ -184,7 +235,7 @@ class Steering:
             module, found, probe = model.module, model.decoder_layers, model.probe
         self.check_model(fingerprint_of(module, found), allow_other_model=allow_other_model)
         alpha = self.defaults[0] if alpha is None else alpha
-        return attach(module, found, self.vectors(k, lambda_), alpha, probe)
+        return attach(module, found, self.vectors(k, lambda_), alpha, probe, self.choose_gate(gate))
 
     @contextmanager
     def on(
@@ -194,11 +245,12 @@ class Steering:
         k: int | None = None,
         lambda_: float | None = None,
         *,
+        gate: bool | Gate | None = None,
         allow_other_model: bool = False,
         layers: str | None = None,
     ) -> Iterator[SteeringHandle]:
         """``attach`` for the length of a ``with`` block."""
-        handle = self.attach(model, alpha, k, lambda_, allow_other_model=allow_other_model, layers=layers)
+        handle = self.attach(model, alpha, k, lambda_, gate=gate, allow_other_model=allow_other_model, layers=layers)
         try:
             yield handle
         finally:
@@ -235,6 +287,8 @@ class Steering:
             digest.update(name.encode())
             digest.update(getattr(self, name).float().contiguous().numpy().tobytes())
         digest.update(json.dumps(self.metadata, sort_keys=True).encode())
+        if self.gate is not None:
+            digest.update(self.gate.digest.encode())
         return digest.hexdigest()
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -243,8 +297,12 @@ class Steering:
 
         target = Path(path)
         tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
+        header = self.metadata
+        if self.gate is not None:
+            tensors |= self.gate.tensors
+            header = {**header, "gate": self.gate.header}
         with atomic_path(target) as temporary:
-            save_file(tensors, temporary, metadata={"sarsteer": json.dumps(self.metadata, sort_keys=True)})
+            save_file(tensors, temporary, metadata={"sarsteer": json.dumps(header, sort_keys=True)})
         return target
 
     @classmethod
@@ -267,6 +325,7 @@ class Steering:
                 header = (file.metadata() or {}).get("sarsteer")
                 names = set(file.keys())
                 tensors = {name: file.get_tensor(name) for name in _TENSORS if name in names}
+                gate_parts = {name: file.get_tensor(name) for name in names if name.startswith("gate.")}
         except (SafetensorError, OSError) as error:
             raise ArtifactError(
                 f"{target}: is no safetensors file, or was truncated ({error}); copy it again or calibrate anew"
@@ -277,8 +336,9 @@ class Steering:
         if missing := [name for name in _TENSORS if name not in tensors]:
             raise ArtifactError(f"{target}: lacks {', '.join(missing)}; calibrate anew")
         try:
-            return cls(**tensors, metadata=metadata)
-        except ArtifactError as error:
+            gate = Gate.from_parts(metadata.pop("gate", None), gate_parts) if _is_gated(metadata) else None
+            return cls(**tensors, metadata=metadata, gate=gate)
+        except (ArtifactError, SteeringError) as error:
             raise ArtifactError(f"{target}: {error}") from None
 
     def push_to_hub(
@@ -328,14 +388,19 @@ def _read_header(header: str, target: Path) -> dict[str, Any]:
     if not isinstance(metadata, dict):
         raise ArtifactError(f"{target}: its metadata is damaged; calibrate anew")
     version = metadata.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in (FORMAT_VERSION, GATED_VERSION):
         raise ArtifactError(
-            f"{target}: has format version {version}, this sarsteer reads {FORMAT_VERSION}; "
+            f"{target}: has format version {version}, this sarsteer reads {FORMAT_VERSION} and {GATED_VERSION}; "
             "use the sarsteer that wrote it, or calibrate anew"
         )
     if missing := [key for key in _KEYS if key not in metadata]:
         raise ArtifactError(f"{target}: its metadata lacks {', '.join(missing)}; calibrate anew")
     return metadata
+
+
+def _is_gated(metadata: dict[str, Any]) -> bool:
+    weighted_alone = "gate" not in metadata and "layer_weights" in metadata.get("defaults", {})
+    return bool(metadata["format_version"] == GATED_VERSION) and not weighted_alone
 
 
 def _check_shapes(steering: Steering) -> None:
@@ -358,6 +423,12 @@ def _check_shapes(steering: Steering) -> None:
             raise ArtifactError(f"{name} has shape {tuple(tensor.shape)} instead of {shape}; calibrate anew")
         if not torch.isfinite(tensor).all():
             raise ArtifactError(f"{name} holds NaN or infinite values; calibrate anew")
+    gate = steering.gate
+    if gate is not None and (gate.layer >= layers - 1 or len(gate.weight) != width):
+        raise ArtifactError(
+            f"its gate, at layer {gate.layer} and {len(gate.weight)} wide, does not fit {layers} layers of {width}: "
+            "calibrate anew"
+        )
     for key, value in (("layers", layers), ("hidden_size", width)):
         if key in steering.metadata and steering.metadata[key] != value:
             raise ArtifactError(

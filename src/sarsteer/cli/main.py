@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sarsteer import __version__
-from sarsteer.cli import calibrate, demo, doctor, evaluate, models, pairs, report, respond, show, speak, tune
+from sarsteer.cli import calibrate, demo, doctor, evaluate, layers, models, pairs, report, respond, show, speak, tune
 from sarsteer.cli.output import fail
 from sarsteer.errors import SarsteerError
 
@@ -42,6 +42,7 @@ app.command("pairs")(pairs.pairs)
 app.command("speak")(speak.speak)
 app.command("calibrate")(calibrate.calibrate)
 app.command("tune")(tune.tune)
+app.command("layers")(layers.layers)
 app.command("evaluate")(evaluate.evaluate)
 app.command("respond")(respond.respond)
 app.command("show")(show.show)

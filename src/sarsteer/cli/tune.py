@@ -29,6 +29,7 @@ def tune(
     search_layers: Annotated[
         str, typer.Option(help="range (contiguous), all (as in the paper), or weights (a strength each).")
     ] = "range",
+    gate: Annotated[bool, typer.Option(help="Try the gate, too: steer only what it takes for harmful.")] = True,
     trials: Annotated[int, typer.Option(help="Settings scored by first tokens.", min=1)] = 200,
     generations: Annotated[int, typer.Option(help="Settings measured by generation and the judge.", min=1)] = 16,
     surrogate: Annotated[bool, typer.Option(help="Score by first tokens before generating.")] = True,
@@ -48,7 +49,7 @@ def tune(
     overwrite: Annotated[bool, typer.Option(help="Replace the output file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Choose α, k, λ and the layers on calibration pairs, and write a steering file that uses them.
+    """Choose α, k, λ, the layers and the gate on calibration pairs, and write a steering file that uses them.
 
     Of the settings that keep to --max-over-refusal and --max-broken the one with the lowest attack success is chosen;
     where none does, nothing is written. A run that was killed goes on where it was when started again.
@@ -82,6 +83,7 @@ def tune(
     options = Options(
         limits=limits,
         layers=search_layers,
+        gate=gate,
         trials=trials,
         generations=generations,
         surrogate=surrogate,

@@ -111,7 +111,8 @@ class Measurer:
         """Answer every tuning request under ``setting``, and judge."""
         began = time.perf_counter()
         if self._handle is None:
-            self._handle = self._steering.attach(self._model, 0.0, 0)
+            self._handle = self._steering.attach(self._model, 0.0, 0, gate=False)
+        self._handle.set_gate(setting.gate(self._steering))
         self._handle.set_vectors(setting.vectors(self._steering), setting.alpha)
         try:
             prompts = [*self._requests.harmful, *self._requests.safe]

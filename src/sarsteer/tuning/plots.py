@@ -12,6 +12,7 @@ from sarsteer.steering.plots import BLUE, GREEN, GREY, INK, ORANGE, new_figure
 from sarsteer.tuning.front import Limits, pareto_front
 
 if TYPE_CHECKING:
+    from sarsteer.tuning.layer_study import LayerStudy
     from sarsteer.tuning.run import Tuned
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -87,6 +88,37 @@ def draw_front(tuned: Tuned, limits: Limits, title: str) -> Any:
     right.set_ylabel("broken (%)", fontsize=9)
     right.set_title("The limits (dashed), measured", fontsize=10, loc="left")
     figure.colorbar(dots, ax=right, label="ASR (%)", shrink=0.85)
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    return figure
+
+
+def plot_layer_study(study: LayerStudy, path: Path, title: str) -> None:
+    """Draw what each layer does alone, and what is lost without it."""
+    check_picture(path)
+    save(draw_layer_study(study, title), path)
+
+
+def draw_layer_study(study: LayerStudy, title: str) -> Any:
+    """The figure of ``plot_layer_study``: dashed lines are all layers together."""
+    figure, (alone, without) = new_figure(2, 12, 4.0)
+    layers = [row.layer for row in study.rows]
+    shown = (("refused, harmful", GREEN), ("refused, safe", ORANGE), ("broken", INK))
+    left = [[1 - r.alone.asr, r.alone.over_refusal, r.alone.broken] for r in study.rows]
+    right = [
+        [1 - r.without.asr, r.without.over_refusal, r.without.broken] if r.without else [0, 0, 0] for r in study.rows
+    ]
+    whole = [1 - study.whole.asr, study.whole.over_refusal, study.whole.broken]
+    for axis, rows in ((alone, left), (without, right)):
+        for place, (name, color) in enumerate(shown):
+            axis.plot(layers, _percent([row[place] for row in rows]), color=color, marker="o", markersize=4, label=name)
+            axis.axhline(100 * whole[place], color=color, linewidth=0.9, linestyle="--")
+        axis.set_ylim(-3, 103)
+        axis.set_xlabel("decoder layer", fontsize=9)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    alone.set_ylabel("estimated by first tokens (%)", fontsize=9)
+    alone.set_title("This layer alone, with the push of all", fontsize=10, loc="left")
+    without.set_title("All but this layer", fontsize=10, loc="left")
+    without.legend(frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     return figure
 

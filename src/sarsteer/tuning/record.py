@@ -26,6 +26,7 @@ def recorded(tuned: Tuned, options: Options, judge: Judge, calibrating: int, tun
         "judge": judge.signature,
         "seed": options.seed,
         "layers": options.layers,
+        "gate": options.gate,
         "trials": len(tuned.candidates),
         "generations": len(tuned.points),
         "optuna": optuna.__version__,

@@ -64,21 +64,28 @@ def hear(
     return Requests(prompts[:n], prompts[n : 2 * n], prompts[2 * n :])
 
 
-def load_or_answer(
-    path: Path, model: AudioLanguageModel, requests: Requests, max_new_tokens: int, batch_size: int, report: Report
+def answer_all(
+    model: AudioLanguageModel,
+    requests: Requests,
+    max_new_tokens: int,
+    batch_size: int,
+    report: Report,
+    path: Path | None = None,
 ) -> References:
-    """The references in ``path``, or made and written there.
+    """The references, written to ``path`` as they are made; what is there already is not made again.
 
     Raises:
         TuningError: the file is damaged.
 
     """
-    done = _load(path)
+    done = {} if path is None else _load(path)
     names = ("harmful", "safe", "prompted")
     for index, name in enumerate(names):
         report("Answering undefended", index, len(names))
-        if name not in done:
-            done[name] = answer(model, getattr(requests, name), max_new_tokens, batch_size)
+        if name in done:
+            continue
+        done[name] = answer(model, getattr(requests, name), max_new_tokens, batch_size)
+        if path is not None:
             write_text(path, json.dumps({key: asdict(said) for key, said in done.items()}, ensure_ascii=False))
     report("Answering undefended", len(names), len(names))
     return References(**done)

@@ -14,9 +14,10 @@ from sarsteer.models.base import AudioLanguageModel
 from sarsteer.models.interface import DEFAULT_BATCH
 from sarsteer.steering.artifact import DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA, Steering
 from sarsteer.steering.calibration import INSTRUCTION, REFUSAL_PROMPT, calibrate
+from sarsteer.steering.gate_fitting import TARGET_FPR
 from sarsteer.tuning.front import Limits, Point, choose, goals, keeps, next_on_front, pareto_front
 from sarsteer.tuning.measuring import Measured, Measurer
-from sarsteer.tuning.references import References, Report, Requests, hear, load_or_answer
+from sarsteer.tuning.references import References, Report, Requests, answer_all, hear
 from sarsteer.tuning.setting import Setting
 from sarsteer.tuning.space import Layers, Space
 from sarsteer.tuning.split import split_pairs
@@ -35,6 +36,7 @@ class Options:
     Attributes:
         limits: what the chosen setting must keep to.
         layers: which are searched: ``"range"``, ``"all"`` (no search), or ``"weights"``.
+        gate: whether to try the gate, too, where calibration could fit one.
         trials: settings scored by the surrogate.
         generations: settings measured by generation.
         surrogate: False searches by generation alone; ``trials`` then means nothing.
@@ -48,6 +50,7 @@ class Options:
 
     limits: Limits = field(default_factory=Limits)
     layers: Layers = "range"
+    gate: bool = True
     trials: int = 200
     generations: int = 16
     surrogate: bool = True
@@ -144,8 +147,8 @@ def tune(
         folder / "calibrated.safetensors", model, calibrating, options, watch, "Calibrating on a part"
     )
     requests = hear(model, tuning, options.instruction, options.refusal_prompt, options.batch_size, watch.report)
-    references = load_or_answer(
-        folder / "answers.json", model, requests, options.max_new_tokens, options.batch_size, watch.report
+    references = answer_all(
+        model, requests, options.max_new_tokens, options.batch_size, watch.report, folder / "answers.json"
     )
     verdicts = folder / "verdicts.jsonl"
     with Measurer(
@@ -154,22 +157,32 @@ def tune(
         undefended = measurer.judged(references.harmful.texts, references.safe.texts)
         prompted = measurer.judged(references.prompted.texts, references.safe.texts).harmful
         _check_possible(undefended, options.limits)
-        space = Space(steering, options.layers)
+        space = Space(steering, options.layers, options.gate)
         candidates, notes = _search(memory, space, model, requests, references, prompted, options, watch)
         points = _measure(memory, space, measurer, candidates, undefended, options, watch)
     chosen = choose(points, undefended, options.limits)
     whole = _calibrated(folder / "whole.safetensors", model, pairs, options, watch, "Calibrating on all")
+    gate = steering.gate
+    if chosen.setting.gate_fpr is not None and gate and (whole.gate is None or whole.gate.layer != gate.layer):
+        # all pairs would have it at another layer, and others would be steered than those that were measured
+        whole = whole.with_gate(gate)
     tuned = Tuned(whole, chosen, tuple(points), undefended, tuple(candidates), tuple(notes))
     from sarsteer.tuning.record import recorded
 
     return replace(tuned, steering=recorded(tuned, options, judge, len(calibrating), len(tuning)))
 
 
-def starting_points(steering: Steering) -> list[Setting]:
-    """Where the search begins: the closed form, and the paper's defaults."""
+def starting_points(space: Space) -> list[Setting]:
+    """Where the search begins: the closed form, the paper's defaults, and the closed form with a gate."""
+    steering = space.steering
     found = steering.suggest()
-    suggested = Setting.of(steering, found.alpha, found.k, found.lambda_)
-    return [suggested, Setting.of(steering, DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA)]
+    points = [
+        Setting.of(steering, found.alpha, found.k, found.lambda_),
+        Setting.of(steering, DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA),
+    ]
+    if space.gated:
+        points.append(Setting.of(steering, found.alpha, found.k, found.lambda_, TARGET_FPR))
+    return points
 
 
 def _search(
@@ -207,7 +220,7 @@ def _search(
             watch.candidates(_candidates(memory))
 
         told(len(memory.finished(SURROGATE)))
-        memory.search(SURROGATE, space, objective, options.trials, options.seed, starting_points(space.steering), told)
+        memory.search(SURROGATE, space, objective, options.trials, options.seed, starting_points(space), told)
         notes = [] if surrogate.reuses_prefixes else [
             "this family's prefixes cannot be reused: the surrogate saw first tokens alone, and no broken text"
         ]  # fmt: skip
@@ -234,7 +247,7 @@ def _measure(
     options: Options,
     watch: Watch,
 ) -> list[Point]:
-    starts = starting_points(space.steering)
+    starts = starting_points(space)
 
     def told(done: int) -> None:
         watch.report(MEASURING, done, options.generations)
@@ -304,6 +317,7 @@ def _settings(model: AudioLanguageModel, pairs: Pairs, judge: Judge, options: Op
         "pairs": pairs.digest,
         "judge": judge.signature,
         "layers": options.layers,
+        "gate": options.gate,
         "surrogate": options.surrogate,
         "tune_share": options.tune_share,
         "seed": options.seed,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from sarsteer.steering.artifact import Steering
+from sarsteer.steering.gate import Gate
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,9 @@ class Setting:
         alpha: steering strength.
         k: safe components ablated.
         lambda_: ablation coefficient.
-        layer_weights: one a decoder layer; the paper's are all 1.
+        layer_weights: one a decoder layer; the paper's are all 1. With a gate, 0 up to its layer.
+        gate_fpr: the gate's target false-positive rate; None for no gate. A rate and no threshold: it means the same
+            for a gate that was fitted on other pairs.
 
     """
 
@@ -26,20 +29,33 @@ class Setting:
     k: int
     lambda_: float
     layer_weights: tuple[float, ...]
+    gate_fpr: float | None = None
 
     @classmethod
-    def of(cls, steering: Steering, alpha: float, k: int, lambda_: float = 1.0) -> Setting:
-        """All layers alike, k within the steering's rank."""
-        return cls(alpha, min(k, steering.max_k), lambda_, (1.0,) * len(steering.refusal))
+    def of(
+        cls, steering: Steering, alpha: float, k: int, lambda_: float = 1.0, gate_fpr: float | None = None
+    ) -> Setting:
+        """All layers alike, or all above the gate; k within the steering's rank."""
+        weights = above_gate((1.0,) * len(steering.refusal), steering.gate if gate_fpr is not None else None)
+        return cls(alpha, min(k, steering.max_k), lambda_, weights, gate_fpr)
 
     def vectors(self, steering: Steering) -> torch.Tensor:
         """``[L, D]``, without α."""
         return steering.vectors(self.k, self.lambda_, self.layer_weights)
 
+    def gate(self, steering: Steering) -> Gate | None:
+        """The steering's gate at this setting's rate; None where it has none."""
+        if self.gate_fpr is None:
+            return None
+        gate = steering.choose_gate(True)
+        assert gate is not None
+        return gate.with_target_fpr(self.gate_fpr)
+
     def defaults_of(self, steering: Steering) -> Steering:
         """``steering`` with this setting as its own."""
-        return steering.with_defaults(
-            alpha=self.alpha, k=self.k, lambda_=self.lambda_, layer_weights=self.layer_weights
+        gate = self.gate(steering)
+        return (steering if gate is None else steering.with_gate(gate)).with_defaults(
+            alpha=self.alpha, k=self.k, lambda_=self.lambda_, layer_weights=self.layer_weights, gate=gate is not None
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -52,7 +68,16 @@ class Setting:
         return cls(**{**data, "layer_weights": tuple(data["layer_weights"])})
 
     def __str__(self) -> str:
-        return f"α {self.alpha:g}, k {self.k}, λ {self.lambda_:g}, {describe_layers(self.layer_weights)}"
+        gate = "" if self.gate_fpr is None else f", gate at {100 * self.gate_fpr:g} %"
+        return f"α {self.alpha:g}, k {self.k}, λ {self.lambda_:g}, {describe_layers(self.layer_weights)}{gate}"
+
+
+def above_gate(weights: tuple[float, ...], gate: Gate | None) -> tuple[float, ...]:
+    """``weights`` with 0 up to the gate's layer, where nothing is steered; all layers above it where none is left."""
+    if gate is None:
+        return weights
+    above = tuple(weight if layer > gate.layer else 0.0 for layer, weight in enumerate(weights))
+    return above if any(above) else tuple(float(layer > gate.layer) for layer in range(len(weights)))
 
 
 def describe_layers(weights: tuple[float, ...]) -> str:

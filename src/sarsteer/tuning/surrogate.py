@@ -13,11 +13,15 @@ from dataclasses import dataclass
 
 import torch
 
+from sarsteer.data.pairs import Pairs
+from sarsteer.evaluation.judges import Judge, judge_all
 from sarsteer.models.base import AudioLanguageModel, Prompt
+from sarsteer.models.interface import DEFAULT_BATCH
 from sarsteer.steering.artifact import Steering
 from sarsteer.steering.hooks import SteeringHandle
 from sarsteer.tuning.continuations import Continuations, next_token_logits
-from sarsteer.tuning.references import References, Requests
+from sarsteer.tuning.measuring import judged
+from sarsteer.tuning.references import References, Report, Requests, answer_all, hear
 from sarsteer.tuning.refusal_tokens import RefusalTokens, refusal_tokens
 from sarsteer.tuning.setting import Setting
 
@@ -84,6 +88,7 @@ class Surrogate:
             _given_texts(references, refused) if self.reuses_prefixes else [torch.zeros(0).long()] * 2 * self._n
         )
         self._continuations = Continuations(model, self._prompts, self._texts, batch_size)
+        self._gate_inputs: torch.Tensor | None = None
         self._unsteered: torch.Tensor | None = None
         if self.reuses_prefixes:
             _, self._unsteered = self._read(None)
@@ -127,7 +132,7 @@ class Surrogate:
         longest = max(len(text) for text in self._texts)
         likelihood = torch.zeros(len(self._prompts), longest)
         deltas = None if setting is None else setting.alpha * setting.vectors(self._steering)
-        for rows, logits in self._continuations.run(deltas):
+        for rows, logits in self._continuations.run(deltas, self._openings(setting)):
             lead[rows] = self._lead(logits[:, 0])
             logs = logits.log_softmax(-1).cpu()
             for place, i in enumerate(rows):
@@ -135,11 +140,25 @@ class Surrogate:
                 likelihood[i, : len(text)] = logs[place, : len(text)].gather(1, text[:, None])[:, 0]
         return lead, likelihood
 
+    def _openings(self, setting: Setting | None) -> torch.Tensor | None:
+        """How far the gate opens for each request ``[n]``; None with no gate.
+
+        It decides on activations that no steering reaches: they are taken once.
+        """
+        gate = None if setting is None else setting.gate(self._steering)
+        if gate is None:
+            return None
+        if self._gate_inputs is None:
+            activations = self._model.last_token_activations(self._prompts, batch_size=self._batch_size)
+            self._gate_inputs = activations[:, gate.layer].clone()
+        return gate.strength(self._gate_inputs)
+
     def _read_prefills(self, setting: Setting | None) -> torch.Tensor:
         """The lead by whole prefills under the hooks that answers get: any family, first tokens only."""
         if self._handle is None and setting is not None:
-            self._handle = self._steering.attach(self._model, 0.0, 0)
+            self._handle = self._steering.attach(self._model, 0.0, 0, gate=False)
         if self._handle is not None:
+            self._handle.set_gate(None if setting is None else setting.gate(self._steering))
             vectors = torch.zeros_like(self._handle.vectors) if setting is None else setting.vectors(self._steering)
             self._handle.set_vectors(vectors, 0.0 if setting is None else setting.alpha)
         lead = torch.zeros(len(self._prompts))
@@ -181,3 +200,25 @@ def _given_texts(references: References, refused: Sequence[bool]) -> list[torch.
     some = next((text for text, no in zip(references.prompted.tokens, refused, strict=True) if no), ())
     refusals = [text if no else some for text, no in zip(references.prompted.tokens, refused, strict=True)]
     return [torch.tensor(text[:HELD_TOKENS], dtype=torch.long) for text in (*refusals, *references.safe.tokens)]
+
+
+def prepare(
+    model: AudioLanguageModel,
+    steering: Steering,
+    pairs: Pairs,
+    judge: Judge,
+    *,
+    max_new_tokens: int = 64,
+    batch_size: int = DEFAULT_BATCH,
+    report: Report = lambda *_: None,
+) -> Surrogate:
+    """A surrogate on ``pairs``, with all that it needs: the requests are heard, and answered without steering.
+
+    The instruction and the refusal prompt are the steering's own.
+    """
+    texts = (steering.metadata["instruction"], steering.metadata["refusal_prompt"])
+    requests = hear(model, pairs, *texts, batch_size, report)
+    references = answer_all(model, requests, max_new_tokens, batch_size, report)
+    rows = [judged(item, text) for item, text in zip(pairs.harmful, references.prompted.texts, strict=True)]
+    refused = [verdict.outcome == "refused" for verdict in judge_all(judge, rows)]
+    return Surrogate(model, steering, requests, references, refused, batch_size)

@@ -275,18 +275,18 @@ def _search(folder: Path, space: Space, trials: int, stop_at: int | None = None)
         return _objective(setting)
 
     memory.search(SURROGATE, space, objective, trials, 3, [Setting.of(space.steering, 0.1, 5)], lambda _: None)
-    return [trial.user_attrs["setting"] for trial in memory.finished(SURROGATE)]
+    return [record["setting"] for record in memory.records(SURROGATE)]
 
 
 def test_a_search_that_was_cut_off_draws_what_it_would_have_drawn(steering: Steering, tmp_path: Path) -> None:
     space = Space(steering)
-    whole = _search(tmp_path / "whole", space, 28)
-    for stop in (1, 6, 24):  # at a starting point, among the random ones, and where the sampler has learned
+    whole = _search(tmp_path / "whole", space, 24)
+    for stop in (1, 22):  # at a starting point, and where the sampler has learned
         with pytest.raises(KeyboardInterrupt):
-            _search(tmp_path / f"cut-{stop}", space, 28, stop_at=stop)
-        assert _search(tmp_path / f"cut-{stop}", space, 28) == whole
+            _search(tmp_path / "cut", space, 24, stop_at=stop)
+    assert _search(tmp_path / "cut", space, 24) == whole
     assert whole[0]["alpha"] == 0.1
-    assert len({str(one) for one in whole}) > 25
+    assert len({str(one) for one in whole}) > 20
 
 
 def test_a_study_of_other_settings_is_refused_by_name(tmp_path: Path) -> None:

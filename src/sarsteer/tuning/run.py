@@ -229,12 +229,8 @@ def _search(
 
 def _candidates(memory: Memory) -> list[Candidate]:
     return [
-        Candidate(
-            Setting.from_json(trial.user_attrs["setting"]),
-            Scores(**trial.user_attrs["scores"]),
-            trial.user_attrs["seconds"],
-        )
-        for trial in memory.finished(SURROGATE)
+        Candidate(Setting.from_json(record["setting"]), Scores(**record["scores"]), record["seconds"])
+        for record in memory.records(SURROGATE)
     ]
 
 

@@ -20,6 +20,7 @@ from sarsteer.tuning.space import Space
 
 FILE_NAME = "study.db"
 SURROGATE, GENERATION = "surrogate", "generation"
+RECORD = "record"
 STARTUP_TRIALS = 20
 """Drawn at random, with the starting points, before the sampler has anything to go by."""
 
@@ -123,9 +124,8 @@ class Memory:
             began = time.perf_counter()
             setting = space.draw(trial)
             values, attributes = objective(setting)
-            attributes = {"setting": setting.to_json(), "seconds": time.perf_counter() - began, **attributes}
-            for key, value in attributes.items():
-                trial.set_user_attr(key, value)
+            record = {"setting": setting.to_json(), "seconds": time.perf_counter() - began, **attributes}
+            trial.set_user_attr(RECORD, record)  # in one: each is a write to the disk
             study.tell(trial, values)
             done += 1
             on_trial(done)
@@ -134,14 +134,18 @@ class Memory:
         """Remember a measurement by generation."""
         import optuna
 
-        attributes = {"setting": setting.to_json(), "measured": measured.to_json()}
+        record = {"setting": setting.to_json(), "measured": measured.to_json()}
         self.studies[GENERATION].add_trial(
-            optuna.trial.create_trial(values=[measured.asr.value, measured.cost], user_attrs=attributes)
+            optuna.trial.create_trial(values=[measured.asr.value, measured.cost], user_attrs={RECORD: record})
         )
+
+    def records(self, name: str) -> list[dict[str, Any]]:
+        """What was remembered of each completed trial, in order."""
+        return [trial.user_attrs[RECORD] for trial in self.finished(name)]
 
     def points(self) -> list[Point]:
         """What was measured by generation, in order."""
         return [
-            Point(Setting.from_json(trial.user_attrs["setting"]), Measured.from_json(trial.user_attrs["measured"]))
-            for trial in self.finished(GENERATION)
+            Point(Setting.from_json(record["setting"]), Measured.from_json(record["measured"]))
+            for record in self.records(GENERATION)
         ]

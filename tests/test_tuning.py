@@ -255,6 +255,15 @@ def test_classes_that_cannot_be_chosen_for_are_refused(
         tune(embedded, calibration_pairs[:20], judge, tmp_path, replace(options, max_new_tokens=3))
 
 
+def test_two_runs_on_one_folder_are_refused(
+    embedded: sarsteer.AudioLanguageModel, calibration_pairs: Pairs, tmp_path: Path, options: Options
+) -> None:
+    from filelock import FileLock
+
+    with FileLock(tmp_path / "lock"), pytest.raises(TuningError, match="another run is at work there"):
+        tune(embedded, calibration_pairs[:20], make_judge("embedded"), tmp_path, options)
+
+
 class Shy:
     """Hears no compliance anywhere."""
 

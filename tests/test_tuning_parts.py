@@ -300,3 +300,9 @@ def test_a_damaged_study_is_refused(tmp_path: Path) -> None:
     (tmp_path / "study.db").write_bytes(b"no database at all, but long enough to be looked at" * 40)
     with pytest.raises(SarsteerError, match="is no study that can be used"):
         Memory(tmp_path, SETTINGS)
+
+
+def test_what_is_left_of_a_study_that_is_gone_is_not_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "answers.json").write_text("{}")
+    with pytest.raises(TuningError, match=r"holds answers.json of a run whose study is gone"):
+        Memory(tmp_path, SETTINGS)

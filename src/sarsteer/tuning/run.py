@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from sarsteer.tuning.references import References, Report, Requests, answer_all,
 from sarsteer.tuning.setting import Setting
 from sarsteer.tuning.space import Layers, Space
 from sarsteer.tuning.split import split_pairs
-from sarsteer.tuning.study import GENERATION, SURROGATE, Memory
+from sarsteer.tuning.study import ANSWERS, CALIBRATED, GENERATION, SURROGATE, VERDICTS, WHOLE, Memory
 from sarsteer.tuning.surrogate import Scores, Surrogate
 
 AGREEMENT = 0.9
@@ -142,15 +143,25 @@ def tune(
     _check(options)
     calibrating, tuning = split_pairs(pairs, options.tune_share, options.seed)
     folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        return _tune(model, pairs, calibrating, tuning, judge, folder, options, watch)
+
+
+def _tune(
+    model: AudioLanguageModel,
+    pairs: Pairs,
+    calibrating: Pairs,
+    tuning: Pairs,
+    judge: Judge,
+    folder: Path,
+    options: Options,
+    watch: Watch,
+) -> Tuned:
     memory = Memory(folder, _settings(model, pairs, judge, options))
-    steering = _calibrated(
-        folder / "calibrated.safetensors", model, calibrating, options, watch, "Calibrating on a part"
-    )
+    steering = _calibrated(folder / CALIBRATED, model, calibrating, options, watch, "Calibrating on a part")
     requests = hear(model, tuning, options.instruction, options.refusal_prompt, options.batch_size, watch.report)
-    references = answer_all(
-        model, requests, options.max_new_tokens, options.batch_size, watch.report, folder / "answers.json"
-    )
-    verdicts = folder / "verdicts.jsonl"
+    references = answer_all(model, requests, options.max_new_tokens, options.batch_size, watch.report, folder / ANSWERS)
+    verdicts = folder / VERDICTS
     with Measurer(
         model, steering, tuning, requests, judge, options.max_new_tokens, options.batch_size, verdicts
     ) as measurer:
@@ -161,15 +172,32 @@ def tune(
         candidates, notes = _search(memory, space, model, requests, references, prompted, options, watch)
         points = _measure(memory, space, measurer, candidates, undefended, options, watch)
     chosen = choose(points, undefended, options.limits)
-    whole = _calibrated(folder / "whole.safetensors", model, pairs, options, watch, "Calibrating on all")
+    whole = _calibrated(folder / WHOLE, model, pairs, options, watch, "Calibrating on all")
     gate = steering.gate
     if chosen.setting.gate_fpr is not None and gate and (whole.gate is None or whole.gate.layer != gate.layer):
         # all pairs would have it at another layer, and others would be steered than those that were measured
         whole = whole.with_gate(gate)
+    notes += _unreadable(points, judge)
     tuned = Tuned(whole, chosen, tuple(points), undefended, tuple(candidates), tuple(notes))
     from sarsteer.tuning.record import recorded
 
     return replace(tuned, steering=recorded(tuned, options, judge, len(calibrating), len(tuning)))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No second run on the same folder: each would take the other's trial for one that a kill cut off."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / "lock")  # held by the process: a kill gives it free
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise TuningError(f"{folder}: another run is at work there; wait for it, or name another output") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def starting_points(space: Space) -> list[Setting]:
@@ -284,6 +312,12 @@ def _guess(front: list[Candidate], first: Candidate, undefended: Measured, limit
         if candidate.scores.over_refusal <= allowed and candidate.scores.broken <= max(limits.broken, 0.01)
     ]
     return kept[-1] if kept else 0
+
+
+def _unreadable(points: Sequence[Point], judge: Judge) -> list[str]:
+    told = [outcome for point in points for outcome in (*point.measured.harmful, *point.measured.safe)]
+    lost = sum(outcome is None for outcome in told)
+    return [f"{lost} of {len(told)} replies of {judge.name} could not be read, and count nowhere"] if lost else []
 
 
 def _check(options: Options) -> None:

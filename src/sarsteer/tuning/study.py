@@ -21,6 +21,9 @@ from sarsteer.tuning.space import Space
 FILE_NAME = "study.db"
 SURROGATE, GENERATION = "surrogate", "generation"
 RECORD = "record"
+CALIBRATED, WHOLE, ANSWERS, VERDICTS = "calibrated.safetensors", "whole.safetensors", "answers.json", "verdicts.jsonl"
+KEPT = (CALIBRATED, WHOLE, ANSWERS)
+"""Files beside the study that hold only for its settings; verdicts hold for any."""
 STARTUP_TRIALS = 20
 """Drawn at random, with the starting points, before the sampler has anything to go by."""
 
@@ -60,13 +63,19 @@ class Memory:
             }
         except (SQLAlchemyError, RuntimeError, ValueError) as error:
             first = str(error).strip().splitlines()[0]
-            raise TuningError(f"{path}: is no study that can be used ({first}); delete it to start anew") from None
+            raise TuningError(
+                f"{path}: is no study that can be used ({first}); delete {folder} to start anew"
+            ) from None
         self._check(path, settings)
 
     def _check(self, path: Path, settings: Mapping[str, Any]) -> None:
         study = self.studies[SURROGATE]
         found = study.user_attrs.get("settings")
         if found is None:
+            if left := sorted(other.name for other in path.parent.iterdir() if other.name in KEPT):
+                raise TuningError(
+                    f"{path.parent}: holds {', '.join(left)} of a run whose study is gone; delete it to start anew"
+                )
             study.set_user_attr("settings", dict(settings))
             return
         changed = sorted(name for name in {*settings, *found} if found.get(name) != settings.get(name))

@@ -50,6 +50,8 @@ def test_help_and_version() -> None:
         "pairs",
         "speak",
         "calibrate",
+        "tune",
+        "layers",
         "respond",
         "show",
         "report",

@@ -20,6 +20,7 @@ from sarsteer.cli import (
     report,
     reproduce,
     respond,
+    serve,
     show,
     speak,
     tune,
@@ -60,6 +61,7 @@ app.command("layers")(layers.layers)
 app.command("evaluate")(evaluate.evaluate)
 app.command("reproduce")(reproduce.reproduce)
 app.command("respond")(respond.respond)
+app.command("serve", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve.serve)
 app.command("show")(show.show)
 app.command("report")(report.report)
 app.command("models")(models.models)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 import sarsteer
 from benchmarks.gate_requests import Group, more_pairs, turn, unlike_the_calibration
@@ -174,23 +175,28 @@ class Bench:
         """
         from sarsteer.steering.gate_fitting import fit_gate
 
-        layer = self._layer
-        made = more_pairs(4 * len(self.pairs["calibration"]))
-        seen = []
-        for start in range(0, len(made), 20):
-            rows = [turn(clip, INSTRUCTION) for pair in made[start : start + 20] for clip in pair]
-            prompts = self.model.prepare(rows, remember=False)
-            seen.append(self.model.last_token_activations(prompts, batch_size=40)[:, layer : layer + 1])
-        pairs = torch.cat(seen).unflatten(0, (-1, 2))
+        layer, seen = self._layer, self._more()
         shipped = [
-            self.model.last_token_activations([i.turn(INSTRUCTION) for i in items], batch_size=40)[:, layer : layer + 1]
+            self.model.last_token_activations([i.turn(INSTRUCTION) for i in items], batch_size=40)
             for items in (self.pairs["calibration"].harmful, self.pairs["calibration"].safe)
         ]
-        gate = fit_gate(torch.cat([shipped[0], pairs[:, 0]]), torch.cat([shipped[1], pairs[:, 1]]), layers=[0])
+        gate = fit_gate(torch.cat([shipped[0], seen[:, 0]]), torch.cat([shipped[1], seen[:, 1]]), layers=[layer])
         test = self.model.last_token_activations(self.prompts, batch_size=BATCH)[:, layer]
         everyday = self.model.last_token_activations(self._everyday(""), batch_size=BATCH)[:, layer]
         scores = gate.score(torch.cat([test, everyday])).tolist()
         return {"pairs": gate.metadata["pairs"], "auroc": gate.metadata["auroc"], "rows": self._composed(gate, scores)}
+
+    def _more(self) -> torch.Tensor:
+        """``[n, 2, L, D]``, harmful and safe."""
+        path = self.folder / "more.safetensors"
+        if not path.is_file():
+            made, seen = more_pairs(4 * len(self.pairs["calibration"])), []
+            for start in range(0, len(made), 20):
+                rows = [turn(clip, INSTRUCTION) for pair in made[start : start + 20] for clip in pair]
+                prompts = self.model.prepare(rows, remember=False)
+                seen.append(self.model.last_token_activations(prompts, batch_size=40))
+            save_file({"more": torch.cat(seen).unflatten(0, (-1, 2)).contiguous()}, path)
+        return load_file(path)["more"]
 
     def _composed(self, gate: Gate, scores: Sequence[float]) -> list[dict[str, Any]]:
         arms, n = self._done, len(self.pairs["test"])

@@ -29,7 +29,7 @@ from sarsteer.tuning.layer_study import study_layers
 from sarsteer.tuning.measuring import Measurer
 from sarsteer.tuning.references import answer, hear
 from sarsteer.tuning.run import Options, tune
-from sarsteer.tuning.setting import Setting
+from sarsteer.tuning.setting import Setting, own_gate
 from sarsteer.tuning.space import Space
 from sarsteer.tuning.study import SURROGATE, Memory
 from sarsteer.tuning.surrogate import Surrogate, prepare
@@ -58,7 +58,7 @@ def test_continuations_are_what_generation_under_the_hooks_computes(
     """Each answer given back to itself: the logits of every step, of prompts of unlike lengths, gated and not."""
     prompts = embedded.prepare([item.turn(INSTRUCTION) for item in (*pairs.harmful[:3], *pairs.safe[:3])])
     setting = Setting.of(steering, 0.12, 3, 1.0, 0.2 if gated else None)
-    gate = setting.gate(steering)
+    gate = setting.gate(own_gate(steering))
     answers, logits = [], []
     with setting.defaults_of(steering).on(embedded):
         for prompt in prompts:
@@ -99,7 +99,9 @@ def test_the_surrogate_ranks_settings_as_generation_does(
     requests = hear(embedded, pairs, INSTRUCTION, "I cannot assist with that.", 16, lambda *_: None)
     weak, strong = Setting.of(steering, 0.05, 3), Setting.of(steering, 0.2, 3)
     gated = Setting.of(steering, 0.2, 3, 1.0, 0.05)
-    with Measurer(embedded, steering, pairs, requests, make_judge("embedded"), 32, 16) as measurer:
+    with Measurer(
+        embedded, Space(steering, gates=own_gate(steering)), pairs, requests, make_judge("embedded"), 32, 16
+    ) as measurer:
         for setting in (weak, strong, gated):
             scores, measured = surrogate.score(setting), measurer.measure(setting)
             # of 12 requests two may fall on the other side: the estimate is no hard decision
@@ -130,7 +132,7 @@ def test_the_layer_study_takes_apart_what_the_whole_does(surrogate: Surrogate, s
     assert study.whole == surrogate.score(setting)
     one = tuple(float(layer == 4) for layer in range(8))
     assert study.rows[4].alone == surrogate.score(replace(setting, alpha=study.rows[4].alone_alpha, layer_weights=one))
-    space = Space(steering)
+    space = Space(steering, gates=own_gate(steering))
     pushes = [
         row.alone_alpha * space.push_at_one(3, 1.0, tuple(float(i == row.layer) for i in range(8)))
         for row in study.rows
@@ -300,7 +302,7 @@ def test_generation_alone_searches_too(
 
 def test_memory_is_kept_for_more_trials(tmp_path: Path, steering: Steering) -> None:
     memory = Memory(tmp_path, {})
-    space = Space(steering, "all", gate=False)
+    space = Space(steering, "all")
     for many in (3, 5, 4):
         memory.search(SURROGATE, space, lambda s: ((s.alpha, float(s.k)), {}), many, 0, [], lambda _: None)
     assert len(memory.finished(SURROGATE)) == 5

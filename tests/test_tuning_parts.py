@@ -24,7 +24,7 @@ from sarsteer.steering.artifact import FORMAT_VERSION, GATED_VERSION, Steering
 from sarsteer.tuning.front import Limits, Point, choose, keeps, next_on_front, pareto_front
 from sarsteer.tuning.measuring import Measured
 from sarsteer.tuning.refusal_tokens import refusal_tokens
-from sarsteer.tuning.setting import Setting, above_gate, describe_layers
+from sarsteer.tuning.setting import Setting, above_gate, describe_layers, own_gate
 from sarsteer.tuning.space import PUSH, Space
 from sarsteer.tuning.split import MIN_PAIRS, split_pairs
 from sarsteer.tuning.study import SURROGATE, Memory
@@ -203,7 +203,7 @@ def test_what_cannot_be_kept_is_said_with_the_nearest() -> None:
 
 @pytest.mark.parametrize("layers", ["all", "range", "weights"])
 def test_starting_points_are_drawn_as_given(steering: Steering, layers: Any) -> None:
-    space = Space(steering, layers)
+    space = Space(steering, layers, own_gate(steering))
     for setting in (
         Setting.of(steering, 0.12, 5),
         Setting.of(steering, 0.08, 0),
@@ -217,14 +217,14 @@ def test_starting_points_are_drawn_as_given(steering: Steering, layers: Any) -> 
 @given(st.integers(0, 10_000), st.sampled_from(["all", "range", "weights"]))
 def test_what_is_drawn_can_be_steered_with(steering: Steering, seed: int, layers: Any) -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
-    space = Space(steering, layers)
+    space = Space(steering, layers, own_gate(steering))
     setting = space.draw(study.ask())
     vectors = setting.vectors(steering)
     assert torch.isfinite(vectors).all()
     assert vectors.abs().sum() > 0
     push = setting.alpha * space.push_at_one(setting.k, setting.lambda_, setting.layer_weights)
     assert PUSH[0] * 0.99 <= push <= PUSH[1] * 1.01  # α has three digits
-    gate = setting.gate(steering)
+    gate = setting.gate(space.gates)
     assert (gate is None) == (setting.gate_fpr is None)
     if gate is not None:
         assert all(weight == 0 for weight in setting.layer_weights[: gate.layer + 1])
@@ -279,7 +279,7 @@ def _search(folder: Path, space: Space, trials: int, stop_at: int | None = None)
 
 
 def test_a_search_that_was_cut_off_draws_what_it_would_have_drawn(steering: Steering, tmp_path: Path) -> None:
-    space = Space(steering)
+    space = Space(steering, gates=own_gate(steering))
     whole = _search(tmp_path / "whole", space, 24)
     for stop in (1, 22):  # at a starting point, and where the sampler has learned
         with pytest.raises(KeyboardInterrupt):

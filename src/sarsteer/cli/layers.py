@@ -54,14 +54,17 @@ def layers(
         errors.print("[yellow]note:[/] the steering was calibrated on these very pairs; take others", highlight=False)
     quiet_transformers()
     from sarsteer.tuning.layer_study import study_layers
-    from sarsteer.tuning.setting import Setting
+    from sarsteer.tuning.setting import Setting, own_gate
     from sarsteer.tuning.space import Space
     from sarsteer.tuning.surrogate import prepare
 
     loaded = load_model(model, device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code)
     loaded.check_steerable()
     artifact.check_model(loaded.fingerprint)
+    gate = artifact.choose_gate()
     setting = Setting(
+        gate_fpr=gate.metadata.get("target_fpr") if gate else None,
+        gate_layer=gate.layer if gate else None,
         alpha=own_alpha if alpha is None else alpha,
         k=own_k if k is None else k,
         lambda_=own_lambda if lambda_ is None else lambda_,
@@ -76,7 +79,9 @@ def layers(
                 f"the refusal prompt hardly changes how answers begin (by {surrogate.tokens.change:.0%}): first tokens "
                 "tell nothing of this model's refusals"
             )
-        study = study_layers(surrogate, Space(artifact), setting, lambda d, n: report("Layer by layer", d, n))
+        study = study_layers(
+            surrogate, Space(artifact, gates=own_gate(artifact)), setting, lambda d, n: report("Layer by layer", d, n)
+        )
     if plot is not None:
         from sarsteer.tuning.plots import plot_layer_study
 

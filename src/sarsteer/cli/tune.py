@@ -30,7 +30,7 @@ def tune(
         str, typer.Option(help="range (contiguous), all (as in the paper), or weights (a strength each).")
     ] = "range",
     gate: Annotated[bool, typer.Option(help="Try the gate, too: steer only what it takes for harmful.")] = True,
-    trials: Annotated[int, typer.Option(help="Settings scored by first tokens.", min=1)] = 200,
+    trials: Annotated[int, typer.Option(help="Settings scored by first tokens.", min=1)] = 160,
     generations: Annotated[int, typer.Option(help="Settings measured by generation and the judge.", min=1)] = 16,
     surrogate: Annotated[bool, typer.Option(help="Score by first tokens before generating.")] = True,
     tune_share: Annotated[float, typer.Option(help="Share of the pairs that strengths are chosen on.")] = 0.5,

@@ -51,7 +51,7 @@ def study_layers(
         progress: called with the layers done, and all of them.
 
     """
-    gate = setting.gate(space.steering)
+    gate = setting.gate(space.gates)
     weights = above_gate(setting.layer_weights, gate)
     steered = [layer for layer, weight in enumerate(weights) if weight]
     push = setting.alpha * space.push_at_one(setting.k, setting.lambda_, weights)

@@ -16,10 +16,10 @@ from sarsteer.errors import TuningError
 from sarsteer.evaluation.judges import Judge, Judged, Verdict, judge_all
 from sarsteer.evaluation.metrics import Estimate, rate
 from sarsteer.models.base import AudioLanguageModel
-from sarsteer.steering.artifact import Steering
 from sarsteer.steering.hooks import SteeringHandle
 from sarsteer.tuning.references import Requests
 from sarsteer.tuning.setting import Setting
+from sarsteer.tuning.space import Space
 
 Outcomes = tuple[str | None, ...]
 """The judge's outcome of each request; None where its reply could not be read."""
@@ -73,7 +73,7 @@ class Measurer:
 
     Args:
         model: the model; not steered.
-        steering: from the calibrating pairs.
+        space: the steering from the calibrating pairs, and its gates.
         pairs: the tuning pairs.
         requests: the same, heard.
         judge: tells refusals from compliance.
@@ -86,7 +86,7 @@ class Measurer:
     def __init__(
         self,
         model: AudioLanguageModel,
-        steering: Steering,
+        space: Space,
         pairs: Pairs,
         requests: Requests,
         judge: Judge,
@@ -94,7 +94,7 @@ class Measurer:
         batch_size: int,
         verdicts: Path | None = None,
     ) -> None:
-        self._model, self._steering, self._pairs, self._requests = model, steering, pairs, requests
+        self._model, self._space, self._pairs, self._requests = model, space, pairs, requests
         self._judge, self._verdicts = judge, verdicts
         self._max_new_tokens, self._batch_size = max_new_tokens, batch_size
         self._handle: SteeringHandle | None = None
@@ -111,9 +111,9 @@ class Measurer:
         """Answer every tuning request under ``setting``, and judge."""
         began = time.perf_counter()
         if self._handle is None:
-            self._handle = self._steering.attach(self._model, 0.0, 0, gate=False)
-        self._handle.set_gate(setting.gate(self._steering))
-        self._handle.set_vectors(setting.vectors(self._steering), setting.alpha)
+            self._handle = self._space.steering.attach(self._model, 0.0, 0, gate=False)
+        self._handle.set_gate(setting.gate(self._space.gates))
+        self._handle.set_vectors(setting.vectors(self._space.steering), setting.alpha)
         try:
             prompts = [*self._requests.harmful, *self._requests.safe]
             texts = self._model.generate(prompts, self._max_new_tokens, batch_size=self._batch_size)

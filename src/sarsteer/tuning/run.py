@@ -15,8 +15,8 @@ from sarsteer.models.base import AudioLanguageModel
 from sarsteer.models.interface import DEFAULT_BATCH
 from sarsteer.steering.artifact import DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA, Steering
 from sarsteer.steering.calibration import INSTRUCTION, REFUSAL_PROMPT, calibrate
-from sarsteer.steering.gate_fitting import TARGET_FPR
 from sarsteer.tuning.front import Limits, Point, choose, goals, keeps, next_on_front, pareto_front
+from sarsteer.tuning.gates import fit_gates, gate_layers, last_tokens
 from sarsteer.tuning.measuring import Measured, Measurer
 from sarsteer.tuning.references import References, Report, Requests, answer_all, hear
 from sarsteer.tuning.setting import Setting
@@ -27,6 +27,7 @@ from sarsteer.tuning.surrogate import Scores, Surrogate
 
 AGREEMENT = 0.9
 """Share of first tokens on which the surrogate's way of computing and generation must agree, undefended."""
+GATED_FPR = 0.1
 SEARCHING, MEASURING = "Searching by first tokens", "Measuring by generation"
 
 
@@ -52,7 +53,7 @@ class Options:
     limits: Limits = field(default_factory=Limits)
     layers: Layers = "range"
     gate: bool = True
-    trials: int = 200
+    trials: int = 160
     generations: int = 16
     surrogate: bool = True
     tune_share: float = 0.5
@@ -162,21 +163,27 @@ def _tune(
     requests = hear(model, tuning, options.instruction, options.refusal_prompt, options.batch_size, watch.report)
     references = answer_all(model, requests, options.max_new_tokens, options.batch_size, watch.report, folder / ANSWERS)
     verdicts = folder / VERDICTS
+    instruction = options.instruction
+    gates = {}
+    if options.gate and steering.gate is not None:
+        activations = last_tokens(model, calibrating, instruction, options.batch_size)
+        gates = fit_gates(activations, gate_layers(len(steering.refusal)))
+    space = Space(steering, options.layers, gates)
     with Measurer(
-        model, steering, tuning, requests, judge, options.max_new_tokens, options.batch_size, verdicts
+        model, space, tuning, requests, judge, options.max_new_tokens, options.batch_size, verdicts
     ) as measurer:
         undefended = measurer.judged(references.harmful.texts, references.safe.texts)
         prompted = measurer.judged(references.prompted.texts, references.safe.texts).harmful
         _check_possible(undefended, options.limits)
-        space = Space(steering, options.layers, options.gate)
         candidates, notes = _search(memory, space, model, requests, references, prompted, options, watch)
         points = _measure(memory, space, measurer, candidates, undefended, options, watch)
     chosen = choose(points, undefended, options.limits)
     whole = _calibrated(folder / WHOLE, model, pairs, options, watch, "Calibrating on all")
-    gate = steering.gate
-    if chosen.setting.gate_fpr is not None and gate and (whole.gate is None or whole.gate.layer != gate.layer):
-        # all pairs would have it at another layer, and others would be steered than those that were measured
-        whole = whole.with_gate(gate)
+    layer = chosen.setting.gate_layer
+    if layer is not None:
+        # from all pairs, at the layer that was measured
+        refitted = fit_gates(last_tokens(model, pairs, instruction, options.batch_size), [layer])
+        whole = whole.with_gate(refitted.get(layer, gates[layer]))
     notes += _unreadable(points, judge)
     tuned = Tuned(whole, chosen, tuple(points), undefended, tuple(candidates), tuple(notes))
     from sarsteer.tuning.record import recorded
@@ -201,15 +208,17 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def starting_points(space: Space) -> list[Setting]:
-    """Where the search begins: the closed form, the paper's defaults, and the closed form with a gate."""
+    """Where the search begins: the closed form, the paper's defaults, and its push and twice that above a gate."""
     steering = space.steering
     found = steering.suggest()
     points = [
         Setting.of(steering, found.alpha, found.k, found.lambda_),
         Setting.of(steering, DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA),
     ]
-    if space.gated:
-        points.append(Setting.of(steering, found.alpha, found.k, found.lambda_, TARGET_FPR))
+    if space.gates:
+        push = points[0].alpha * space.push_at_one(points[0].k, 1.0, points[0].layer_weights)
+        best = max(space.gates.values(), key=lambda gate: float(gate.metadata["auroc"])).layer
+        points += [space.gated_start(times * push, best, GATED_FPR) for times in (1, 2)]
     return points
 
 
@@ -227,7 +236,7 @@ def _search(
     if not options.surrogate:
         return [], []
     refused = [outcome == "refused" for outcome in prompted]
-    with Surrogate(model, space.steering, requests, references, refused, options.batch_size) as surrogate:
+    with Surrogate(model, space, requests, references, refused, options.batch_size) as surrogate:
         if not surrogate.tokens.usable:
             return [], [
                 f"the refusal prompt hardly changes how answers begin (by {surrogate.tokens.change:.0%}): "

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
+from sarsteer.errors import TuningError
 from sarsteer.steering.artifact import Steering
 from sarsteer.steering.gate import Gate
+
+Gates = Mapping[int, Gate]
+"""Gates by their layer."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,7 @@ class Setting:
         layer_weights: one a decoder layer; the paper's are all 1. With a gate, 0 up to its layer.
         gate_fpr: the gate's target false-positive rate; None for no gate. A rate and no threshold: it means the same
             for a gate that was fitted on other pairs.
+        gate_layer: the layer of that gate.
 
     """
 
@@ -30,30 +36,32 @@ class Setting:
     lambda_: float
     layer_weights: tuple[float, ...]
     gate_fpr: float | None = None
+    gate_layer: int | None = None
 
     @classmethod
     def of(
         cls, steering: Steering, alpha: float, k: int, lambda_: float = 1.0, gate_fpr: float | None = None
     ) -> Setting:
-        """All layers alike, or all above the gate; k within the steering's rank."""
-        weights = above_gate((1.0,) * len(steering.refusal), steering.gate if gate_fpr is not None else None)
-        return cls(alpha, min(k, steering.max_k), lambda_, weights, gate_fpr)
+        """All layers alike, or all above the steering's own gate; k within its rank."""
+        gate = steering.choose_gate(gate_fpr is not None)
+        weights = above_gate((1.0,) * len(steering.refusal), gate)
+        return cls(alpha, min(k, steering.max_k), lambda_, weights, gate_fpr, gate.layer if gate else None)
 
     def vectors(self, steering: Steering) -> torch.Tensor:
         """``[L, D]``, without α."""
         return steering.vectors(self.k, self.lambda_, self.layer_weights)
 
-    def gate(self, steering: Steering) -> Gate | None:
-        """The steering's gate at this setting's rate; None where it has none."""
-        if self.gate_fpr is None:
+    def gate(self, gates: Gates) -> Gate | None:
+        """The gate of its layer, at its rate; None where it has none."""
+        if self.gate_fpr is None or self.gate_layer is None:
             return None
-        gate = steering.choose_gate(True)
-        assert gate is not None
-        return gate.with_target_fpr(self.gate_fpr)
+        if self.gate_layer not in gates:
+            raise TuningError(f"there is no gate at layer {self.gate_layer}; calibrate on other pairs")
+        return gates[self.gate_layer].with_target_fpr(self.gate_fpr)
 
-    def defaults_of(self, steering: Steering) -> Steering:
-        """``steering`` with this setting as its own."""
-        gate = self.gate(steering)
+    def defaults_of(self, steering: Steering, gates: Gates | None = None) -> Steering:
+        """``steering`` with this setting as its own; with a gate of ``gates``, else with the one it has."""
+        gate = self.gate(own_gate(steering) if gates is None else gates)
         return (steering if gate is None else steering.with_gate(gate)).with_defaults(
             alpha=self.alpha, k=self.k, lambda_=self.lambda_, layer_weights=self.layer_weights, gate=gate is not None
         )
@@ -68,8 +76,13 @@ class Setting:
         return cls(**{**data, "layer_weights": tuple(data["layer_weights"])})
 
     def __str__(self) -> str:
-        gate = "" if self.gate_fpr is None else f", gate at {100 * self.gate_fpr:g} %"
+        gate = "" if self.gate_fpr is None else f", gate at layer {self.gate_layer} for {100 * self.gate_fpr:g} %"
         return f"α {self.alpha:g}, k {self.k}, λ {self.lambda_:g}, {describe_layers(self.layer_weights)}{gate}"
+
+
+def own_gate(steering: Steering) -> Gates:
+    """The gate that calibration gave it, if any, by its layer."""
+    return {} if steering.gate is None else {steering.gate.layer: steering.gate}
 
 
 def above_gate(weights: tuple[float, ...], gate: Gate | None) -> tuple[float, ...]:

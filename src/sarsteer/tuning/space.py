@@ -7,14 +7,14 @@ everywhere, in every model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from sarsteer.errors import TuningError
 from sarsteer.steering.artifact import Steering
-from sarsteer.tuning.setting import Setting, above_gate
+from sarsteer.tuning.setting import Gates, Setting, above_gate
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -38,13 +38,13 @@ class Space:
     Attributes:
         steering: from the calibrating pairs.
         layers: ``"all"`` alike as in the paper, a contiguous ``"range"``, or ``"weights"``, one strength a layer.
-        gate: whether to try the steering's gate, too; without one this means nothing.
+        gates: gates to try, by their layer.
 
     """
 
     steering: Steering
     layers: Layers = "range"
-    gate: bool = True
+    gates: Gates = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.layers not in LAYERS:
@@ -55,10 +55,12 @@ class Space:
         """The number of decoder layers."""
         return len(self.steering.refusal)
 
-    @property
-    def gated(self) -> bool:
-        """Whether a gate is among what is searched."""
-        return self.gate and self.steering.gate is not None
+    def fixed(self, number: int) -> dict[str, Any]:
+        """What is not left to the sampler in its trial of this number: every other one has a gate.
+
+        Gated settings want other strengths. A sampler that has seen a few bad ones would try no more of them.
+        """
+        return {"gate": number % 2 == 1} if self.gates else {}
 
     def draw(self, trial: Trial) -> Setting:
         """The setting of an Optuna trial."""
@@ -67,16 +69,18 @@ class Space:
         k = trial.suggest_int("components", 1, self.steering.max_k + 1, log=True) - 1
         lambda_ = round(trial.suggest_float("lambda", *LAMBDA), 2) if k else 1.0
         weights, rate = self._draw_weights(trial), None
-        if self.gated and trial.suggest_categorical("gate", [False, True]):
+        layer = None
+        if self.gates and trial.suggest_categorical("gate", [False, True]):
             rate = float(f"{trial.suggest_float('gate_fpr', *GATE_FPR, log=True):.2g}")
-            weights = above_gate(weights, self.steering.gate)
+            layer = sorted(self.gates)[trial.suggest_int("gate_place", 0, len(self.gates) - 1)]
+            weights = above_gate(weights, self.gates[layer])
         one = self.push_at_one(k, lambda_, weights)
         if one <= 0:
             raise TuningError("every refusal vector is zero: the refusal prompt changes nothing in this model")
-        return Setting(float(f"{push / one:.3g}"), k, lambda_, weights, rate)
+        return Setting(float(f"{push / one:.3g}"), k, lambda_, weights, rate, layer)
 
     def params(self, setting: Setting) -> dict[str, Any]:
-        """The parameters at which ``draw`` gives this setting, for one of ``Setting.of``."""
+        """The parameters at which ``draw`` gives this setting, for one that steers all layers alike, above its gate."""
         push = setting.alpha * self.push_at_one(setting.k, setting.lambda_, setting.layer_weights)
         params: dict[str, Any] = {"push": min(max(push, PUSH[0]), PUSH[1]), "components": setting.k + 1}
         if setting.k:
@@ -85,11 +89,17 @@ class Space:
             params |= {"one_end": 0, "other_end": self.depth - 1}
         elif self.layers == "weights":
             params |= {f"weight_{knot}": 1.0 for knot in range(self._knots)}
-        if self.gated:
+        if self.gates:
             params["gate"] = setting.gate_fpr is not None
-            if setting.gate_fpr is not None:
-                params["gate_fpr"] = setting.gate_fpr
+            if setting.gate_fpr is not None and setting.gate_layer is not None:
+                params |= {"gate_fpr": setting.gate_fpr, "gate_place": sorted(self.gates).index(setting.gate_layer)}
         return params
+
+    def gated_start(self, push: float, gate_layer: int, gate_fpr: float) -> Setting:
+        """Nothing ablated, every layer above this gate steered alike, by this push."""
+        weights = above_gate((1.0,) * self.depth, self.gates[gate_layer])
+        one = self.push_at_one(0, 1.0, weights)
+        return Setting(float(f"{push / one:.3g}") if one > 0 else 0.0, 0, 1.0, weights, gate_fpr, gate_layer)
 
     def push_at_one(self, k: int, lambda_: float, weights: tuple[float, ...]) -> float:
         """Mean over all layers of w_l ‖v_l‖ / ‖h_l‖: what α = 1 would push."""

@@ -126,8 +126,9 @@ class Memory:
                 sampler: Any = optuna.samplers.TPESampler(
                     seed=seed * 1_000_003 + done, multivariate=True, group=True, n_startup_trials=STARTUP_TRIALS
                 )
-                if done < len(starts):
-                    sampler = optuna.samplers.PartialFixedSampler(space.params(starts[done]), sampler)
+                fixed = space.params(starts[done]) if done < len(starts) else space.fixed(done)
+                if fixed:
+                    sampler = optuna.samplers.PartialFixedSampler(fixed, sampler)
             study.sampler = sampler
             trial = study.ask()
             began = time.perf_counter()

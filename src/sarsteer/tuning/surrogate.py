@@ -23,11 +23,12 @@ from sarsteer.tuning.continuations import Continuations, next_token_logits
 from sarsteer.tuning.measuring import judged
 from sarsteer.tuning.references import References, Report, Requests, answer_all, hear
 from sarsteer.tuning.refusal_tokens import RefusalTokens, refusal_tokens
-from sarsteer.tuning.setting import Setting
+from sarsteer.tuning.setting import Setting, own_gate
+from sarsteer.tuning.space import Space
 
 STEEPNESS = 4.0
 """Of the logistic over the refusal tokens' lead: at half a nat a refusal counts as 88 %."""
-HELD_TOKENS = 24
+HELD_TOKENS = 16
 """Tokens of each given text that are run. Text that breaks does so within the first sentence."""
 
 
@@ -58,7 +59,7 @@ class Surrogate:
 
     Args:
         model: the model; not steered.
-        steering: from the calibrating pairs.
+        space: the steering from the calibrating pairs, and its gates.
         requests: the tuning requests, heard.
         references: what the model says to them by itself and under the refusal prompt.
         refused: which of the ``prompted`` references are refusals, by a judge.
@@ -69,13 +70,13 @@ class Surrogate:
     def __init__(
         self,
         model: AudioLanguageModel,
-        steering: Steering,
+        space: Space,
         requests: Requests,
         references: References,
         refused: Sequence[bool],
         batch_size: int,
     ) -> None:
-        self._model, self._steering, self._batch_size = model, steering, batch_size
+        self._model, self._space, self._batch_size = model, space, batch_size
         self._prompts = [*requests.harmful, *requests.safe]
         self._n = len(requests.harmful)
         self.reuses_prefixes = model.family.prefix_reuse
@@ -131,7 +132,7 @@ class Surrogate:
         lead = torch.zeros(len(self._prompts))
         longest = max(len(text) for text in self._texts)
         likelihood = torch.zeros(len(self._prompts), longest)
-        deltas = None if setting is None else setting.alpha * setting.vectors(self._steering)
+        deltas = None if setting is None else setting.alpha * setting.vectors(self._space.steering)
         for rows, logits in self._continuations.run(deltas, self._openings(setting)):
             lead[rows] = self._lead(logits[:, 0])
             logs = logits.log_softmax(-1).cpu()
@@ -145,21 +146,22 @@ class Surrogate:
 
         It decides on activations that no steering reaches: they are taken once.
         """
-        gate = None if setting is None else setting.gate(self._steering)
+        gate = None if setting is None else setting.gate(self._space.gates)
         if gate is None:
             return None
         if self._gate_inputs is None:
-            activations = self._model.last_token_activations(self._prompts, batch_size=self._batch_size)
-            self._gate_inputs = activations[:, gate.layer].clone()
-        return gate.strength(self._gate_inputs)
+            self._gate_inputs = self._model.last_token_activations(self._prompts, batch_size=self._batch_size)
+        return gate.strength(self._gate_inputs[:, gate.layer])
 
     def _read_prefills(self, setting: Setting | None) -> torch.Tensor:
         """The lead by whole prefills under the hooks that answers get: any family, first tokens only."""
         if self._handle is None and setting is not None:
-            self._handle = self._steering.attach(self._model, 0.0, 0, gate=False)
+            self._handle = self._space.steering.attach(self._model, 0.0, 0, gate=False)
         if self._handle is not None:
-            self._handle.set_gate(None if setting is None else setting.gate(self._steering))
-            vectors = torch.zeros_like(self._handle.vectors) if setting is None else setting.vectors(self._steering)
+            self._handle.set_gate(None if setting is None else setting.gate(self._space.gates))
+            vectors = (
+                torch.zeros_like(self._handle.vectors) if setting is None else setting.vectors(self._space.steering)
+            )
             self._handle.set_vectors(vectors, 0.0 if setting is None else setting.alpha)
         lead = torch.zeros(len(self._prompts))
         for rows, logits in first_token_logits(self._model, self._prompts, self._batch_size):
@@ -221,4 +223,4 @@ def prepare(
     references = answer_all(model, requests, max_new_tokens, batch_size, report)
     rows = [judged(item, text) for item, text in zip(pairs.harmful, references.prompted.texts, strict=True)]
     refused = [verdict.outcome == "refused" for verdict in judge_all(judge, rows)]
-    return Surrogate(model, steering, requests, references, refused, batch_size)
+    return Surrogate(model, Space(steering, gates=own_gate(steering)), requests, references, refused, batch_size)

@@ -2,7 +2,8 @@
 
 Two engines in one process, the same random weights in each: one as vLLM made it, one with hooks on every decoder layer.
 Each round runs all three sides on the same prompts, in another order; ratios are taken within a round. These machines
-are noisy: a ratio is the median over rounds, with their quartiles and range. Results go to ``benchmarks/vllm_throughput.json``.
+are noisy: a ratio is the median over rounds, with their quartiles and range. Results go to
+``benchmarks/vllm_throughput.json``.
 """
 
 from __future__ import annotations

@@ -186,7 +186,7 @@ def test_a_worker_without_the_plugin_stops_the_server(steering_file: Path, monke
 
     monkeypatch.setattr(worker, "settings_of", lambda _: None)
     monkeypatch.setattr("sarsteer.vllm.capture.CapturingWorker", lambda _: None)
-    with pytest.raises(AttributeError, match="sarsteer_status"), engine(steering_file):
+    with pytest.raises(NotImplementedError, match="sarsteer_status"), engine(steering_file):
         pass
 
 

@@ -1,8 +1,9 @@
 """What the gate is worth on the embedded model, and where it ends: ``python -m benchmarks.gate``.
 
-Writes ``benchmarks/gate.json`` and, as tables, ``benchmarks/gate.md``. Each stage is kept in the JSON as soon as it is
-done; a run that was stopped goes on with the next one. Strengths come from calibration pairs alone; the held-out pairs
-are answered once under each defense. Numbers of a toy model: they say nothing about a large one.
+Writes ``benchmarks/gate.json`` and, as tables, ``benchmarks/gate.md``. Each stage is kept, with its answers, in
+``benchmarks/.gate`` as soon as it is done; a run that was stopped goes on with the next one. Strengths come from
+calibration pairs alone; the held-out pairs are answered once under each defense. Numbers of a toy model: they say
+nothing about a large one.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from benchmarks.gate_requests import Group, more_pairs, turn, unlike_the_calibra
 from sarsteer.data.manifest import load_items
 from sarsteer.data.pairs import manifest_path
 from sarsteer.embedded.judge import correct, outcome
+from sarsteer.evaluation.comparison import holm, sign_flip_p
 from sarsteer.evaluation.metrics import rate
 from sarsteer.models.base import AudioLanguageModel, Prompt
 from sarsteer.steering.calibration import INSTRUCTION, REFUSAL_PROMPT
@@ -36,6 +38,8 @@ ALPHAS = (0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.3)
 TARGETS = (0.02, 0.05, 0.1, 0.2)
 ALWAYS = (0.1, 5)  # α and k that the demo chooses on the calibration pairs for always-on steering
 BATCH, TOKENS = 64, 32
+LONG = ("answers", "everyday", "decisions")
+"""What stays in the work folder."""
 
 
 def share(hits: Sequence[bool]) -> dict[str, Any]:
@@ -168,6 +172,20 @@ class Bench:
         decided = self._done["SARSteer, gated"]["decisions"]
         return self._composed(gate, [one["score"] for one in decided])
 
+    def paired(self) -> dict[str, Any]:
+        """Gated against always on, answer by answer: exact paired tests, with Holm's correction for all of them."""
+        n, safe = len(self.pairs["test"]), self.pairs["test"].safe
+        said = [self._done[name]["answers"] for name in ("SARSteer, always on", "SARSteer, gated")]
+        both = {
+            "asr": [[outcome(text) == "answered" for text in texts[:n]] for texts in said],
+            "rr_harmful": [[outcome(text) == "refused" for text in texts[:n]] for texts in said],
+            "rr_safe": [[outcome(text) == "refused" for text in texts[n:]] for texts in said],
+            "safe_correct": [[correct(t, i) for t, i in zip(texts[n:], safe, strict=True)] for texts in said],
+            "broken": [[outcome(text) == "broken" for text in texts] for texts in said],
+        }
+        p = {name: sign_flip_p(always, gated) for name, (always, gated) in both.items()}
+        return {"p": p, "holm": dict(zip(p, holm(list(p.values())), strict=True))}
+
     def more_pairs(self) -> dict[str, Any]:
         """The same with a gate of the same layer, fitted on four times as many pairs beside the shipped ones.
 
@@ -246,8 +264,9 @@ class Bench:
 
     # ---- running -----------------------------------------------------------------------------------------------------
 
-    def run(self, out: Path, minutes: float) -> bool:
+    def run(self, minutes: float) -> bool:
         """Run what is not done, until the time is up; whether all is done."""
+        out = self.folder / "state.json"
         self._done: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
         arms = (
             "no defense",
@@ -259,7 +278,7 @@ class Bench:
         )
         stages: dict[str, Callable[[], Any]] = {"gate": self.gate, "strength": self.strength}
         stages |= {name: lambda name=name: self.arm(name) for name in arms}
-        stages |= {"thresholds": self.thresholds, "more pairs": self.more_pairs}
+        stages |= {"paired": self.paired, "thresholds": self.thresholds, "more pairs": self.more_pairs}
         until = time.monotonic() + 60 * minutes
         groups = unlike_the_calibration(self.pairs["test"], load_items(manifest_path(NAME, "everyday")))
         stages |= {f"unlike: {group.name}": lambda group=group: self.unlike(group) for group in groups}
@@ -288,7 +307,7 @@ def markdown(done: dict[str, Any]) -> str:
         n = done["no defense"][part]["asr"]["n"]
         lines += [f"{part}, {n} pairs:", "", head, "|---" * 7 + "|"]
         for name, row in done.items():
-            if isinstance(row, dict) and "answers" in row:
+            if isinstance(row, dict) and "everyday_correct" in row:
                 cells = [cell(row[part][column]) for column in columns]
                 lines.append(f"| {name} | {' | '.join(cells)} | {cell(row['everyday_correct'])} |")
         more = done["more pairs"]
@@ -298,6 +317,8 @@ def markdown(done: dict[str, Any]) -> str:
                 name = f"gated, target FPR {100 * row['target_fpr']:.0f} %, {pairs} pairs"
                 lines.append(f"| {name} | {' | '.join(cells)} | {cell(row['everyday_correct'])} |")
         lines.append("")
+    tests = ", ".join(f"{name} {p:.2f}" for name, p in done["paired"]["holm"].items())
+    lines += [f"Gated against always on, paired, p after Holm's correction: {tests}.", ""]
     lines += [
         "| requests | should it open? | opened | by score | beyond the limit | median distance |",
         "|---" * 6 + "|",
@@ -314,16 +335,21 @@ def markdown(done: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HERE / "gate.json")
-    parser.add_argument("--work", type=Path, default=HERE / ".gate", help="folder for the steering files")
+    parser.add_argument("--work", type=Path, default=HERE / ".gate", help="folder for what is done so far")
     parser.add_argument("--minutes", type=float, default=600, help="begin no stage after so long")
     args = parser.parse_args()
     args.work.mkdir(exist_ok=True)
     torch.manual_seed(0)
     bench = Bench(args.work)
-    if not bench.run(args.out, args.minutes):
+    if not bench.run(args.minutes):
         print("time is up; run it again to go on")
         return
     table = markdown(bench._done)
+    told = {
+        name: {k: v for k, v in row.items() if k not in LONG} if isinstance(row, dict) else row
+        for name, row in bench._done.items()
+    }
+    args.out.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     args.out.with_suffix(".md").write_text(table)
     print(table)
 

@@ -398,6 +398,22 @@ def test_the_line_over_alpha_passes_through_the_arms_own() -> None:
     assert picture.count('class="dot"') == 4, "the table's two rows and the two strengths: none is drawn twice"
 
 
+def test_many_defenses_bear_numbers_that_are_told_below() -> None:
+    """Names of a dozen points would hide each other; points on one spot share a label, and nobody is left out."""
+    pairs = "ha" * 20
+    same = [arm("b", f"defense {i}", rows("b", str(i), "cc" * 20, pairs)) for i in range(9)]
+    apart = arm("b", "another", rows("b", "another", "rc" * 20, pairs))
+    arms = [*same, apart]
+    series = {one.defense: i for i, one in enumerate(arms)}
+    picture = tradeoff("b", arms, [], series)
+    assert picture is not None
+    assert "1, 2, 3, 4, 5, 6, 7, 8, 9</text>" in picture
+    assert all(f">{one.defense}</text>" in picture for one in arms)
+    few = tradeoff("b", arms[:8], [], series)
+    assert few is not None
+    assert "1, 2" not in few
+
+
 ANY = st.text(max_size=60) | st.sampled_from([NASTY, "<script>", "]]>", "<!--", "{% raw %}", "\r", '","', "\\", "=1+1"])
 
 

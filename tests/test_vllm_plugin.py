@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +27,9 @@ from sarsteer.vllm.engine_core import block_key, check_workers
 from sarsteer.vllm.layers import local_layers
 from sarsteer.vllm.proof import ROWS, prove
 from sarsteer.vllm.requests import SteeredRequests
+from sarsteer.vllm.serving import serving_environment
 from sarsteer.vllm.weights import check_weights
+from sarsteer.vllm.worker import SteeredWorker
 
 LAYERS, WIDTH = 4, 8
 
@@ -190,6 +193,21 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"no safetensors")
     with pytest.raises(ArtifactError, match="is no safetensors file"):
         settings.from_environment({"SARSTEER_STEERING": str(path)})
+
+
+def test_a_gate_is_refused_by_name_rather_than_left_out(steering: sarsteer.Steering, tmp_path: Path) -> None:
+    defaults = {**steering.metadata["defaults"], "gate": True}
+    gated = dataclasses.replace(steering, metadata={**steering.metadata, "defaults": defaults})
+    file = gated.save(tmp_path / "gated.safetensors")
+    with pytest.raises(SteeringError, match="turn the gate on"):
+        settings.from_environment({"SARSTEER_STEERING": str(file)})
+
+
+def test_the_server_loads_the_plugin_whatever_the_list_of_plugins_says() -> None:
+    chosen = {"SARSTEER_STEERING": "x", "SARSTEER_K": None}
+    assert serving_environment({"SARSTEER_K": "3"}, chosen) == {"SARSTEER_STEERING": "x", "SARSTEER_K": "3"}
+    for before, after in (("", "sarsteer"), ("a", "a,sarsteer"), ("sarsteer,a", "sarsteer,a")):
+        assert serving_environment({"VLLM_PLUGINS": before}, chosen)["VLLM_PLUGINS"] == after
 
 
 def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,6 +419,38 @@ def test_the_proof_sees_rows_that_leak() -> None:
     run = states(decoder, torch.randn(ROWS, WIDTH))
     with pytest.raises(SteeringError, match="changed other rows"):
         prove(attachment, lambda: run().roll(1, 0) + run())
+
+
+def test_a_stage_of_the_second_runner_is_proven_by_what_it_hands_on() -> None:
+    """Its dummy step returns nothing before the last stage; what it sends is what ``execute_model`` returns."""
+    decoder, start = Decoder(range(2)), torch.randn(ROWS, WIDTH)
+
+    def execute_model(dummy_run: bool) -> SimpleNamespace:
+        hidden, residual = decoder(start, torch.zeros_like(start))
+        return SimpleNamespace(tensors={"hidden_states": hidden, "residual": residual})
+
+    def dummy_run(rows: int, **options: Any) -> tuple[None, None]:
+        runner.execute_model(dummy_run=True)
+        return None, None
+
+    class Runner(SimpleNamespace):
+        def execute_model(self, dummy_run: bool) -> SimpleNamespace:
+            return execute_model(dummy_run)
+
+    runner = Runner(max_num_tokens=8, _dummy_run=dummy_run)
+    worker = SteeredWorker.__new__(SteeredWorker)
+    worker.runner, worker.proven, worker.requests = runner, False, SteeredRequests(configured())
+    worker.worker = SimpleNamespace(
+        vllm_config=SimpleNamespace(model_config=SimpleNamespace(enforce_eager=True), speculative_config=None)
+    )
+    worker.worker.vllm_config.scheduler_config = SimpleNamespace(max_num_seqs=8)
+    worker.requests.attachment = Attachment(decoder, torch.randn(1, LAYERS, WIDTH), 8, torch.device("cpu"))
+    worker.prove()
+    assert worker.proven
+    assert "execute_model" not in vars(runner)
+    decoder.layers[1]._forward_hooks.clear()
+    with pytest.raises(SteeringError, match="decoder layer 1 does not act"):
+        worker.prove()
 
 
 # ---- workers and engine core ---------------------------------------------------------------------------------------

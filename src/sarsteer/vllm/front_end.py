@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from sarsteer.errors import SteeringError
@@ -47,6 +48,8 @@ def _create_engine_config(original: Any, args: Any, *more: Any, **kwargs: Any) -
         raise SteeringError("--additional-config must be a JSON object beside steering")
     if extra.get(KEY):
         raise SteeringError("SARSTEER_STEERING is set and additional_config names sarsteer, too; leave one of them out")
+    if os.environ.get("VLLM_USE_RUST_FRONTEND", "0") == "1":
+        raise SteeringError("VLLM_USE_RUST_FRONTEND: that front end checks no request for sarsteer; unset it")
     admit(config)
     text = config.model_config.hf_text_config
     first = settings.sets[0]
@@ -132,8 +135,17 @@ async def verify(engine: Any) -> None:
     settings = settings_of(engine.vllm_config)
     if settings is None or getattr(engine, _VERIFIED, False):
         return
-    _check_confirmed(await engine.collective_rpc("sarsteer_status"), settings)
+    for workers in await engine_statuses(engine):
+        _check_confirmed(workers, settings)
     setattr(engine, _VERIFIED, True)
+
+
+async def engine_statuses(engine: Any) -> list[list[dict[str, Any]]]:
+    """The workers' statuses, of every data-parallel engine; ``collective_rpc`` would tell the first one's only."""
+    found: list[list[dict[str, Any]]] = await engine.engine_core.call_utility_all_async(
+        "collective_rpc", "sarsteer_status", None, (), None
+    )
+    return found
 
 
 def _check_confirmed(statuses: list[dict[str, Any]], settings: Settings) -> None:

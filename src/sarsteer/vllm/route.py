@@ -6,10 +6,12 @@ server is asked: it gets this one.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+from sarsteer.vllm.front_end import engine_statuses, verify
 from sarsteer.vllm.patching import wrap
-from sarsteer.vllm.settings import from_environment, settings_of
+from sarsteer.vllm.settings import settings_of
 
 
 def install() -> None:
@@ -21,7 +23,7 @@ def install() -> None:
 
 def _load(original: Any, *args: Any, **kwargs: Any) -> list[Any]:
     found: list[Any] = original(*args, **kwargs)
-    return [*found, SteeringEndpoint()] if from_environment() is not None else found
+    return [*found, SteeringEndpoint()] if os.environ.get("SARSTEER_STEERING", "").strip() else found
 
 
 class SteeringEndpoint:
@@ -36,23 +38,20 @@ class SteeringEndpoint:
 
         async def status(request: Request) -> dict[str, Any]:
             engine = request.app.state.sarsteer_engine
-            workers = await engine.collective_rpc("sarsteer_status")
-            return describe(engine.vllm_config, workers)
+            return describe(engine.vllm_config, await engine_statuses(engine))
 
         status.__annotations__["request"] = Request
         app.get("/sarsteer")(status)
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
         """Verify every worker; an error here ends the start."""
-        from sarsteer.vllm.front_end import verify
-
         if engine_client is not None:
             await verify(engine_client)
         state.sarsteer_engine = engine_client
 
 
-def describe(vllm_config: Any, workers: list[dict[str, Any]]) -> dict[str, Any]:
-    """Settings and workers as JSON; files by their names only, since a route may be public."""
+def describe(vllm_config: Any, engines: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    """Settings, and the workers of each engine, as JSON; files by their names only, since a route may be public."""
     from pathlib import Path
 
     from sarsteer import __version__
@@ -80,5 +79,5 @@ def describe(vllm_config: Any, workers: list[dict[str, Any]]) -> dict[str, Any]:
             "refused": "ignored" if settings.ignore_refused else "HTTP 400",
         },
         "allow_other_model": settings.allow_other_model,
-        "workers": workers,
+        "workers": [{"engine": number, **worker} for number, workers in enumerate(engines) for worker in workers],
     }

@@ -86,14 +86,18 @@ def run_server(command: Sequence[str], environment: Mapping[str, str]) -> int:
         list(command),
         env=dict(environment),
         start_new_session=True,
+        stdout=subprocess.PIPE,  # vLLM logs its errors to either
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
     )
     told: list[str] = []
-    assert process.stderr is not None
-    reader = threading.Thread(target=_pass_on, args=(process.stderr, told), daemon=True)
-    reader.start()
+    readers = [
+        threading.Thread(target=_pass_on, args=(stream, shown, told), daemon=True)
+        for stream, shown in ((process.stdout, sys.stdout), (process.stderr, sys.stderr))
+    ]
+    for reader in readers:
+        reader.start()
     deadline: list[float] = []
 
     def stop(number: int, _frame: object) -> None:
@@ -109,7 +113,8 @@ def run_server(command: Sequence[str], environment: Mapping[str, str]) -> int:
             signal.signal(number, handler)
         _signal_group(process.pid, signal.SIGKILL)  # engine cores and workers that outlived the server
         process.wait()
-    reader.join(timeout=2.0)
+    for reader in readers:
+        reader.join(timeout=2.0)
     if deadline:
         return 0
     if told:
@@ -117,11 +122,11 @@ def run_server(command: Sequence[str], environment: Mapping[str, str]) -> int:
     return process.returncode
 
 
-def _pass_on(stream: IO[str], told: list[str]) -> None:
+def _pass_on(stream: IO[str], shown: IO[str], told: list[str]) -> None:
     """Show the server's own words, and keep what our part of it said."""
     for line in stream:
-        sys.stderr.write(line)
-        sys.stderr.flush()
+        shown.write(line)
+        shown.flush()
         match = _OURS.search(line)
         if match is not None:
             told.append(match["message"].strip())

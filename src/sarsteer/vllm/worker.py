@@ -122,8 +122,20 @@ class SteeredWorker:
         self.proven = True
 
     def _dummy_step(self, uniform_decode: bool) -> Any:
-        # with attention: without, some backends leave its output unwritten, and no two runs agree
-        return self.runner._dummy_run(ROWS, uniform_decode=uniform_decode, force_attention=True)[0]
+        handed_on: list[Any] = []
+        execute = self.runner.execute_model
+
+        def recording(*args: Any, **kwargs: Any) -> Any:
+            handed_on.append(execute(*args, **kwargs))
+            return handed_on[-1]
+
+        self.runner.execute_model = recording  # the second runner returns a pipeline stage's tensors only from there
+        try:
+            # with attention: without, some backends leave its output unwritten, and no two runs agree
+            hidden = self.runner._dummy_run(ROWS, uniform_decode=uniform_decode, force_attention=True)[0]
+        finally:
+            del self.runner.execute_model
+        return handed_on[-1] if hidden is None else hidden
 
     def confirm(self, digest: str) -> None:
         """The engine core saw every worker attached; only one that has our changes sends this."""

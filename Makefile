@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test lint embedded contract bench clean
+.PHONY: demo test lint embedded contract bench bench-gate clean
 
 demo: $(STAMP)
 	$(BIN)/sarsteer demo
@@ -28,6 +28,10 @@ contract: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py --rounds 9
+	$(BIN)/python -m benchmarks.gate_speed --rounds 9
+
+bench-gate: $(STAMP)
+	$(BIN)/python -m benchmarks.gate
 
 # torch comes first and pinned: an unpinned one would bring gigabytes of CUDA
 $(STAMP): pyproject.toml constraints.txt

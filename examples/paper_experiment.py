@@ -17,6 +17,7 @@ import torch
 import transformers
 
 import sarsteer
+from sarsteer.data.overlap import check_disjoint
 from sarsteer.errors import SarsteerError
 from sarsteer.evaluation.judges.keywords import is_refusal
 from sarsteer.evaluation.metrics import balanced_refusal_rate, rate
@@ -59,9 +60,7 @@ def main():
     args = parser.parse_args()
     calibration = sarsteer.load_pairs(args.calibration, "calibration")
     test = sarsteer.load_pairs(args.test, "test")
-    seen = {item.content_digest for pair in calibration for item in (pair.harmful, pair.safe)}
-    if any(item.content_digest in seen for pair in test for item in (pair.harmful, pair.safe)):
-        raise SystemExit("error: calibration and test share a clip; take it out of one of them")
+    check_disjoint([*calibration.harmful, *calibration.safe], [*test.harmful, *test.safe])
     print(f"data: {len(calibration)} calibration pairs, {len(test)} test pairs, nothing shared")
     name, *shape = MODELS[args.model]
     if args.dry_run:

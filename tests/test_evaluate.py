@@ -170,6 +170,35 @@ def test_the_numbers_are_those_of_the_model_and_the_judge(
     assert not hasattr(embedded.module, "_sarsteer_handle") or embedded.module._sarsteer_handle is None
 
 
+def test_a_gated_defense_beside_others(
+    tmp_path: Path, file: Path, steering: Steering, embedded: sarsteer.AudioLanguageModel, test_pairs: Pairs
+) -> None:
+    """One model under all of them: a gate goes on and off between batches, and each answer's decision is logged."""
+    from inspect_ai.log import read_eval_log
+
+    hard, soft = "sarsteer:alpha=0.5,gate=hard", "sarsteer:alpha=0.5,gate=logistic"
+    results = run(settings(tmp_path, defenses=("none", hard, "sarsteer:alpha=0.05", soft), steering=file))
+    arms = {arm.defense: arm for arm in results.arms}
+    items = [item for pair in test_pairs[: LIMIT // 2] for item in (pair.harmful, pair.safe)]
+    turns = [item.turn(item.text or "") for item in items]
+    gate = steering.gate
+    assert gate is not None
+    for name, chosen in ((hard, gate), (soft, gate.with_mode("logistic"))):
+        with steering.on(embedded, alpha=0.5, gate=chosen) as handle:
+            assert [answer.answer for answer in arms[name].answers] == embedded.generate(turns, 24)
+            decisions = handle.decisions
+        assert arms[name].settings["gate"]["mode"] == chosen.mode
+        log = read_eval_log(str(arms[name].log))
+        told = {str(sample.id): sample.output.metadata["gate"] for sample in log.samples or ()}
+        for item, decision in zip(items, decisions, strict=True):
+            assert told[item.id]["score"] == pytest.approx(decision.score, abs=1e-3)
+            assert told[item.id]["strength"] == pytest.approx(decision.strength, abs=1e-3)
+    with steering.on(embedded, alpha=0.05):
+        assert [answer.answer for answer in arms["sarsteer:alpha=0.05"].answers] == embedded.generate(turns, 24)
+    assert [answer.answer for answer in arms["none"].answers] == embedded.generate(turns, 24)
+    assert "gate" not in arms["sarsteer:alpha=0.05"].settings
+
+
 def test_other_settings_are_refused_and_arms_can_be_added(tmp_path: Path, file: Path) -> None:
     first = run(settings(tmp_path, limit=4))
     again = run(settings(tmp_path, limit=4, batch_size=2))
@@ -274,6 +303,8 @@ def test_a_model_behind_an_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ({"defenses": ("magic",)}, "unknown defense 'magic'"),
         ({"defenses": ("prompt:nothing",)}, "neither a prompt of ours nor a file"),
         ({"defenses": ("sarsteer:alpha=much",), "steering": Path("x")}, "must be a number"),
+        ({"defenses": ("sarsteer:gate=maybe",), "steering": Path("x")}, "gate must be one of off, on, hard, logistic"),
+        ({"defenses": ("h2s:gate=on",), "calibration": "sarsteer-tiny"}, "h2s has no gate"),
         ({"defenses": ("guard:keywords",)}, "unknown guard"),
         ({"benchmarks": ("nowhere",)}, "unknown benchmark 'nowhere'"),
         ({"benchmarks": ("figstep:/nowhere",)}, "no such folder"),

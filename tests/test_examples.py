@@ -104,7 +104,7 @@ def test_the_papers_experiment_on_the_embedded_model_goes_on(tmp_path: Path) -> 
         "test.jsonl",
         cwd=tmp_path,
     )
-    assert "share a clip" in shared
+    assert "calibration and test share" in shared
 
 
 def python_fails(*arguments: object, cwd: Path) -> str:

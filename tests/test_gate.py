@@ -186,12 +186,13 @@ def test_everything_in_the_span_is_exact() -> None:
 
 
 def test_lda_agrees_with_scikit_learns_own_where_it_can_be_run() -> None:
-    harmful, safe = (t[:, 2].double().numpy() for t in planted(n=100))
+    even = torch.linspace(3, 0.3, 32)
+    harmful, safe = ((t[:, 2] / even).double().numpy() for t in planted(n=100))
     x, y = np.concatenate([harmful, safe]), np.repeat([1, 0], 100)
     theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(x, y).coef_[0]
     ours = shrunk_lda(x, y, x.shape[1])
-    # "auto" standardises first, so that the two shrink towards different targets: near, not equal
-    assert np.corrcoef(x @ theirs, x @ ours)[0, 1] > 0.9
+    # "auto" standardises each coordinate first; these all have nearly one scale, so that little is left to differ
+    assert np.corrcoef(x @ theirs, x @ ours)[0, 1] > 0.99
 
 
 def test_the_distance_is_that_of_the_whole_covariance() -> None:

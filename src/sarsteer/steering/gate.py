@@ -201,13 +201,9 @@ class Gate:
 def opening(s: torch.Tensor, threshold: Any, temperature: Any, hard: Any) -> torch.Tensor:
     """``Gate.opening`` with numbers or 0-dimensional tensors, as the hooks compute it."""
     lifted = s - threshold
-    soft = torch.sigmoid(lifted / temperature)
-    # a score that is NaN fails every comparison: it must come out open
-    return torch.where(
-        torch.isnan(lifted),
-        torch.ones_like(soft),
-        torch.where(torch.as_tensor(hard, device=s.device), (lifted > 0).to(soft.dtype), soft),
-    )
+    # a score that is NaN fails every comparison, and must come out open
+    hard_, soft = (~(lifted <= 0)).to(s.dtype), torch.sigmoid(lifted / temperature).nan_to_num(nan=1.0)
+    return torch.where(torch.as_tensor(hard, device=s.device), hard_, soft)
 
 
 def threshold_for(safe_scores: list[float], target_fpr: float) -> float:

@@ -73,7 +73,7 @@ class GateState(nn.Module):
         opened = opening(score, b.threshold, b.temperature, b.hard)
         if b.means.shape[0]:
             distance = mahalanobis(h, b.means, b.basis, b.precision, b.residual_precision)
-            opened = torch.where(distance <= b.limit, opened, torch.ones_like(opened))  # NaN is beyond the limit
+            opened = opened.masked_fill(~(distance <= b.limit), 1.0)  # NaN is beyond the limit
         else:
             distance = torch.full_like(score, math.nan)
         rows = h.shape[0]
@@ -135,4 +135,6 @@ def steer_gated(module: nn.Module, _args: Any, output: Any) -> None:
     """The hook of the layers above: ``h += opening · αv`` at the last position, a row's own opening for each row."""
     row = residual_of(output).select(-2, -1)
     opened = getattr(module, STATE).openings[: row.shape[0]]
-    row.addcmul_(opened.to(row.device), getattr(module, "_sarsteer_delta"))
+    if opened.device != row.device:
+        opened = opened.to(row.device)
+    row.addcmul_(opened, getattr(module, "_sarsteer_delta"))

@@ -158,7 +158,7 @@ def test_answers_end_where_generation_ends(embedded: sarsteer.AudioLanguageModel
 
 def command(out: Path, *more: object) -> list[str]:
     given = ["tune", "sarsteer-tiny", "--pairs", "sarsteer-tiny", "--limit", 20, "--out", out, "--trials", 6,
-             "--generations", 3, "--max-new-tokens", 24, "--max-over-refusal", 10, "--max-broken", 10,
+             "--generations", 3, "--max-new-tokens", 24, "--max-over-refusal", 10, "--max-broken", 10, "--no-gate",
              *more]  # fmt: skip
     return [sys.executable, "-m", "sarsteer.cli.main", *map(str, given)]
 
@@ -287,17 +287,22 @@ def test_nothing_to_lower_is_said(
 def test_generation_alone_searches_too(
     embedded: sarsteer.AudioLanguageModel, calibration_pairs: Pairs, tmp_path: Path, options: Options
 ) -> None:
-    """Without the surrogate; and weights for each layer, no gate."""
+    """Without the surrogate, with gates; the third starting point has one, and the strongest push that is allowed."""
     from sarsteer.tuning.front import Limits
 
-    chosen = replace(options, surrogate=False, layers="weights", gate=False, limits=Limits(1.0, 1.0))
+    chosen = replace(options, surrogate=False, limits=Limits(1.0, 1.0))
     tuned = tune(embedded, calibration_pairs[:20], make_judge("embedded"), tmp_path, chosen)
     assert tuned.candidates == ()
     assert len(tuned.points) == 3
-    assert all(point.setting.gate_fpr is None for point in tuned.points)
-    assert set(tuned.points[2].setting.layer_weights) != {1.0}
+    assert [point.setting.gate_layer is None for point in tuned.points] == [True, True, False]
     assert tuned.chosen in tuned.front
-    assert tuned.steering.metadata["pairs"] == 20, "the vectors are of all pairs"
+    steering, setting = tuned.steering, tuned.chosen.setting
+    assert steering.metadata["pairs"] == 20, "the vectors are of all pairs"
+    assert steering.gate_by_default == (setting.gate_layer is not None)
+    gated = tuned.points[2].setting
+    layer = gated.gate_layer
+    assert layer is not None
+    assert all((weight > 0) == (place > layer) for place, weight in enumerate(gated.layer_weights))
 
 
 def test_memory_is_kept_for_more_trials(tmp_path: Path, steering: Steering) -> None:

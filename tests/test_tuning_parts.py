@@ -22,6 +22,7 @@ from sarsteer.data.pairs import Pair, Pairs
 from sarsteer.errors import SarsteerError, SteeringError, TuningError
 from sarsteer.steering.artifact import FORMAT_VERSION, GATED_VERSION, Steering
 from sarsteer.tuning.front import Limits, Point, choose, keeps, next_on_front, pareto_front
+from sarsteer.tuning.gates import gate_layers
 from sarsteer.tuning.measuring import Measured
 from sarsteer.tuning.refusal_tokens import refusal_tokens
 from sarsteer.tuning.setting import Setting, above_gate, describe_layers, own_gate
@@ -246,6 +247,14 @@ def test_a_range_below_the_gate_becomes_what_is_above(steering: Steering) -> Non
     assert steering.gate is not None
     gate = replace(steering.gate, layer=3)
     assert above_gate((1.0, 1.0, 0, 0, 0, 0, 0, 0), gate) == (0, 0, 0, 0, 1.0, 1.0, 1.0, 1.0)
+
+
+def test_gates_are_tried_at_layers_that_leave_some_to_steer() -> None:
+    assert gate_layers(8) == list(range(7))
+    assert gate_layers(2) == [0]
+    assert gate_layers(1) == []
+    many = gate_layers(32)
+    assert (len(many), many[0], many[-1]) == (8, 0, 30)
 
 
 def test_an_unknown_search_of_layers_is_refused(steering: Steering) -> None:

@@ -45,7 +45,20 @@ def clip(test_pairs: Pairs) -> Path:
 
 def test_help_and_version() -> None:
     assert sarsteer.__version__ in run("--version").stdout
-    for command in ("demo", "pairs", "speak", "calibrate", "respond", "show", "report", "models", "doctor"):
+    for command in (
+        "demo",
+        "pairs",
+        "speak",
+        "calibrate",
+        "tune",
+        "layers",
+        "respond",
+        "show",
+        "report",
+        "reproduce",
+        "models",
+        "doctor",
+    ):
         assert command in run("--help").stdout
         assert run(command, "--help").returncode == 0
 

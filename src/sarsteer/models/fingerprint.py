@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -76,13 +76,27 @@ class Fingerprint:
 @torch.no_grad()
 def fingerprint_of(module: nn.Module, layers: Sequence[nn.Module]) -> Fingerprint:
     """The fingerprint of a model whose decoder layers are ``layers``."""
+    inner = language_root(module)  # a thinker alone is the same model as within its omni wrapper
+    return fingerprint_of_weights(
+        (dict(layer.named_parameters()) for layer in layers),
+        architecture=type(inner).__name__,
+        hidden_size=hidden_size(module),
+        vocabulary=int(getattr(text_config(inner), "vocab_size", 0)),
+    )
+
+
+@torch.no_grad()
+def fingerprint_of_weights(
+    layers: Iterable[Mapping[str, torch.Tensor]], *, architecture: str, hidden_size: int, vocabulary: int
+) -> Fingerprint:
+    """As ``fingerprint_of``, from each layer's parameters by their name within the layer, in the layers' order."""
     digest = hashlib.sha256()
     means: list[float] = []
     dtype = "none"
-    for layer in layers:
+    for parameters in layers:
         taken: list[torch.Tensor] = []
         matrices: list[torch.Tensor] = []
-        for name, parameter in sorted(layer.named_parameters()):
+        for name, parameter in sorted(parameters.items()):
             if "lora_" in name or not parameter.is_floating_point() or parameter.is_meta:
                 continue  # adapters come and go, quantised and offloaded weights have no plain values
             dtype = str(parameter.dtype).removeprefix("torch.")
@@ -93,13 +107,11 @@ def fingerprint_of(module: nn.Module, layers: Sequence[nn.Module]) -> Fingerprin
                 matrices.append(taken[-1])
         digest.update(_joined(taken).numpy().tobytes())
         means.append(float(_joined(matrices).double().abs().mean()))
-    inner = language_root(module)  # a thinker alone is the same model as within its omni wrapper
-    config = text_config(inner)
     return Fingerprint(
-        architecture=type(inner).__name__,
-        layers=len(layers),
-        hidden_size=hidden_size(module),
-        vocabulary=int(getattr(config, "vocab_size", 0)),
+        architecture=architecture,
+        layers=len(means),
+        hidden_size=hidden_size,
+        vocabulary=vocabulary,
         dtype=dtype,
         digest=digest.hexdigest(),
         sample=tuple(means),

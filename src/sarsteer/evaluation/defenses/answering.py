@@ -91,13 +91,13 @@ class Answerer:
     def _guarded(
         self, defense: Defense, conversations: Sequence[Conversation], options: Mapping[str, Any]
     ) -> list[Reply | Exception]:
-        from sarsteer.evaluation.defenses.guard import TRANSCRIBE, clips_with, text_of
+        from sarsteer.evaluation.defenses.guard import clips_with, text_of
 
         assert defense.guard is not None
         self._wear(UNDEFENDED)
         replies: dict[int, Reply | Exception] = {}
         heard: dict[int, str] = {}
-        for i, said in enumerate(self._each([clips_with(c, TRANSCRIBE) for c in conversations], options)):
+        for i, said in enumerate(self._each([clips_with(c, defense.guard.transcribe) for c in conversations], options)):
             if isinstance(said, Reply):
                 heard[i] = said.text
             else:

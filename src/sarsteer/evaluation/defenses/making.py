@@ -3,7 +3,7 @@
 ``none``; ``prompt:NAME`` or ``prompt:FILE``; ``sarsteer``, ``refusal-steering`` (k = 0), ``mean-ablation``, ``random``,
 ``reversed``, ``h2s``, ``c2r``, each with its own strengths after a colon where wanted (``sarsteer:alpha=0.2,k=5``),
 those that come from a steering file also with its gate (``sarsteer:gate=hard``; ``logistic``, ``on``, ``off``);
-``guard:llama-guard:MODEL``, ``guard:rubric:MODEL``.
+``guard:llama-guard:MODEL``, ``guard:rubric:MODEL``, ``guard:embedded`` for the toy.
 """
 
 from __future__ import annotations
@@ -124,10 +124,10 @@ def make_defense(spec: str, model: LanguageModel, supplies: Supplies) -> Defense
     if kind == "prompt":
         return _prompt(spec, argument)
     if kind == "guard":
-        from sarsteer.evaluation.defenses.guard import TRANSCRIBE, RequestGuard
+        from sarsteer.evaluation.defenses.guard import RequestGuard
 
         guard = RequestGuard(argument)
-        settings = {"kind": kind, "guard": guard.signature, "transcribe": TRANSCRIBE, "refusal": REFUSAL}
+        settings = {"kind": kind, "guard": guard.signature, "transcribe": guard.transcribe, "refusal": REFUSAL}
         return Defense(spec, settings, guard=guard)
     model.check_steerable()
     strength = _strength(spec, argument, supplies.strength)
@@ -139,7 +139,9 @@ def make_defense(spec: str, model: LanguageModel, supplies: Supplies) -> Defense
 def _parse(spec: str) -> tuple[str, str]:
     kind, _, argument = spec.partition(":")
     if kind not in ("none", "prompt", "guard", *FROM_FILE, *FROM_PAIRS):
-        known = ", ".join(("none", "prompt:NAME", "prompt:FILE", *FROM_FILE, *FROM_PAIRS, "guard:llama-guard:MODEL"))
+        known = ", ".join(
+            ("none", "prompt:NAME", "prompt:FILE", *FROM_FILE, *FROM_PAIRS, "guard:llama-guard:MODEL", "guard:embedded")
+        )
         raise EvaluationError(f"unknown defense {spec!r}; use one of {known}")
     if kind == "none" and argument:
         raise EvaluationError(f"defense {spec!r}: none takes nothing after it; write none")

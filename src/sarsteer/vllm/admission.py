@@ -1,0 +1,65 @@
+"""What may run beside steering. Everything that is not known to keep it exact is refused at start, by its name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sarsteer.errors import SteeringError
+
+EXACT_DRAFTS = ("ngram",)
+"""Speculative methods whose drafts come from no model: only the steered model decides what is kept."""
+
+
+def refused_options(config: Any) -> list[tuple[str, str]]:
+    """Options of a ``VllmConfig`` that steering cannot be exact under, each with the reason."""
+    parallel, model, cache = config.parallel_config, config.model_config, config.cache_config
+    passes = getattr(config.compilation_config, "pass_config", None)
+    found = [
+        ("--enable-dbo, --ubatch-size", _on(parallel, "use_ubatching"), "a step's rows run in parts, each from row 0"),
+        (
+            "--prefill-context-parallel-size",
+            getattr(parallel, "prefill_context_parallel_size", 1) > 1,
+            "a prompt's rows are spread over workers",
+        ),
+        (
+            "--decode-context-parallel-size",
+            getattr(parallel, "decode_context_parallel_size", 1) > 1,
+            "it was not tested",
+        ),
+        ("--enable-elastic-ep", _on(parallel, "enable_elastic_ep"), "new workers would join unproven"),
+        ("--kv-sharing-fast-prefill", _on(cache, "kv_sharing_fast_prefill"), "later layers skip prompt rows"),
+        (
+            "--kv-transfer-config",
+            getattr(config, "kv_transfer_config", None) is not None,
+            "keys and values are shared under keys that do not know of steering",
+        ),
+        (
+            "--kv-events-config",
+            _on(getattr(config, "kv_events_config", None), "enable_kv_cache_events"),
+            "block keys would be published without the steering in them",
+        ),
+        ("--ec-transfer-config", getattr(config, "ec_transfer_config", None) is not None, "it was not tested"),
+        ("--weight-transfer-config", getattr(config, "weight_transfer_config", None) is not None, "weights may change"),
+        ("--enable-sleep-mode", _on(model, "enable_sleep_mode"), "weights may be replaced while the server sleeps"),
+        ("sequence parallelism (enable_sp)", _on(passes, "enable_sp"), "rows are spread over workers"),
+        ("--runner pooling", getattr(model, "runner_type", "generate") != "generate", "it generates nothing"),
+        ("an encoder-decoder model", _on(model, "is_encoder_decoder"), "its prompt is not in its decoder"),
+        ("a diffusion model", _on(model, "is_diffusion"), "it does not answer token by token"),
+    ]
+    refused = [(name, why) for name, given, why in found if given]
+    speculative = getattr(config, "speculative_config", None)
+    if speculative is not None and speculative.method not in EXACT_DRAFTS:
+        refused.append((f"speculative decoding by {speculative.method}", "its drafter reads or skips steered states"))
+    return refused
+
+
+def admit(config: Any) -> None:
+    """Raise ``SteeringError`` for a configuration under which steering would not be exact."""
+    refused = refused_options(config)
+    if refused:
+        told = "; ".join(f"{name} ({why})" for name, why in refused)
+        raise SteeringError(f"steering in vLLM does not go with {told}; start without")
+
+
+def _on(config: Any, name: str) -> bool:
+    return bool(getattr(config, name, False))

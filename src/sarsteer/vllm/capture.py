@@ -1,0 +1,72 @@
+"""Read last-prompt-token activations inside vLLM's workers, for calibration. Runs eagerly, in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from sarsteer.errors import SteeringError
+from sarsteer.vllm.patching import wrap
+from sarsteer.vllm.worker import follow_runner
+
+CAPTURE = {"capture": True}
+"""What ``additional_config`` holds under ``sarsteer`` in a process that calibrates."""
+
+
+class CapturingWorker:
+    """Keeps ``h_l`` at the last prompt token of every request; makes the worker able to answer ``sarsteer_take``."""
+
+    def __init__(self, worker: Any) -> None:
+        self._worker, self._runner = worker, worker.model_runner
+        self._rows: list[tuple[int, str]] = []
+        self._index: torch.Tensor | None = None
+        self._kept: dict[str, dict[int, bytes]] = {}
+        if not worker.vllm_config.model_config.enforce_eager:
+            raise SteeringError("activations are read in eager mode only; give enforce_eager=True")
+        wrap(self._runner, "load_model", self._load_model)
+        follow_runner(worker, self)
+        worker.sarsteer_take = self.take
+
+    def _load_model(self, original: Any, *args: Any, **kwargs: Any) -> Any:
+        from sarsteer.vllm.layers import local_layers
+
+        result = original(*args, **kwargs)
+        total = self._worker.vllm_config.model_config.hf_text_config.num_hidden_layers
+        for number, layer in local_layers(self._runner.get_model(), total).items():
+            layer.register_forward_hook(self._recorder(number))
+        return result
+
+    def _recorder(self, number: int) -> Any:
+        def record(_layer: Any, _args: Any, output: Any) -> None:
+            if self._index is None:
+                return
+            parts = (output,) if torch.is_tensor(output) else output
+            states = torch.stack([part[..., self._index, :].float() for part in parts]).sum(0)
+            for (_, request_id), state in zip(self._rows, states.reshape(len(self._rows), -1), strict=True):
+                self._kept.setdefault(request_id, {})[number] = state.detach().cpu().numpy().tobytes()
+
+        return record
+
+    def add(self, request_id: str, sampling_params: Any) -> None:
+        """Nothing to note."""
+
+    def remove(self, request_ids: Iterable[str]) -> None:
+        """Nothing to forget: what was read is kept until it is taken."""
+
+    def step(self, request_ids: Sequence[str], computed: Any, scheduled: Any, prompt_lengths: Any) -> None:
+        """Find the rows that are a request's last prompt token."""
+        scheduled = np.asarray(scheduled, dtype=np.int64)
+        first = np.cumsum(scheduled) - scheduled
+        within = np.asarray(prompt_lengths) - 1 - np.asarray(computed)
+        here = (within >= 0) & (within < scheduled)
+        self._rows = [(int(first[i] + within[i]), request_ids[i]) for i in np.flatnonzero(here)]
+        rows = [row for row, _ in self._rows]
+        self._index = torch.tensor(rows, device=self._runner.device) if rows else None
+
+    def take(self) -> dict[str, dict[str, bytes]]:
+        """Float32 activations by request id and layer number; each is given once."""
+        kept, self._kept = self._kept, {}
+        return {request_id: {str(n): data for n, data in layers.items()} for request_id, layers in kept.items()}

@@ -1,0 +1,67 @@
+"""Prove, before the first token, that the graphs which will answer hold every layer's hook.
+
+A hook that a compiled or captured graph left out would leave no trace: the server would answer, unsteered. After vLLM
+has compiled and captured, dummy steps run with a mark on one layer at a time. The model's output must change in the
+rows that are marked, and only there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from sarsteer.errors import SteeringError
+from sarsteer.vllm.attachment import Attachment
+
+ROWS = 4
+_LEAK = 1e-2
+"""How much an unmarked row may change, relative to the marked ones: kernels may batch rows in other orders."""
+
+
+def prove(attachment: Attachment, run: Callable[[], Any]) -> None:
+    """Raise ``SteeringError`` unless every layer's hook acts in what ``run`` runs.
+
+    Args:
+        attachment: of this worker; left with no row steered.
+        run: a dummy step of ``ROWS`` tokens; its hidden states ``[>= ROWS, D]``, or the intermediate tensors of a
+            pipeline stage.
+
+    """
+    zeros = torch.zeros(attachment.sets, attachment.width)
+    signs = torch.ones(attachment.width)
+    signs[::3] = -1  # no constant, so that no norm takes it out
+    chosen = np.array([1.0, 0.0] * (ROWS // 2), dtype=np.float32)
+    try:
+        for number in attachment.layers:
+            attachment.write_vectors(number, zeros)
+        attachment.fill(chosen, np.full(ROWS, attachment.sets - 1, dtype=np.int64))
+        plain = _states(run())
+        for number in attachment.layers:
+            attachment.write_vectors(number, signs.expand_as(zeros))
+            marked = _states(run())
+            attachment.write_vectors(number, zeros)
+            change = (marked - plain).abs().amax(-1)
+            steered, others = change[::2], change[1::2]
+            if not bool((steered > 0).all()) or not bool(torch.isfinite(change).all()):
+                raise SteeringError(
+                    f"the hook on decoder layer {number} does not act in what vLLM compiled; nothing was answered. "
+                    "Clear vLLM's compile cache, or start with --enforce-eager"
+                )
+            if bool((others > _LEAK * steered.min()).any()):
+                raise SteeringError(
+                    f"steering a row at decoder layer {number} changed other rows; nothing was answered"
+                )
+    finally:
+        attachment.restore_vectors()
+        attachment.clear()
+
+
+def _states(output: Any) -> torch.Tensor:
+    tensors = getattr(output, "tensors", None)
+    if tensors is not None:  # a pipeline stage hands on (hidden, residual), or one hidden state
+        output = torch.cat([tensors[name] for name in sorted(tensors)], dim=-1)
+    rows: torch.Tensor = output[:ROWS].detach().float().cpu().clone()
+    return rows

@@ -1,0 +1,53 @@
+"""The requests of a worker's steps: who is told of them, and the strengths that steering looks up once each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from sarsteer.vllm.attachment import Attachment
+from sarsteer.vllm.rows import row_strengths
+from sarsteer.vllm.settings import Settings
+from sarsteer.vllm.strengths import Strength, applied_strength
+
+
+class Follower(Protocol):
+    """Told of a model runner's requests and steps, by ``runner_v1`` or ``runner_v2``."""
+
+    def add(self, request_id: str, sampling_params: Any) -> None:
+        """A request is new, or replaces one of the same id."""
+
+    def remove(self, request_ids: Iterable[str]) -> None:
+        """Requests are finished."""
+
+    def step(self, request_ids: Sequence[str], computed: Any, scheduled: Any, prompt_lengths: Any) -> None:
+        """A step's batch is settled and its forward comes next; the arguments are those of ``rows.steered_rows``."""
+
+
+class SteeredRequests:
+    """Writes the strengths of each step's rows.
+
+    A request that was never announced has the operator's own strength: nothing goes unsteered.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.attachment: Attachment | None = None
+        self._settings = settings
+        self._default = applied_strength(None, settings)
+        self._of: dict[str, Strength] = {}
+
+    def add(self, request_id: str, sampling_params: Any) -> None:
+        """Note its strength."""
+        self._of[request_id] = applied_strength(getattr(sampling_params, "extra_args", None), self._settings)
+
+    def remove(self, request_ids: Iterable[str]) -> None:
+        """Forget them."""
+        for request_id in request_ids:
+            self._of.pop(request_id, None)
+
+    def step(self, request_ids: Sequence[str], computed: Any, scheduled: Any, prompt_lengths: Any) -> None:
+        """Write the rows."""
+        assert self.attachment is not None
+        found = [self._of.get(request_id, self._default) for request_id in request_ids]
+        alphas, sets = [one.alpha for one in found], [one.index for one in found]
+        self.attachment.fill(*row_strengths(alphas, sets, computed, scheduled, prompt_lengths))

@@ -1,0 +1,158 @@
+"""In each worker: attach after the weights are loaded, write the rows before each step, prove after compilation.
+
+The runner's methods are replaced on the instance, not on its class: a process without steering keeps vLLM's own.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+from typing import Any
+
+import torch
+
+from sarsteer.errors import SteeringError
+from sarsteer.vllm.patching import wrap
+from sarsteer.vllm.proof import ROWS, prove
+from sarsteer.vllm.requests import Follower, SteeredRequests
+from sarsteer.vllm.settings import KEY, Settings, read_steering, settings_of, vectors_digest
+
+logger = logging.getLogger(__name__)
+
+
+def install() -> None:
+    """Prepare this process's workers, before they are made."""
+    from vllm.v1.worker.worker_base import WorkerWrapperBase
+
+    wrap(WorkerWrapperBase, "init_device", _init_device)
+
+
+def _init_device(original: Any, wrapper: Any) -> None:
+    original(wrapper)
+    config = wrapper.vllm_config
+    settings = settings_of(config)
+    if settings is not None:
+        SteeredWorker(wrapper.worker, settings)
+    elif (config.additional_config or {}).get(KEY):
+        from sarsteer.vllm.capture import CapturingWorker
+
+        CapturingWorker(wrapper.worker)
+
+
+def follow_runner(worker: Any, follower: Follower) -> None:
+    """Tell ``follower`` of the requests and steps of the worker's model runner, whichever of vLLM's two it is."""
+    if worker.use_v2_model_runner:
+        from sarsteer.vllm.runner_v2 import follow
+    else:
+        from sarsteer.vllm.runner_v1 import follow
+    follow(worker.model_runner, follower)
+
+
+class SteeredWorker:
+    """Steering in one worker; makes the worker able to answer ``sarsteer_status``."""
+
+    def __init__(self, worker: Any, settings: Settings) -> None:
+        self.worker, self.settings = worker, settings
+        self.runner: Any = worker.model_runner
+        self.requests = SteeredRequests(settings)
+        self.checked: list[str] = []
+        self.proven = self.confirmed = False
+        self._attached_digest: str | None = None
+        wrap(self.runner, "load_model", self._load_model)
+        wrap(worker, "compile_or_warm_up_model", self._compile)
+        follow_runner(worker, self.requests)
+        worker.sarsteer_status = self.status
+        worker.sarsteer_confirm = self.confirm
+
+    def _load_model(self, original: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        self.attach()
+        return result
+
+    def attach(self) -> None:
+        """Check the weights, and put the hooks on this worker's layers."""
+        from sarsteer.vllm.attachment import Attachment
+        from sarsteer.vllm.weights import check_weights
+
+        vectors = []
+        for one in self.settings.sets:
+            steering = read_steering(one.source)
+            found = steering.vectors(one.k, one.lambda_)
+            if vectors_digest(found) != one.digest:
+                raise SteeringError(
+                    f"{one.source}: holds other vectors on this node than where the server was started; copy it anew"
+                )
+            self.checked = check_weights(
+                self.worker.vllm_config, steering, allow_other_model=self.settings.allow_other_model
+            )
+            vectors.append(found)
+        attachment = Attachment(
+            self.runner.get_model(), torch.stack(vectors), self.runner.max_num_tokens, self.runner.device
+        )
+        self.requests.attachment = attachment
+        self._attached_digest = hashlib.sha256("".join(map(vectors_digest, vectors)).encode()).hexdigest()
+        logger.info(
+            "sarsteer: attached to decoder layers %d to %d of %d; checked: %s",
+            min(attachment.layers),
+            max(attachment.layers),
+            attachment.total,
+            ", ".join(self.checked),
+        )
+
+    def _compile(self, original: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        self.prove()
+        return result
+
+    def prove(self) -> None:
+        """See ``proof``: on a mixed batch, and on the graphs of pure decoding where there are others."""
+        if self.requests.attachment is None:
+            raise SteeringError("the model was loaded past sarsteer; nothing was attached")
+        config = self.worker.vllm_config
+        if self.runner.max_num_tokens < ROWS:
+            raise SteeringError(f"--max-num-batched-tokens must be at least {ROWS}")
+        modes = [False]
+        graphs = not config.model_config.enforce_eager and config.scheduler_config.max_num_seqs >= ROWS
+        if graphs and config.speculative_config is None:  # with drafts a decode step has other lengths
+            modes.append(True)
+        with torch.inference_mode():
+            for uniform in modes:
+                prove(self.requests.attachment, functools.partial(self._dummy_step, uniform))
+        self.proven = True
+
+    def _dummy_step(self, uniform_decode: bool) -> Any:
+        handed_on: list[Any] = []
+        execute = self.runner.execute_model
+
+        def recording(*args: Any, **kwargs: Any) -> Any:
+            handed_on.append(execute(*args, **kwargs))
+            return handed_on[-1]
+
+        self.runner.execute_model = recording  # the second runner returns a pipeline stage's tensors only from there
+        try:
+            # with attention: without, some backends leave its output unwritten, and no two runs agree
+            hidden = self.runner._dummy_run(ROWS, uniform_decode=uniform_decode, force_attention=True)[0]
+        finally:
+            del self.runner.execute_model
+        return handed_on[-1] if hidden is None else hidden
+
+    def confirm(self, digest: str) -> None:
+        """The engine core saw every worker attached; only one that has our changes sends this."""
+        if digest != self.settings.digest:
+            raise SteeringError("the engine core confirmed other vectors than this worker's")
+        self.confirmed = True
+
+    def status(self) -> dict[str, Any]:
+        """What is attached here at this moment, as values that any transport carries."""
+        attachment = self.requests.attachment
+        if attachment is not None and not attachment.intact:
+            attachment = None
+        return {
+            "rank": int(self.worker.rank),
+            "digest": self._attached_digest if attachment is not None else None,
+            "layers": sorted(attachment.layers) if attachment is not None else [],
+            "checked": list(self.checked),
+            "proven": self.proven,
+            "confirmed": self.confirmed,
+        }

@@ -1,0 +1,38 @@
+"""Two workers, each a process of its own: every tensor-parallel rank, and every pipeline stage, steers its part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sarsteer
+from tests.vllm.conftest import ALPHAS, K, Request, engine
+from tests.vllm.test_engine import FREE, Answers, sampling
+
+
+@pytest.mark.parametrize("kind", ["tensor_parallel_size", "pipeline_parallel_size"])
+def test_two_workers_answer_as_one(
+    kind: str, steering_file: Path, steering: sarsteer.Steering, requests: list[Request], expected: Answers
+) -> None:
+    count, layers = 6, len(steering.vectors(K))
+    # in its own process each worker is spawned anew, and loads the plugin by its entry point
+    options: dict[str, Any] = {kind: 2, "distributed_executor_backend": "mp"}
+    with engine(steering_file, FREE, **options) as llm:
+        workers = llm.llm_engine.collective_rpc("sarsteer_status")
+        outputs = llm.generate(
+            [request.prompt for _ in ALPHAS for request in requests[:count]],
+            [sampling(sarsteer_alpha=alpha) for alpha in ALPHAS for _ in range(count)],
+            use_tqdm=False,
+        )
+        llm.llm_engine.engine_core.shutdown()
+    held = [worker["layers"] for worker in workers]
+    assert [worker["rank"] for worker in workers] == [0, 1]
+    if kind == "tensor_parallel_size":
+        assert held == [list(range(layers))] * 2
+    else:
+        assert held == [list(range(layers // 2)), list(range(layers // 2, layers))]
+    assert all(worker["proven"] and worker["confirmed"] for worker in workers)
+    found = [list(output.outputs[0].token_ids) for output in outputs]
+    assert found == [tokens for alpha in ALPHAS for tokens in expected[alpha][:count]]

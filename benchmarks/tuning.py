@@ -66,7 +66,7 @@ def main() -> None:
     args = parser.parse_args()
     T.logging.set_verbosity_error()
     T.logging.disable_progress_bar()
-    console = Console()
+    console = Console(width=200)
     model = sarsteer.load_model("sarsteer-tiny", device="cpu")
     steering = sarsteer.Steering.load(args.steering)
     pairs = sarsteer.load_pairs("sarsteer-tiny", "test")

@@ -10,7 +10,7 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-vllm lint embedded contract bench bench-vllm clean
+.PHONY: demo test test-vllm lint embedded contract bench bench-evaluate bench-gate bench-vllm clean
 
 demo: $(STAMP)
 	$(BIN)/sarsteer demo
@@ -38,6 +38,13 @@ contract: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py --rounds 9
+	$(BIN)/python -m benchmarks.gate_speed --rounds 9
+
+bench-gate: $(STAMP)
+	$(BIN)/python -m benchmarks.gate
+
+bench-evaluate: $(STAMP)
+	$(BIN)/python benchmarks/evaluate.py
 
 # torch comes first and pinned: an unpinned one would bring gigabytes of CUDA
 $(STAMP): pyproject.toml constraints.txt

@@ -51,7 +51,7 @@ def test_saving_twice_gives_the_same_bytes(steering: Steering, saved: Path, tmp_
 
 def test_metadata_says_where_it_comes_from(steering: Steering, embedded: sarsteer.AudioLanguageModel) -> None:
     meta = steering.metadata
-    assert meta["format_version"] == 1
+    assert meta["format_version"] == 2, "it holds a gate"
     assert meta["model"]["name"] == "sarsteer-tiny"
     assert (meta["layers"], meta["hidden_size"]) == (8, 256)
     assert meta["pairs"] == 24
@@ -105,7 +105,7 @@ def test_someone_elses_safetensors(saved: Path) -> None:
         Steering.load(saved)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", None])
 def test_other_format_version(saved: Path, version: object) -> None:
     with pytest.raises(ArtifactError, match="format version"):
         Steering.load(rewrite(saved, {"format_version": version}))

@@ -16,6 +16,7 @@ import soundfile
 
 from sarsteer.data.benchmarks import BENCHMARKS, load_benchmark
 from sarsteer.data.benchmarks.cache import stored
+from sarsteer.data.pairs import load_pairs
 from sarsteer.data.save import save_items
 from sarsteer.errors import BenchmarkError, MissingExtraError, SarsteerError
 
@@ -220,6 +221,7 @@ def test_what_else_each_row_says(tmp_path: Path) -> None:
     assert jail.category == "Fraud"
     assert jail.extra["prompt"].startswith("You are a pirate")
     (perturbed,) = load_benchmark("ajailbench", folder=tmp_path / "ajailbench", variant="perturbed")
+    assert Path(perturbed.extra["clean"]) == jail.audio, "what it was before is known where the base lies beside it"
     assert perturbed.audio.parts[-3:] == ("APT", "qwen2", "7.wav")
     assert "response" not in perturbed.extra
     chat = load_benchmark("air_bench_chat", folder=tmp_path / "air_bench")
@@ -231,6 +233,17 @@ def test_what_else_each_row_says(tmp_path: Path) -> None:
     assert (one.id, other.id) == ("jalmbench-AHarm-5", "jalmbench-AHarm-5-2")
     tree, _ = load_benchmark("voicebench", folder=tmp_path / "voicebench", variant="alpacaeval")
     assert tree.answer == "Oak"
+
+
+def test_a_benchmark_with_twins_is_calibrated_on_as_it_is(tmp_path: Path) -> None:
+    figstep_pairs(tmp_path)
+    pairs = load_pairs(f"figstep@train:{tmp_path}")
+    assert [pair.harmful.question for pair in pairs] == ["break 1", "break 2", "break 3"]
+    assert [pair.safe.question for pair in pairs] == ["mend 1", "mend 2", "mend 3"]
+    with pytest.raises(SarsteerError, match="no such folder"):
+        load_pairs("figstep@train:/nowhere")
+    with pytest.raises(SarsteerError, match="no such manifest"):
+        load_pairs("nothing@train:/nowhere")
 
 
 def test_a_manifest_is_a_benchmark(tmp_path: Path, wav: Path) -> None:

@@ -45,7 +45,20 @@ def clip(test_pairs: Pairs) -> Path:
 
 def test_help_and_version() -> None:
     assert sarsteer.__version__ in run("--version").stdout
-    for command in ("demo", "pairs", "speak", "calibrate", "respond", "show", "report", "models", "doctor"):
+    for command in (
+        "demo",
+        "pairs",
+        "speak",
+        "calibrate",
+        "tune",
+        "layers",
+        "respond",
+        "show",
+        "report",
+        "reproduce",
+        "models",
+        "doctor",
+    ):
         assert command in run("--help").stdout
         assert run(command, "--help").returncode == 0
 
@@ -75,16 +88,45 @@ def test_respond(clip: Path, file: Path, embedded: sarsteer.AudioLanguageModel, 
     assert answer["alpha"] == 0.7
 
 
+def test_respond_with_the_gate(
+    test_pairs: Pairs, file: Path, embedded: sarsteer.AudioLanguageModel, steering: Steering
+) -> None:
+    """What it is closed to is answered as if undefended; the decision is told."""
+    assert steering.gate is not None
+    text = steering.metadata["instruction"]
+    clips = [item.audio for pair in test_pairs[:4] for item in (pair.harmful, pair.safe)]
+    scores = steering.gate.score(
+        embedded.last_token_activations([sarsteer.user_turn(clip, text) for clip in clips])[:, steering.gate.layer]
+    )
+    clip = clips[int(scores.argmin())]
+    done = run(
+        "respond", "sarsteer-tiny", "--audio", clip, "--steering", file, "--alpha", "0.5", "--gate", "--undefended",
+        "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["gate"]["score"] == pytest.approx(float(scores.min()), abs=1e-3)
+    assert answer["gate"]["strength"] == 0.0
+    assert answer["defended"] == answer["undefended"]
+    elsewhere = run(
+        "respond", "sarsteer-tiny", "--audio", clip, "--steering", file, "--gate", "--text", "Transcribe the audio."
+    )
+    assert "beside another it may be wrong" in elsewhere.stderr
+    assert "gate: " in elsewhere.stderr
+
+
 def test_show(file: Path, steering: Steering, tmp_path: Path) -> None:
     shown = run("show", file)
     assert shown.returncode == 0
-    for word in ("sarsteer-tiny", "I cannot assist with that.", "kept", steering.digest[:16]):
+    for word in ("sarsteer-tiny", "I cannot assist with that.", "kept", steering.digest[:16], "AUROC", "<- chosen"):
         assert word in shown.stdout
     picture = tmp_path / "layers.png"
     as_json = run("show", file, "--json", "--alpha", "0.3", "--k", "2", "--plot", picture)
     told = json.loads(as_json.stdout)
     assert len(told["layers"]) == 8
     assert told["layers"][3]["kept"] == pytest.approx(steering.report(0.3, 2)[3].kept)
+    assert steering.gate is not None
+    assert told["gate"]["threshold"] == steering.gate.threshold
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -103,6 +145,10 @@ def test_calibrate_writes_what_the_library_computes(tmp_path: Path, calibration_
     told = json.loads(done.stdout)
     assert told["digest"] == Steering.load(out).digest
     assert told["metadata"]["pairs"] == 8
+    assert told["gate"] is None
+    assert "8 pairs are too few" in told["metadata"]["no_gate"]
+    refused("respond", "sarsteer-tiny", "--text", "Hi.", "--steering", out, "--gate", says="has no gate: 8 pairs")
+    assert "none: 8 pairs are too few" in " ".join(run("show", out).stdout.split())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s.safetensors"]
     before = out.read_bytes()
     refused("calibrate", "sarsteer-tiny", "--pairs", "sarsteer-tiny", "--out", out, says="--overwrite")
@@ -209,6 +255,15 @@ def test_bad_strengths(clip: Path, file: Path, options: tuple[str, ...], says: s
 
 def test_strengths_without_steering_are_refused(clip: Path) -> None:
     refused("respond", "sarsteer-tiny", "--audio", clip, "--alpha", "0.1", says="need --steering")
+
+
+def test_bad_gates(clip: Path, tmp_path: Path) -> None:
+    refused("respond", "sarsteer-tiny", "--audio", clip, "--gate", says="need --steering")
+    for rate in ("0", "1", "nan"):
+        refused(
+            "calibrate", "sarsteer-tiny", "--pairs", "sarsteer-tiny", "--out", tmp_path / "s", "--target-fpr", rate,
+            says="--target-fpr must be above 0",
+        )  # fmt: skip
 
 
 def test_an_artifact_of_another_model(tmp_path: Path, clip: Path) -> None:

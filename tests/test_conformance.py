@@ -22,6 +22,7 @@ from sarsteer.errors import AudioError, MessageError, SteeringError
 from sarsteer.messages import Message
 from sarsteer.models.control_tokens import can_sanitize
 from sarsteer.models.layers import text_config
+from sarsteer.steering.gate import Gate
 from sarsteer.steering.hooks import attach
 from tests import haptic
 from tests.families import FAMILIES, make
@@ -259,6 +260,31 @@ def test_a_steered_batch_equals_its_rows(model: AudioLanguageModel, vectors: tor
     with attach(model.module, model.decoder_layers, vectors, ALPHA, model.probe):
         answers = model.generate(mixed(model), 6)
         assert answers == [model.generate([conversation], 6)[0] for conversation in mixed(model)]
+
+
+def test_a_gated_batch_equals_its_rows(model: AudioLanguageModel, vectors: torch.Tensor) -> None:
+    """A row that the gate is open to is steered above the gate's layer alone, a row that it is closed to not at all."""
+    conversations, layer = mixed(model), (len(model.decoder_layers) - 1) // 2
+    seen = model.last_token_activations(conversations)[:, layer]
+    towards = seen[1] - seen[:1].mean(0)
+    scores = seen @ towards
+    low, high = scores.sort().values[:2].tolist()
+    gate = Gate(layer, towards, 0.0, (low + high) / 2)
+    above = vectors.clone()
+    above[: layer + 1] = 0
+    plain = [tokens(model, conversation) for conversation in conversations]
+    with attach(model.module, model.decoder_layers, above, ALPHA, model.probe):
+        steered = [tokens(model, conversation) for conversation in conversations]
+    with attach(model.module, model.decoder_layers, vectors, ALPHA, model.probe, gate) as handle:
+        together = model.generate(conversations, 6)
+        decisions = handle.decisions
+        assert [d.opening for d in decisions] == [float(s > gate.threshold) for s in scores]
+        assert {d.opening for d in decisions} == {0.0, 1.0}
+        assert differs(torch.tensor([d.score for d in decisions]), scores) < 10 * CLOSE
+        assert together == [model.generate([conversation], 6)[0] for conversation in conversations]
+        for conversation, decision, on, off in zip(conversations, decisions, steered, plain, strict=True):
+            assert tokens(model, conversation) == (on if decision.opening else off)
+    assert [tokens(model, conversation) for conversation in conversations] == plain
 
 
 def test_streaming_equals_generating(model: AudioLanguageModel, vectors: torch.Tensor) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Sequence
@@ -18,9 +20,11 @@ import pytest
 pytest.importorskip("inspect_ai")
 
 import sarsteer
+import sarsteer.audio
 from sarsteer import Steering
 from sarsteer.data.pairs import Pairs
 from sarsteer.errors import ArtifactError, EvaluationError, SarsteerError
+from sarsteer.evaluation.benchmarks import open_benchmark
 from sarsteer.evaluation.evaluating import Settings, run
 from sarsteer.evaluation.inspect import sharing
 from sarsteer.evaluation.judges import Judged, JudgeStopped, Verdict
@@ -170,6 +174,35 @@ def test_the_numbers_are_those_of_the_model_and_the_judge(
     assert not hasattr(embedded.module, "_sarsteer_handle") or embedded.module._sarsteer_handle is None
 
 
+def test_a_gated_defense_beside_others(
+    tmp_path: Path, file: Path, steering: Steering, embedded: sarsteer.AudioLanguageModel, test_pairs: Pairs
+) -> None:
+    """One model under all of them: a gate goes on and off between batches, and each answer's decision is logged."""
+    from inspect_ai.log import read_eval_log
+
+    hard, soft = "sarsteer:alpha=0.5,gate=hard", "sarsteer:alpha=0.5,gate=logistic"
+    results = run(settings(tmp_path, defenses=("none", hard, "sarsteer:alpha=0.05", soft), steering=file))
+    arms = {arm.defense: arm for arm in results.arms}
+    items = [item for pair in test_pairs[: LIMIT // 2] for item in (pair.harmful, pair.safe)]
+    turns = [item.turn(item.text or "") for item in items]
+    gate = steering.gate
+    assert gate is not None
+    for name, chosen in ((hard, gate), (soft, gate.with_mode("logistic"))):
+        with steering.on(embedded, alpha=0.5, gate=chosen) as handle:
+            assert [answer.answer for answer in arms[name].answers] == embedded.generate(turns, 24)
+            decisions = handle.decisions
+        assert arms[name].settings["gate"]["mode"] == chosen.mode
+        log = read_eval_log(str(arms[name].log))
+        told = {str(sample.id): sample.output.metadata["gate"] for sample in log.samples or ()}
+        for item, decision in zip(items, decisions, strict=True):
+            assert told[item.id]["score"] == pytest.approx(decision.score, abs=1e-3)
+            assert told[item.id]["strength"] == pytest.approx(decision.strength, abs=1e-3)
+    with steering.on(embedded, alpha=0.05):
+        assert [answer.answer for answer in arms["sarsteer:alpha=0.05"].answers] == embedded.generate(turns, 24)
+    assert [answer.answer for answer in arms["none"].answers] == embedded.generate(turns, 24)
+    assert "gate" not in arms["sarsteer:alpha=0.05"].settings
+
+
 def test_other_settings_are_refused_and_arms_can_be_added(tmp_path: Path, file: Path) -> None:
     first = run(settings(tmp_path, limit=4))
     again = run(settings(tmp_path, limit=4, batch_size=2))
@@ -274,6 +307,8 @@ def test_a_model_behind_an_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ({"defenses": ("magic",)}, "unknown defense 'magic'"),
         ({"defenses": ("prompt:nothing",)}, "neither a prompt of ours nor a file"),
         ({"defenses": ("sarsteer:alpha=much",), "steering": Path("x")}, "must be a number"),
+        ({"defenses": ("sarsteer:gate=maybe",), "steering": Path("x")}, "gate must be one of off, on, hard, logistic"),
+        ({"defenses": ("h2s:gate=on",), "calibration": "sarsteer-tiny"}, "h2s has no gate"),
         ({"defenses": ("guard:keywords",)}, "unknown guard"),
         ({"benchmarks": ("nowhere",)}, "unknown benchmark 'nowhere'"),
         ({"benchmarks": ("figstep:/nowhere",)}, "no such folder"),
@@ -301,3 +336,87 @@ def test_another_models_steering_is_refused(tmp_path: Path, steering: Steering) 
     path = other.save(tmp_path / "other.safetensors")
     with pytest.raises(ArtifactError, match="another model"):
         run(settings(tmp_path / "out", defenses=("sarsteer",), steering=path))
+
+
+def test_the_judge_works_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The judge's first reply is held back until the model has answered a later batch: one that waits never would."""
+    begun, beside = threading.Event(), threading.Event()
+    held: list[bool] = []
+    work = sharing.SharedModel._work
+
+    def counting(self: sharing.SharedModel, key: Any, requests: list[Any]) -> Any:
+        asked_before = begun.is_set()
+        found = work(self, key, requests)
+        if asked_before:
+            beside.set()
+        return found
+
+    def reply(_messages: list[dict[str, Any]]) -> str:
+        if not begun.is_set():
+            begun.set()
+            held.append(beside.wait(60))
+        return '{"reason": "it declines", "outcome": "refused"}'
+
+    monkeypatch.setattr(sharing.SharedModel, "_work", counting)
+    with running() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        server.reply = reply
+        model = sharing._made["sarsteer-tiny", "{}"].model
+        sharing._made["sarsteer-tiny", "{}"] = sharing.SharedModel(model, 2)
+        results = run(settings(tmp_path, judge="rubric:openai/slow", batch_size=2, limit=12))
+    assert held == [True], "a batch was answered while the judge had not replied yet"
+    assert results.arms[0].summary.rr_harmful is not None
+    assert results.arms[0].summary.rr_harmful.value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("judge", "says"),
+    [
+        ("rubric:openai/judge-mute", None),
+        ("rubric:openai/down", "The server is being restarted"),
+        ("rubric:openai/missing", "does not exist"),
+    ],
+)
+def test_judges_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge: str, says: str | None) -> None:
+    """One that answers nonsense is counted, one that is gone ends the run in a line; neither loses an answer."""
+    with running() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        sharing._made.pop(("judge", judge), None)
+        if says is None:
+            results = run(settings(tmp_path, judge=judge, limit=4))
+            assert results.arms[0].summary.unreadable.value == 1.0
+            assert any("cannot be read" in note for note in results.arms[0].summary.notes)
+            assert all(answer.answer for answer in results.arms[0].answers)
+            return
+        with pytest.raises(EvaluationError) as told:
+            run(settings(tmp_path, judge=judge, limit=4))
+    assert says in str(told.value)
+    assert "\n" not in str(told.value)
+    assert not re.search(r"Error\(|conversation \d", str(told.value))
+
+
+def test_batches_are_of_like_length_and_results_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[list[int]] = []
+    work = sharing.SharedModel._work
+
+    def noting(self: sharing.SharedModel, key: Any, requests: list[Any]) -> Any:
+        clips = [request.conversation[0]["content"][0]["url"] for request in requests]
+        batches.append([len(sarsteer.audio.load_clip(clip).samples) for clip in clips])
+        return work(self, key, requests)
+
+    monkeypatch.setattr(sharing.SharedModel, "_work", noting)
+    sharing._made["sarsteer-tiny", "{}"] = sharing.SharedModel(sharing._made["sarsteer-tiny", "{}"].model, 4)
+    results = run(settings(tmp_path, limit=24))
+    items = open_benchmark("embedded", limit=24).items
+    assert [answer.id for answer in results.arms[0].answers] == [item.id for item in items]
+    as_filed = [len(sarsteer.audio.load_clip(item.audio).samples) for item in items]
+    assert sum(map(len, batches)) == 24
+    unsorted = [as_filed[start : start + 4] for start in range(0, 24, 4)]
+    # requests that wait at the same time may overtake each other, so that the order is not exact
+    assert padding(batches) < padding(unsorted), batches
+
+
+def padding(batches: list[list[int]]) -> int:
+    return sum(max(batch) * len(batch) - sum(batch) for batch in batches)

@@ -25,6 +25,7 @@ from sarsteer.data.pairs import Pairs
 from sarsteer.errors import AudioError
 from sarsteer.evaluation.defenses import UNDEFENDED, Answerer, Strength, Supplies, make_defense
 from sarsteer.evaluation.inspect import _registry, sharing
+from sarsteer.evaluation.inspect.tasks import playable
 from tests.openai_server import KEY, running
 
 ROOT = Path(__file__).parents[1]
@@ -124,6 +125,17 @@ def test_a_task_is_judged_and_logged(tmp_path: Path, file: Path) -> None:
         assert metrics[f"{rate}_low"] <= metrics[rate] <= metrics[f"{rate}_high"]
         assert metrics[f"{rate}_n"] in (3, 6)
     assert all((sample.output.metadata or {})["settings"]["alpha"] == 0.2 for sample in log.samples)
+
+
+def test_every_clip_has_a_player_and_its_own_bytes(test_pairs: Pairs) -> None:
+    """``inspect view`` plays what is labelled WAV or MP3; tried by hand in a browser, with the clips of the package."""
+    ogg = message(test_pairs[0].safe.audio.read_bytes(), "")[0].content[0]
+    shown = playable(ogg)
+    assert isinstance(shown, ContentAudio)
+    assert (shown.audio.partition(";")[0], shown.format) == ("data:audio/wav", "wav")
+    assert shown.audio.partition(",")[2] == ogg.audio.partition(",")[2]
+    for kept in (ContentAudio(audio="data:audio/mpeg;base64,AAAA", format="mp3"), ContentText(text="data:audio/ogg;x")):
+        assert playable(kept) is kept
 
 
 def test_inspect_finds_us_by_our_entry_point(tmp_path: Path, file: Path) -> None:

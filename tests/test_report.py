@@ -34,6 +34,7 @@ from sarsteer.evaluation.report.markdown import markdown
 from sarsteer.evaluation.report.redaction import redacted, sensitive
 from sarsteer.evaluation.report.spreadsheet import answers_csv, arms_csv
 from sarsteer.evaluation.report.table import METRICS, blocks, leader
+from sarsteer.evaluation.report.tradeoff import tradeoff, whole_curve
 from sarsteer.evaluation.results import Answer, Arm, CurvePoint, Evaluation
 from sarsteer.evaluation.summary import Summary, summarise
 
@@ -370,6 +371,47 @@ def test_markdown_parses_back(evaluation: Evaluation) -> None:
         assert line[1].replace("*", "").split()[0] == shown(asr.value)
         assert f"[{shown(asr.low)}, {shown(asr.high)}] n={asr.n}" in line[1]
     assert "<" not in markdown(evaluation).replace("\\<", "")
+
+
+def test_the_line_over_alpha_passes_through_the_arms_own() -> None:
+    """Strengths on either side of the table's row: the line goes up through it, and the numbers hold it, too."""
+    pairs = "ha" * 20
+    own = arm("b", "SARSteer", rows("b", "s", "rr" * 10 + "cc" * 10, pairs), alpha=0.1)
+    other = arm("b", "a prompt", rows("b", "p", "rc" * 20, pairs))
+    curve = [
+        CurvePoint("b", "SARSteer", alpha, arm("b", "x", rows("b", "x", said, pairs)).summary)
+        for alpha, said in ((0.2, "rr" * 20), (0.05, "cc" * 20))
+    ]
+    assert [(p.defense, p.alpha) for p in whole_curve([other, own], curve)] == [
+        ("SARSteer", 0.05),
+        ("SARSteer", 0.1),
+        ("SARSteer", 0.2),
+    ]
+    assert whole_curve([other, own], [*curve, CurvePoint("b", "SARSteer", 0.1, own.summary)])[1].alpha == 0.1
+    assert len(whole_curve([other, own], [*curve, CurvePoint("b", "SARSteer", 0.1, own.summary)])) == 3
+    picture = tradeoff("b", [other, own], curve, {"a prompt": 0, "SARSteer": 1})
+    assert picture is not None
+    (line,) = re.findall(r'<polyline points="([^"]*)"', picture)
+    ends = [tuple(map(float, end.split(","))) for end in line.split()]
+    assert len(ends) == 3
+    assert sorted(ends, key=lambda end: -end[1]) == ends
+    assert picture.count('class="dot"') == 4, "the table's two rows and the two strengths: none is drawn twice"
+
+
+def test_many_defenses_bear_numbers_that_are_told_below() -> None:
+    """Names of a dozen points would hide each other; points on one spot share a label, and nobody is left out."""
+    pairs = "ha" * 20
+    same = [arm("b", f"defense {i}", rows("b", str(i), "cc" * 20, pairs)) for i in range(9)]
+    apart = arm("b", "another", rows("b", "another", "rc" * 20, pairs))
+    arms = [*same, apart]
+    series = {one.defense: i for i, one in enumerate(arms)}
+    picture = tradeoff("b", arms, [], series)
+    assert picture is not None
+    assert "1, 2, 3, 4, 5, 6, 7, 8, 9</text>" in picture
+    assert all(f">{one.defense}</text>" in picture for one in arms)
+    few = tradeoff("b", arms[:8], [], series)
+    assert few is not None
+    assert "1, 2" not in few
 
 
 ANY = st.text(max_size=60) | st.sampled_from([NASTY, "<script>", "]]>", "<!--", "{% raw %}", "\r", '","', "\\", "=1+1"])

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sarsteer.models.loading import load_model
     from sarsteer.steering.artifact import Steering
     from sarsteer.steering.calibration import calibrate
+    from sarsteer.steering.gate import Gate
     from sarsteer.steering.hooks import SteeringHandle
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ApiModel": "sarsteer.models.api",
     "AudioLanguageModel": "sarsteer.models.base",
+    "Gate": "sarsteer.steering.gate",
     "SarsteerError": "sarsteer.errors",
     "Steering": "sarsteer.steering.artifact",
     "SteeringHandle": "sarsteer.steering.hooks",
@@ -44,6 +46,7 @@ _HOMES = {
 __all__ = [
     "ApiModel",
     "AudioLanguageModel",
+    "Gate",
     "SarsteerError",
     "Steering",
     "SteeringHandle",

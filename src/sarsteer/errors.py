@@ -51,6 +51,10 @@ class CalibrationError(SarsteerError):
     """Calibration cannot go on with these pairs or settings."""
 
 
+class TuningError(SarsteerError):
+    """Strengths cannot be searched for, or no strength does what was asked."""
+
+
 class SteeringError(SarsteerError):
     """Steering was asked for and would not have been applied exactly; nothing was answered."""
 

@@ -18,7 +18,7 @@ def demo(
     report: Annotated[Path, typer.Option("--report", help="The HTML report to write.")] = Path("demo-report.html"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Calibrate sarsteer-tiny, answer held-out speech under four defenses, and write a report.
+    """Calibrate sarsteer-tiny, answer held-out speech under five defenses, and write a report.
 
     The embedded model is tiny and lives in a toy world: its numbers show how the method behaves, and say nothing
     about a large model.

@@ -30,13 +30,24 @@ def evaluate(
     k: Annotated[int | None, typer.Option(help="Safe components to ablate; the steering file's own.")] = None,
     lambda_: Annotated[float | None, typer.Option("--lambda", help="Ablation coefficient; its own.")] = None,
     alpha_sweep: Annotated[str | None, typer.Option(help="More strengths of steered defenses: 0.05,0.1.")] = None,
-    judge: Annotated[str | None, typer.Option(help="keywords, rubric:openai/NAME, ...; what fits by default.")] = None,
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="keywords, rubric:openai/NAME, sorry-bench:MODEL,prompts=FILE, ..., or BENCHMARK=JUDGE; repeatable. "
+            "air-bench:MODEL scores AIR-Bench beside another judge. Default: embedded for the toy, keywords (crude) "
+            "for all else."
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="The first so many requests of each.", min=1)] = None,
     calibration: Annotated[str | None, typer.Option(help="Pairs that were calibrated on, for h2s and c2r.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for logs and results.json.")] = Path("evaluation"),
     instruction: Annotated[str | None, typer.Option(help="Text beside clips without one; the paper's.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="The longest answer, in tokens.", min=1)] = 256,
     batch_size: Annotated[int, typer.Option(help="Requests a forward; lower it when memory runs out.", min=1)] = 16,
+    max_wer: Annotated[
+        float | None,
+        typer.Option(help="Word error rate above which an altered clip is misheard; rates without those are added."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; a GPU where there is one.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; the checkpoint's own.")] = None,
     revision: Annotated[str | None, typer.Option(help="The model's branch, tag or commit on the Hub.")] = None,
@@ -70,12 +81,13 @@ def evaluate(
         k=k,
         lambda_=lambda_,
         alpha_sweep=_numbers(alpha_sweep),
-        judge=judge,
+        judge=tuple(judge or ()),
         limit=limit,
         calibration=calibration,
         instruction=instruction,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
+        max_wer=max_wer,
         loading={
             "device": device,
             "dtype": dtype,
@@ -106,6 +118,9 @@ def _numbers(text: str | None) -> tuple[float, ...]:
 
 COLUMNS = {"asr": "ASR ↓", "rr_harmful": "RR\nharmful ↑", "rr_safe": "RR\nsafe ↓", "brr": "BRR ↑", "broken": "broken ↓",
            "unreadable": "unread-\nable"}  # fmt: skip
+SCORE_COLUMNS = {"answer": "score ↑", "answer_change": "change", "answer_first": "read\nfirst",
+                 "answer_second": "read\nsecond", "reference": "reference", "position_bias": "position\nbias",
+                 "unreadable": "unread-\nable"}  # fmt: skip
 
 
 def _print(results: Any) -> None:
@@ -118,13 +133,19 @@ def _print(results: Any) -> None:
         rows += [(f"{p.defense}, α {p.alpha:g}", p.summary) for p in results.curve if p.benchmark == name]
         table = Table(title=name, title_justify="left", box=None, pad_edge=False, header_style="bold")
         table.add_column("defense", overflow="fold")
-        for title in COLUMNS.values():
+        scored = any(summary.scores is not None for _, summary in rows)
+        columns = SCORE_COLUMNS if scored else COLUMNS
+        for title in columns.values():
             table.add_column(title, justify="right")
         for defense, summary in rows:
-            table.add_row(defense, *(_cell(getattr(summary, column)) for column in COLUMNS))
+            numbers = summary.scores or summary if scored else summary
+            table.add_row(defense, *(_cell(getattr(numbers, column, None)) for column in columns))
         console.print(table)
         counts = {c: e.n for c in ("asr", "rr_safe") if (e := getattr(rows[0][1], c)) is not None}
         told = ", ".join(f"{n} {'harmful' if c == 'asr' else 'safe'}" for c, n in counts.items())
+        if scored:
+            read = rows[0][1].scores and rows[0][1].scores.answer
+            told = f"{read.n if read else 0} read in both orders; scores from 1 to 10"
         console.print(f"[dim]n: {told}[/]", highlight=False)
         for note in dict.fromkeys(note for _, summary in rows for note in summary.notes):
             errors.print(f"[yellow]note:[/] {name}: {note}", highlight=False)
@@ -133,6 +154,10 @@ def _print(results: Any) -> None:
 
 
 def _cell(value: Any) -> str:
+    from sarsteer.evaluation.metrics import Score
+
+    if isinstance(value, Score):
+        return f"{value.value:.2f}\n[dim]{value.low:.2f}-{value.high:.2f}[/]"
     return "" if value is None else f"{100 * value.value:.1f}\n[dim]{100 * value.low:.0f}-{100 * value.high:.0f}[/]"
 
 

@@ -9,7 +9,22 @@ from typing import Annotated
 import typer
 
 from sarsteer import __version__
-from sarsteer.cli import calibrate, demo, doctor, evaluate, models, pairs, report, respond, serve, show, speak
+from sarsteer.cli import (
+    calibrate,
+    demo,
+    doctor,
+    evaluate,
+    layers,
+    models,
+    pairs,
+    report,
+    reproduce,
+    respond,
+    serve,
+    show,
+    speak,
+    tune,
+)
 from sarsteer.cli.output import fail
 from sarsteer.errors import SarsteerError
 
@@ -41,7 +56,10 @@ app.command("demo")(demo.demo)
 app.command("pairs")(pairs.pairs)
 app.command("speak")(speak.speak)
 app.command("calibrate")(calibrate.calibrate)
+app.command("tune")(tune.tune)
+app.command("layers")(layers.layers)
 app.command("evaluate")(evaluate.evaluate)
+app.command("reproduce")(reproduce.reproduce)
 app.command("respond")(respond.respond)
 app.command("serve", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve.serve)
 app.command("show")(show.show)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from sarsteer.cli.output import console, print_json, quiet_transformers
+from sarsteer.cli.output import console, errors, print_json, quiet_transformers
 from sarsteer.errors import SarsteerError
 
 
@@ -25,6 +26,10 @@ def respond(
     alpha: Annotated[float | None, typer.Option(help="Steering strength; the file's own by default.")] = None,
     k: Annotated[int | None, typer.Option("--k", help="Principal components to ablate.", min=0)] = None,
     lambda_: Annotated[float | None, typer.Option("--lambda", help="Ablation coefficient.")] = None,
+    gate: Annotated[
+        bool | None,
+        typer.Option("--gate/--no-gate", help="Steer only what the file's gate takes for harmful; as the file says."),
+    ] = None,
     undefended: Annotated[bool, typer.Option("--undefended", help="Show the undefended answer beside it.")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 256,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; a GPU where there is one.")] = None,
@@ -41,8 +46,8 @@ def respond(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Answer one request: clips, images, and a text."""
-    if steering is None and (alpha is not None or k is not None or lambda_ is not None):
-        raise SarsteerError("--alpha, --k and --lambda need --steering FILE; nothing was answered unsteered")
+    if steering is None and any(option is not None for option in (alpha, k, lambda_, gate)):
+        raise SarsteerError("--alpha, --k, --lambda and --gate need --steering FILE; nothing was answered unsteered")
     for name, value in (("--alpha", alpha), ("--lambda", lambda_)):
         if value is not None and not math.isfinite(value):
             raise SarsteerError(f"{name} must be a finite number, not {value}")
@@ -62,8 +67,14 @@ def respond(
     artifact = Steering.load(steering) if steering is not None else None
     if artifact is not None:
         artifact.vectors(k, lambda_)
-    if text is None:
-        text = artifact.metadata["instruction"] if artifact is not None else INSTRUCTION
+        artifact.choose_gate(gate)
+    own_text = artifact.metadata["instruction"] if artifact is not None else INSTRUCTION
+    text = own_text if text is None else text
+    if artifact is not None and artifact.choose_gate(gate) is not None and text != own_text:
+        errors.print(
+            f"[yellow]note:[/] the gate was fitted beside the text {own_text!r}; beside another it may be wrong",
+            highlight=False,
+        )
     loaded = open_model(
         model,
         device=device,
@@ -75,6 +86,7 @@ def respond(
     )
     request = [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
     answers: dict[str, Any] = {}
+    decided = None
     if not isinstance(loaded, AudioLanguageModel):
         if artifact is not None:
             loaded.check_steerable()
@@ -84,14 +96,19 @@ def respond(
         if artifact is None or undefended:
             answers["undefended"] = loaded.generate(prompts, max_new_tokens)[0]
         if artifact is not None:
-            with artifact.on(loaded, alpha, k, lambda_, allow_other_model=allow_other_model) as handle:
+            with artifact.on(loaded, alpha, k, lambda_, gate=gate, allow_other_model=allow_other_model) as handle:
                 answers["defended"] = loaded.generate(prompts, max_new_tokens)[0]
                 answers["alpha"] = handle.alpha
+                decided = handle.decisions[0] if handle.gate is not None else None
+                answers["gate"] = None if decided is None else asdict(decided)
     if as_json:
         digest = artifact.digest if artifact is not None else None
         print_json({"audio": audio, "image": image, "text": text, "model": loaded.name, "steering": digest, **answers})
         return
-    if len([key for key in answers if key != "alpha"]) == 1:
+    if decided is not None:
+        why = "unlike the calibration" if decided.out_of_distribution else f"score {decided.score:.2f}"
+        errors.print(f"[dim]gate: {why}, steered at alpha {decided.strength:.3g}[/]", highlight=False)
+    if ("defended" in answers) != ("undefended" in answers):
         print(answers.get("defended", answers.get("undefended")))
         return
     console.print(f"[dim]undefended[/]  {answers['undefended']}", highlight=False)

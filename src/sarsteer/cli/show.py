@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from sarsteer.cli.output import console, errors, print_json
+
+if TYPE_CHECKING:
+    from sarsteer.steering.gate import Gate
 
 _WIDTH = 12  # of a bar; the table fits 80 columns
 
@@ -25,6 +28,7 @@ def show(
     """Show where a steering file comes from, and its vectors layer by layer."""
     from sarsteer.steering.artifact import Steering
     from sarsteer.steering.diagnostics import findings
+    from sarsteer.steering.gate_report import summary
 
     steering = Steering.load(file)
     own_alpha, own_k, own_lambda = steering.defaults
@@ -33,10 +37,12 @@ def show(
     lambda_ = own_lambda if lambda_ is None else lambda_
     reports = steering.report(alpha, k, lambda_)
     notes = findings(reports)
+    gate = steering.gate
     if plot is not None:
         from sarsteer.steering.plots import plot_layers
 
-        plot_layers(reports, plot, f"{steering.metadata['model']['name']}: α = {alpha:g}, k = {k}, λ = {lambda_:g}")
+        title = f"{steering.metadata['model']['name']}: α = {alpha:g}, k = {k}, λ = {lambda_:g}"
+        plot_layers(reports, plot, title, gate)
     if as_json:
         print_json(
             {
@@ -45,12 +51,16 @@ def show(
                 "k": k,
                 "lambda": lambda_,
                 "findings": notes,
+                "suggestion": asdict(steering.suggest()),
                 "metadata": steering.metadata,
+                "gate": None if gate is None else {**gate.header, "by_default": steering.gate_by_default},
                 "layers": [asdict(report) for report in reports],
             }
         )
         return
-    meta = steering.metadata
+    from sarsteer.tuning.setting import describe_layers
+
+    meta, found = steering.metadata, steering.suggest()
     facts = Table.grid(padding=(0, 2))
     for name, value in (
         ("model", f"{meta['model']['name']} ({meta['fingerprint']['architecture']})"),
@@ -61,6 +71,10 @@ def show(
         ("refusal prompt", meta["refusal_prompt"]),
         ("shape", f"{meta['layers']} layers of {meta['hidden_size']}, up to k = {steering.max_k}"),
         ("shown at", f"alpha {alpha:g}, k {k}, lambda {lambda_:g}"),
+        ("gate", f"none: {meta.get('no_gate', 'calibrated without one')}" if gate is None else summary(gate)),
+        ("layers steered", describe_layers(steering.default_layer_weights)),
+        ("closed form", f"alpha {found.alpha:g}, k {found.k}, lambda {found.lambda_:g}: where a search would begin"),
+        ("tuned", _tuned(meta.get("tuning"))),
         ("digest", steering.digest[:16]),
     ):
         facts.add_row(f"[dim]{name}[/]", str(value))
@@ -81,10 +95,47 @@ def show(
             f"{row.explained:.0%}",
         )
     console.print(table)
+    if gate is not None:
+        _print_gate(gate, steering.gate_by_default)
     for note in notes:
         errors.print(f"[yellow]note:[/] {note}")
     if plot is not None:
         console.print(f"picture: {plot}", highlight=False)
+
+
+def _tuned(told: dict[str, Any] | None) -> str:
+    if told is None:
+        return "no: sarsteer tune"
+    before, after = told["undefended"]["asr"]["value"], told["chosen"]["asr"]["value"]
+    n = told["pairs"]["tuning"]
+    return (
+        f"on {n} pairs: ASR {100 * before:.0f} % undefended, {100 * after:.0f} % as chosen; judged by {told['judge']}"
+    )
+
+
+def _print_gate(gate: Gate, by_default: bool) -> None:
+    """Which layer tells harmful from safe how well, and what share of held-out clips opens the gate."""
+    from sarsteer.evaluation.metrics import rate
+    from sarsteer.steering.gate_report import best_by_layer, opened
+
+    console.print(f"\n[bold]gate[/], {'on' if by_default else 'off'} by default; cross-validated on the calibration")
+    layers = best_by_layer(gate)
+    if not layers:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("layer", "AUROC", "", "best detector"):
+        table.add_column(title, justify="left" if title in ("", "best detector") else "right", no_wrap=True)
+    for layer, method, auroc, error in layers:
+        chosen = " [bold]<- chosen[/]" if layer == gate.layer else ""
+        table.add_row(str(layer), f"{auroc:.3f} ± {error:.3f}", _bar(2 * auroc - 1, 1.0, "green"), method + chosen)
+    console.print(table)
+    for name, shares in zip(("harmful", "safe"), opened(gate), strict=True):
+        found = rate(shares)
+        console.print(
+            f"opens for {100 * found.value:.0f} % of {found.n} held-out {name} clips "
+            f"[dim][{100 * found.low:.0f}, {100 * found.high:.0f}][/]",
+            highlight=False,
+        )
 
 
 def _counted(modalities: dict[str, int] | None) -> str:

@@ -1,7 +1,8 @@
 """Our manifest: JSON Lines, one clip a line.
 
 ``id``, ``audio`` (a path relative to the manifest), ``question`` (what is said), ``label`` ("harmful" or "safe");
-optional ``pair``, ``category``, ``text`` (the instruction beside the clip), ``answer``, and anything else.
+optional ``pair``, ``category``, ``text`` (the instruction beside the clip), ``answer``, and anything else. Of an
+altered clip, ``clean`` (the path of the clip before) or ``said`` (its words) tells an evaluation what was to be heard.
 
 A request need not be spoken: instead of ``audio`` a row may have ``image``, ``video``, or a registered kind, again
 with a path; or ``"modality": "text"``, and the question itself is what the model reads.
@@ -128,6 +129,11 @@ def _read_line(line: str, where: str, root: Path) -> Item:
             raise ManifestError(f"{where}: {key!r} must be a string")
     if row["label"] not in LABELS:
         raise ManifestError(f"{where}: label {row['label']!r} is neither 'harmful' nor 'safe'")
+    extra = {}
+    if row.get("clean") is not None:
+        if not isinstance(row["clean"], str):
+            raise ManifestError(f"{where}: 'clean' must be a string, the path of the clip before it was altered")
+        extra["clean"] = str(_file(row["clean"], "clean", where, root))
     known = {"id", "modality", modality, "question", "label", *_OPTIONAL}
     return Item(
         id=row["id"],
@@ -135,7 +141,7 @@ def _read_line(line: str, where: str, root: Path) -> Item:
         label=row["label"],
         modality=modality,
         media=_file(row[media], media, where, root) if media else None,
-        extra={key: value for key, value in row.items() if key not in known},
+        extra={key: value for key, value in row.items() if key not in known} | extra,
         **{key: row.get(key) for key in _OPTIONAL},
     )
 

@@ -71,18 +71,36 @@ def load_pairs(name_or_manifest: str | os.PathLike[str], split: str = "calibrati
     """Load pairs.
 
     Args:
-        name_or_manifest: ``"sarsteer-tiny"`` for the embedded clips, a manifest, or a folder that holds
-            ``calibration.jsonl`` and ``test.jsonl``.
-        split: ``"calibration"`` or ``"test"``; of a single manifest every pair is taken.
+        name_or_manifest: ``"sarsteer-tiny"`` for the embedded clips, a manifest, a folder that holds
+            ``calibration.jsonl`` and ``test.jsonl``, or a benchmark with safe twins in a folder, as
+            ``"figstep@train:FOLDER"``.
+        split: ``"calibration"`` or ``"test"``; of a single manifest or a benchmark every pair is taken.
 
     Raises:
         ManifestError: the manifest is bad, or a clip has no twin.
+        BenchmarkError: the benchmark is not there, or not in its format.
 
     """
     if split not in SPLITS:
         raise ManifestError(f"unknown split {split!r}; use one of {', '.join(SPLITS)}")
+    benchmark = _of_benchmark(os.fspath(name_or_manifest))
+    if benchmark is not None:
+        return pair_up(benchmark, os.fspath(name_or_manifest))
     manifest = manifest_path(name_or_manifest, split)
     return pair_up(load_items(manifest), str(manifest))
+
+
+def _of_benchmark(spec: str) -> Sequence[Item] | None:
+    """The items of ``NAME[/VARIANT][@SPLIT]:FOLDER``; None where that is no such text."""
+    if ":" not in spec or Path(spec).exists():
+        return None
+    from sarsteer.data.benchmarks import BENCHMARKS, load_benchmark
+    from sarsteer.data.benchmarks.load import split_spec
+
+    name, variant, part, folder = split_spec(spec)
+    if name not in BENCHMARKS:
+        return None
+    return load_benchmark(name, folder=folder, split=part, variant=variant)
 
 
 def manifest_path(name_or_manifest: str | os.PathLike[str], split: str) -> Path:

@@ -38,4 +38,8 @@ def _row(item: Item, folder: Path) -> dict[str, Any]:
     for key in ("pair", "category", "text", "answer"):
         if getattr(item, key) is not None:
             row[key] = getattr(item, key)
-    return row | {key: value for key, value in item.extra.items() if key not in row}
+    row |= {key: value for key, value in item.extra.items() if key not in row}
+    if "clean" in row:  # a path, too; one that would lead out of the folder is of no use there
+        clean = Path(row.pop("clean")).resolve()
+        row |= {"clean": clean.relative_to(folder).as_posix()} if clean.is_relative_to(folder) else {}
+    return row

@@ -7,7 +7,7 @@ the strengths that were chosen before.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sarsteer.data.manifest import Item, load_items
@@ -18,10 +18,13 @@ from sarsteer.models.base import AudioLanguageModel, Prompt
 from sarsteer.models.loading import EMBEDDED, load_model
 from sarsteer.steering.artifact import Steering
 from sarsteer.steering.calibration import INSTRUCTION, REFUSAL_PROMPT, calibrate
+from sarsteer.steering.gate import Gate
 from sarsteer.steering.hooks import SteeringHandle
 
 ALPHAS = (0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3)
 KS = (5, 10, 20)
+GATED_ALPHAS = (0.2, 0.3, 0.45, 0.6, 0.8, 1.0)
+"""Larger than the rest: a gated request is steered in the upper layers alone, and safe ones are left alone."""
 TUNING_PAIRS = 50
 MAX_LOST = 0.03
 """Share of safe answers that a tuned strength may lose on the tuning pairs: a little over half of the five points that
@@ -35,10 +38,11 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Setting:
-    """A strength: α, and how many principal components are ablated (λ = 1)."""
+    """A strength: α, how many principal components are ablated (λ = 1), and whether the gate asks first."""
 
     alpha: float
     k: int
+    gated: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,16 +120,20 @@ def run(report: Report, model: AudioLanguageModel | None = None) -> DemoResult:
     warned = hear(model, test, INSTRUCTION + REFUSAL_PROMPT, report, "Adding the refusal prompt")
     daily_warned = model.prepare([item.turn((item.text or "") + REFUSAL_PROMPT) for item in everyday])
 
+    gated = choose_gated(model, half, steering.gate, calibration[-TUNING_PAIRS:], report) if steering.gate else None
+
     arms: list[tuple[str, Setting | None, tuple[list[Prompt], list[Prompt]], list[Prompt]]] = [
         ("no defense", None, heard, daily),
         ("refusal prompt", None, warned, daily_warned),
         ("refusal steering, no ablation", plain, heard, daily),
         ("SARSteer", ablated, heard, daily),
     ]
+    if gated is not None:
+        arms.append(("SARSteer, gated", gated, heard, daily))
     rows = []
     for index, (name, setting, requests, clips) in enumerate(arms):
         report("Answering under each defense", index, len(arms))
-        handle = steering.attach(model, setting.alpha, setting.k) if setting is not None else None
+        handle = steering.attach(model, setting.alpha, setting.k, gate=setting.gated) if setting is not None else None
         try:
             answers = answer(model, requests)
             said = model.generate(clips, MAX_NEW_TOKENS, batch_size=BATCH)
@@ -209,6 +217,27 @@ def choose(points: Sequence[CurvePoint], undefended: CurvePoint) -> Setting:
     kept = [p for p in points if p.correct_safe.value >= floor - 1e-9]
     best = max(kept or points, key=lambda p: (p.brr.value, -p.setting.alpha) if kept else (-p.setting.alpha,))
     return best.setting
+
+
+def choose_gated(model: AudioLanguageModel, steering: Steering, gate: Gate, pairs: Pairs, report: Report) -> Setting:
+    """The strength at which most harmful requests are refused and fewest break, the gate taken as open.
+
+    What it costs safe requests is the gate's threshold's matter, which calibration has set.
+    """
+    stage = "Tuning what the gate lets through"
+    requests = model.prepare([item.turn(INSTRUCTION) for item in pairs.harmful])
+    points: list[tuple[float, float]] = []
+    always = replace(gate, threshold=-1e30)
+    with steering.on(model, 0.0, 0, gate=always) as handle:
+        for done, alpha in enumerate(GATED_ALPHAS):
+            report(stage, done, len(GATED_ALPHAS))
+            handle.alpha = alpha
+            said = [outcome(text) for text in model.generate(requests, MAX_NEW_TOKENS, batch_size=BATCH)]
+            points.append((said.count("refused") - said.count("broken"), -alpha))
+            if said.count("broken") > len(said) / 2:
+                break
+    report(stage, len(GATED_ALPHAS), len(GATED_ALPHAS))
+    return Setting(-max(points)[1], 0, gated=True)
 
 
 def _right(said: Sequence[str], items: Sequence[Item]) -> Estimate:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sarsteer.data.benchmarks import BENCHMARKS, load_benchmark
+from sarsteer.data.benchmarks.load import split_spec
 from sarsteer.data.manifest import Item, load_items
 from sarsteer.data.pairs import manifest_path
 from sarsteer.errors import BenchmarkError
@@ -26,6 +27,7 @@ class Loaded:
         instruction: beside each clip that brings no text of its own.
         judge: the one that fits, where none is asked for.
         about: where it comes from, as JSON, for the log.
+        seconds: how long the clips are, by the items' ids, where that is known.
 
     """
 
@@ -34,6 +36,14 @@ class Loaded:
     instruction: str = INSTRUCTION
     judge: str = "keywords"
     about: dict[str, Any] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict, repr=False)
+
+    @property
+    def by_length(self) -> list[Item]:
+        """The items, longest clips first: a batch of like lengths has little padding, and what is too much for the
+        memory is known at once. Where no lengths are known, as they are.
+        """
+        return sorted(self.items, key=lambda item: self.seconds.get(item.id, 0.0), reverse=True)
 
     def text(self, item: Item) -> str:
         """What stands beside a request."""
@@ -61,12 +71,8 @@ def open_benchmark(spec: str, *, limit: int | None = None, instruction: str | No
         BenchmarkError, ManifestError: it is unknown, not there, or broken.
 
     """
-    head, _, folder = spec.partition(":")
-    whole, _, split = head.partition("@")
-    name, _, variant = whole.partition("/")
-    return open_named(
-        name, folder=folder or None, split=split or None, variant=variant or None, limit=limit, instruction=instruction
-    )
+    name, variant, split, folder = split_spec(spec)
+    return open_named(name, folder=folder, split=split, variant=variant, limit=limit, instruction=instruction)
 
 
 def open_named(

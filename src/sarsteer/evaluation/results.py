@@ -11,7 +11,8 @@ from typing import Any
 
 from sarsteer.errors import EvaluationError
 from sarsteer.evaluation.judges.interface import Verdict
-from sarsteer.evaluation.metrics import Estimate
+from sarsteer.evaluation.metrics import Estimate, Score
+from sarsteer.evaluation.scores import Scores
 from sarsteer.evaluation.summary import Category, Summary
 from sarsteer.files import write_text
 
@@ -31,6 +32,7 @@ class Answer:
         category, pair, cluster: see ``Judged``.
         audio: the clip's path, where the request was spoken.
         text: the instruction beside it.
+        wer: word error rate of the model's own transcript, where the clip is an altered one and this was measured.
 
     """
 
@@ -44,6 +46,7 @@ class Answer:
     cluster: str | None = None
     audio: str | None = None
     text: str | None = None
+    wer: float | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,8 @@ class Evaluation:
 
         """
         target = Path(path)
+        if target.suffix == ".eval" and target.exists():
+            raise EvaluationError(f"{target}: is a log of Inspect; give the results.json beside its folder")
         try:
             data = json.loads(target.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -154,7 +159,8 @@ def _estimate(data: Any) -> Any:
 
 
 def _summary(data: dict[str, Any]) -> Summary:
-    plain = {name: _estimate(value) for name, value in data.items() if name not in ("bounds", "categories", "notes")}
+    apart = ("bounds", "categories", "notes", "scores")
+    plain = {name: _estimate(value) for name, value in data.items() if name not in apart}
     return Summary(
         **plain,
         bounds={name: (low, high) for name, (low, high) in data["bounds"].items()},
@@ -163,4 +169,10 @@ def _summary(data: dict[str, Any]) -> Summary:
             for name, row in data["categories"].items()
         },
         notes=tuple(data["notes"]),
+        scores=_scores(data["scores"]) if data.get("scores") else None,
     )
+
+
+def _scores(data: dict[str, Any]) -> Scores:
+    means: dict[str, Any] = {name: value if value is None else Score(**value) for name, value in data.items()}
+    return Scores(**{**means, "unreadable": Estimate(**data["unreadable"])})

@@ -21,6 +21,7 @@ class Scores:
         answer, reference: the mean of both orders, over items that could be read in both.
         position_bias: how much more the same text gets for being read first, over the same items.
         unreadable: of all requests to the judge, two for each item.
+        answer_change: ``answer`` minus that of no defense, over items that could be read in both orders under both.
 
     """
 
@@ -32,10 +33,22 @@ class Scores:
     reference: Score | None
     position_bias: Score | None
     unreadable: Estimate
+    answer_change: Score | None = None
 
 
-def summarise_scores(verdicts: Sequence[Verdict], items: Sequence[Judged], seed: int = 0) -> Scores:
+_MEANS = tuple(name for name in Scores.__dataclass_fields__ if name not in ("unreadable", "answer_change"))
+
+
+def summarise_scores(
+    verdicts: Sequence[Verdict], items: Sequence[Judged], seed: int = 0, undefended: Sequence[Verdict] | None = None
+) -> Scores:
     """The means of the scores that ``air-bench`` gave.
+
+    Args:
+        verdicts: on the answers.
+        items: what was judged, in the same order.
+        seed: of the resampling.
+        undefended: verdicts on the undefended answers to the same items.
 
     Raises:
         ValueError: there are no items, or not one verdict for each.
@@ -43,13 +56,11 @@ def summarise_scores(verdicts: Sequence[Verdict], items: Sequence[Judged], seed:
     """
     if not items or len(verdicts) != len(items):
         raise ValueError(f"{len(verdicts)} verdicts for {len(items)} items; give one for each, in their order")
-    rows = [dict(verdict.scores or {}) for verdict in verdicts]
-    for row in rows:
-        if all(name in row for order in ORDERS for name in order):
-            row["answer"] = (row["answer_first"] + row["answer_second"]) / 2
-            row["reference"] = (row["reference_first"] + row["reference_second"]) / 2
-            first = row["answer_first"] + row["reference_first"]
-            row["position_bias"] = (first - row["answer_second"] - row["reference_second"]) / 2
+    rows = [_both_orders(verdict) for verdict in verdicts]
+    if undefended is not None:
+        for row, plain in zip(rows, map(_both_orders, undefended), strict=True):
+            if "answer" in row and "answer" in plain:
+                row["answer_change"] = row["answer"] - plain["answer"]
     clusters = [("own", i) if item.cluster is None else ("named", item.cluster) for i, item in enumerate(items)]
 
     def over_items(name: str) -> Score | None:
@@ -58,6 +69,18 @@ def summarise_scores(verdicts: Sequence[Verdict], items: Sequence[Judged], seed:
 
     lost = [order[0] not in row for row in rows for order in ORDERS]
     return Scores(
-        **{name: over_items(name) for name in Scores.__dataclass_fields__ if name != "unreadable"},
+        **{name: over_items(name) for name in _MEANS},
         unreadable=rate(lost, [cluster for cluster in clusters for _ in ORDERS]),
+        answer_change=over_items("answer_change"),
     )
+
+
+def _both_orders(verdict: Verdict) -> dict[str, float]:
+    """The scores of a verdict, and what needs both orders where both could be read."""
+    row = dict(verdict.scores or {})
+    if all(name in row for order in ORDERS for name in order):
+        row["answer"] = (row["answer_first"] + row["answer_second"]) / 2
+        row["reference"] = (row["reference_first"] + row["reference_second"]) / 2
+        first = row["answer_first"] + row["reference_first"]
+        row["position_bias"] = (first - row["answer_second"] - row["reference_second"]) / 2
+    return row

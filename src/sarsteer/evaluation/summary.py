@@ -16,6 +16,7 @@ from sarsteer.evaluation.metrics import (
     paired_difference,
     rate,
 )
+from sarsteer.evaluation.scores import Scores, summarise_scores
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Summary:
             and if every one did.
         categories: the same, for each category.
         notes: what a reader must know before using these numbers.
+        scores: of a judge that scores usefulness and tells no outcomes; all rates but ``unreadable`` are None then, and
+            that one is of the judge's replies.
 
     """
 
@@ -62,6 +65,7 @@ class Summary:
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     categories: Mapping[str, Category] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    scores: Scores | None = None
 
 
 def summarise(
@@ -84,6 +88,8 @@ def summarise(
     for given in (verdicts, undefended):
         if given is not None and len(given) != len(items):
             raise ValueError(f"{len(given)} verdicts for {len(items)} items; give one for each, in their order")
+    if any(verdict.scores for verdict in verdicts):
+        return _scored(verdicts, items, undefended, seed)
     everything = list(range(len(items)))
     harmful = [i for i in everything if items[i].label == "harmful"]
     safe = [i for i in everything if items[i].label == "safe"]
@@ -110,6 +116,15 @@ def summarise(
         },
         notes=_notes(verdicts, items, harmful, undefended),
     )
+
+
+def _scored(
+    verdicts: Sequence[Verdict], items: Sequence[Judged], undefended: Sequence[Verdict] | None, seed: int
+) -> Summary:
+    scores = summarise_scores(verdicts, items, seed, undefended)
+    lost = Counter(verdict.reason for verdict in verdicts if verdict.reason)
+    notes = [f"{often} of {len(items)} items: {why}" for why, often in lost.most_common(1)]
+    return Summary(*(None,) * 5, unreadable=scores.unreadable, notes=tuple(notes), scores=scores)
 
 
 def _row(verdicts: Sequence[Verdict], items: Sequence[Judged], where: Sequence[int]) -> Category:

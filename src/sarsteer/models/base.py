@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -219,8 +219,10 @@ class AudioLanguageModel(LanguageModel):
     def _encode(self, read: list[tuple[list[Message], list[Clip]]], remember: bool) -> list[Prompt]:
         assert self.family.encode_audio is not None
         assert self.family.audio_token_id is not None
-        inputs = self._process([messages for messages, _ in read])
         clips = [clip for _, row in read for clip in row]
+        longest = max((len(clip.samples) for clip in clips), default=0)
+        spared = self.family.audio_options(self.processor, longest) if self.family.audio_options and clips else {}
+        inputs = self._process([messages for messages, _ in read], spared)
         digests = [clip.digest for clip in clips]
         fresh = self._clips.missing(digests)
         if fresh:
@@ -242,7 +244,9 @@ class AudioLanguageModel(LanguageModel):
             prompts.append(Prompt(messages, ids, clips=mine))
         return prompts
 
-    def _process(self, conversations: list[list[Message]]) -> dict[str, Any]:
+    def _process(
+        self, conversations: list[list[Message]], audio_options: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """The processor's tensors for a left-padded batch. Control tokens in the user's text stay plain text."""
         options: dict[str, Any] = dict(
             tokenize=True,
@@ -257,7 +261,9 @@ class AudioLanguageModel(LanguageModel):
         if self.processor is self.tokenizer:
             return dict(self.processor.apply_chat_template(as_text(conversations), padding=True, **options))
         # under "text_kwargs": a bare padding would override how the family pads its audio, too
-        extra = {"text_kwargs": {"padding": True}, **_registered_values(conversations)}
+        extra: dict[str, Any] = {"text_kwargs": {"padding": True}, **_registered_values(conversations)}
+        if audio_options:
+            extra["audio_kwargs"] = dict(audio_options)
         return dict(self.processor.apply_chat_template(conversations, processor_kwargs=extra, **options))
 
     @torch.no_grad()
@@ -329,13 +335,21 @@ class AudioLanguageModel(LanguageModel):
         prompts = self._prompts(conversations)
         generation = self._generation_options(generation)
         answers: dict[int, list[str]] = {}
+        steered = getattr(unwrap(self.module), "_sarsteer_handle", None)
+        decisions: dict[int, list[Any]] = {}  # a gate's, of each answer
         for batch in self._batches(prompts, batch_size):
             inputs = self.collate([prompts[i] for i in batch])
+            if steered is not None:
+                steered._collect()
             tokens = self._answer(inputs, max_new_tokens=max_new_tokens, **generation)
             texts = self._decode(tokens)
             each = len(texts) // len(batch)
             for place, index in enumerate(batch):
                 answers[index] = texts[place * each : (place + 1) * each]
+            if steered is not None:
+                decisions.update(zip(batch, steered._take(len(batch), each), strict=True))
+        if steered is not None:
+            steered._answer([made for index in sorted(decisions) for made in decisions[index]])
         return [text.strip() for index in range(len(prompts)) for text in answers[index]]
 
     def stream(

@@ -33,6 +33,8 @@ class Family:
         min_clips, max_clips: bounds on the clips of one conversation.
         encode_audio: from the processor's tensors to one ``[tokens, D]`` embedding a clip, ready for the language
             model; clips are then encoded once and remembered. Without it the model's own forward encodes.
+        audio_options: from the processor and the longest clip's samples to options that spare it what
+            ``encode_audio`` would not look at.
         audio_token_id: the id whose embeddings ``encode_audio`` replaces.
         padding_leaks: whether the family's encoder lets the padding of a shorter clip reach its sound. Rows are then
             batched only with rows whose media have the same shapes, so that company never changes an answer.
@@ -57,6 +59,7 @@ class Family:
     min_clips: int = 0
     max_clips: int | None = None
     encode_audio: EncodeAudio | None = None
+    audio_options: Callable[[Any, int], dict[str, Any]] | None = None
     audio_token_id: Callable[[Any], int] | None = None
     padding_leaks: bool = True
     prefix_reuse: bool = False
@@ -77,6 +80,7 @@ QWEN2_AUDIO = Family(
     window_seconds=30.0,
     padding_leaks=False,
     encode_audio=qwen2_audio.encode_audio,
+    audio_options=qwen2_audio.audio_options,
     audio_token_id=qwen2_audio.audio_token_id,
     prefix_reuse=True,
     engines=("transformers", "vllm"),

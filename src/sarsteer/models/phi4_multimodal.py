@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,8 +19,10 @@ SUBFOLDER = "speech-lora"
 class Phi4Multimodal(AudioLanguageModel):
     """A Phi-4-multimodal model."""
 
-    def _process(self, conversations: list[list[Message]]) -> dict[str, Any]:
-        made = super()._process(conversations)
+    def _process(
+        self, conversations: list[list[Message]], audio_options: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        made = super()._process(conversations, audio_options)
         features = made.get("audio_input_features")
         if torch.is_tensor(features) and made.get("audio_attention_mask") is None:
             # of a single clip the extractor makes no mask; in a batch each clip needs its own

@@ -2,8 +2,8 @@
 
 The processor pads every clip to 3,000 mel frames and the encoder masks the padding in attention. The masked
 positions influence nothing, so that running the encoder's own layers on the frames that hold sound gives the same
-embeddings to within float rounding, for a 5 s clip at a sixth of the cost. ``tests/test_qwen2_audio.py`` holds both
-against each other.
+embeddings to within float rounding, for a 5 s clip at a sixth of the cost. No spectrogram is made of the rest, either.
+``tests/test_qwen2_audio.py`` holds both against each other.
 """
 
 from __future__ import annotations
@@ -22,13 +22,28 @@ def audio_token_id(model: Any) -> int:
     return int(model.config.audio_token_id)
 
 
+def audio_options(processor: Any, samples: int) -> dict[str, Any]:
+    """The processor's options for spectrograms that end soon after the longest clip, instead of after 30 s.
+
+    Args:
+        processor: a ``Qwen2AudioProcessor``.
+        samples: of the longest clip, at the processor's rate.
+
+    """
+    extractor = processor.feature_extractor
+    frames = -(-samples // extractor.hop_length)
+    # one stride more than the encoder looks at: a spectrogram's last frames mirror its end, where the 30 s have silence
+    kept = (-(-(frames + _MARGIN) // _STRIDE) + 1) * _STRIDE
+    return {"max_length": min(extractor.n_samples, kept * extractor.hop_length)}
+
+
 @torch.no_grad()
 def encode_audio(model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
     """Audio embeddings of each clip, ``[tokens, D]``, as the language model takes them.
 
     Args:
         model: a ``Qwen2AudioForConditionalGeneration``.
-        inputs: ``input_features`` ``[N, mels, 3000]`` and ``feature_attention_mask`` ``[N, 3000]``.
+        inputs: ``input_features`` ``[N, mels, T]`` and ``feature_attention_mask`` ``[N, T]``, T = 3000 or less.
 
     """
     frames = inputs["feature_attention_mask"].sum(-1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from typing import Any
 
 from sarsteer.errors import MessageError, ModelError
@@ -25,7 +26,9 @@ class Voxtral(AudioLanguageModel):
         ):
             raise ModelError(f"{self.name}: needs a VoxtralProcessor, which mistral-common makes; load it again")
 
-    def _process(self, conversations: list[list[Message]]) -> dict[str, Any]:
+    def _process(
+        self, conversations: list[list[Message]], audio_options: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         from mistral_common.exceptions import MistralCommonException
 
         spoken = [[{**message, "content": self._parts(message)} for message in row] for row in conversations]

@@ -6,9 +6,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +19,19 @@ from sarsteer.errors import ArtifactError, SteeringError
 from sarsteer.files import atomic_path
 from sarsteer.models.fingerprint import Fingerprint, fingerprint_of
 from sarsteer.models.layers import find_decoder_layers
+from sarsteer.steering.gate import Gate
 from sarsteer.steering.hooks import SteeringHandle, attach
-from sarsteer.steering.subspace import ablate
+from sarsteer.steering.subspace import ablate, weighted
 
 if TYPE_CHECKING:
     from sarsteer.models.base import AudioLanguageModel
     from sarsteer.steering.diagnostics import LayerReport
+    from sarsteer.steering.suggestion import Suggestion
 
-FORMAT_VERSION = 1
+FORMAT_VERSION, GATED_VERSION = 1, 2
+"""A file with a gate, or with weights of its layers, has a version of its own: a reader that knows neither would steer
+every request, in every layer, by strengths that were chosen for some, and must refuse it. A file without is what it
+always was, readable by every version."""
 FILE_NAME = "steering.safetensors"
 DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA = 0.1, 10, 1.0
 _TENSORS = ("refusal", "safe_basis", "singular_values", "safe_mean", "harmful_mean", "activation_norms")
@@ -44,6 +49,7 @@ class Steering:
         safe_mean, harmful_mean: ``[L, D]`` mean of ``h_l(a, t)`` over safe and harmful clips.
         activation_norms: ``[L]`` median of ``‖h_l(a, t)‖`` over harmful clips.
         metadata: where it comes from; JSON values only.
+        gate: tells harmful from safe requests, where calibration could fit one.
 
     """
 
@@ -54,9 +60,14 @@ class Steering:
     harmful_mean: torch.Tensor = field(repr=False)
     activation_norms: torch.Tensor = field(repr=False)
     metadata: dict[str, Any] = field(default_factory=dict)
+    gate: Gate | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         _check_shapes(self)
+        if "format_version" in self.metadata:
+            plain = self.gate is None and "layer_weights" not in self.metadata.get("defaults", {})
+            version = FORMAT_VERSION if plain else GATED_VERSION
+            object.__setattr__(self, "metadata", {**self.metadata, "format_version": version})
 
     # ---- the vectors ---------------------------------------------------------------------------------------------
 
@@ -75,15 +86,25 @@ class Steering:
         """The most components that can be ablated."""
         return int(self.safe_basis.shape[1])
 
-    def vectors(self, k: int | None = None, lambda_: float | None = None) -> torch.Tensor:
-        """``v_l = r_l − λ U_l U_lᵀ r_l`` for every layer: ``[L, D]``, float32.
+    @property
+    def default_layer_weights(self) -> tuple[float, ...]:
+        """``w_l`` of each layer where the caller gives none: the artifact's own, else 1, as in the paper."""
+        own = self.metadata.get("defaults", {}).get("layer_weights")
+        return tuple(1.0 for _ in self.refusal) if own is None else tuple(map(float, own))
+
+    def vectors(
+        self, k: int | None = None, lambda_: float | None = None, layer_weights: Sequence[float] | None = None
+    ) -> torch.Tensor:
+        """``w_l (r_l − λ U_l U_lᵀ r_l)`` for every layer: ``[L, D]``, float32.
 
         Args:
             k: principal components of the safe subspace to ablate; 0 for none. The artifact's default if None.
             lambda_: ablation coefficient. The artifact's default if None.
+            layer_weights: ``[L]``, times which each layer is steered; 0 leaves it alone. The artifact's default if
+                None, which is 1 everywhere unless ``with_defaults`` set it; the paper steers all layers alike.
 
         Raises:
-            SteeringError: k is negative or beyond the rank, or λ is not finite.
+            SteeringError: k is negative or beyond the rank, λ is not finite, or there is no finite weight a layer.
 
         """
         _, default_k, default_lambda = self.defaults
@@ -98,7 +119,9 @@ class Steering:
             )
         if not math.isfinite(lambda_):
             raise SteeringError(f"lambda must be a finite number, not {lambda_}")
-        return ablate(self.refusal, self.safe_basis, int(k), float(lambda_))
+        vectors = ablate(self.refusal, self.safe_basis, int(k), float(lambda_))
+        weights = self.default_layer_weights if layer_weights is None else tuple(layer_weights)
+        return weighted(vectors, weights)
 
     def report(
         self, alpha: float | None = None, k: int | None = None, lambda_: float | None = None
@@ -108,18 +131,69 @@ class Steering:
 
         return layer_reports(self, self.defaults[0] if alpha is None else alpha, k, lambda_)
 
+    def suggest(self) -> Suggestion:
+        """Strengths in closed form, from the vectors alone: where a search begins."""
+        from sarsteer.steering.suggestion import suggest
+
+        return suggest(self)
+
+    @property
+    def gate_by_default(self) -> bool:
+        """Whether requests are gated where the caller does not say."""
+        return bool(self.metadata.get("defaults", {}).get("gate", False))
+
+    def choose_gate(self, wanted: bool | Gate | None = None) -> Gate | None:
+        """The gate to steer with: none for False, the artifact's for True, its default for None, else what is given.
+
+        Raises:
+            SteeringError: the artifact has no gate; the message says why.
+
+        """
+        if isinstance(wanted, Gate):
+            return wanted
+        if not (self.gate_by_default if wanted is None else wanted):
+            return None
+        if self.gate is None:
+            why = self.metadata.get("no_gate", "it was calibrated without one")
+            raise SteeringError(f"this steering has no gate: {why}; steer without, or calibrate anew")
+        return self.gate
+
+    def with_gate(self, gate: Gate | None) -> Steering:
+        """The same artifact with another gate, such as ``steering.gate.with_threshold(0.5)``; None takes it out."""
+        metadata = dict(self.metadata)
+        if gate is None:
+            metadata["no_gate"] = "it was taken out"
+            metadata["defaults"] = {**metadata.get("defaults", {}), "gate": False}
+        else:
+            metadata.pop("no_gate", None)
+        return replace(self, gate=gate, metadata=metadata)
+
     def with_defaults(
-        self, *, alpha: float | None = None, k: int | None = None, lambda_: float | None = None
+        self,
+        *,
+        alpha: float | None = None,
+        k: int | None = None,
+        lambda_: float | None = None,
+        layer_weights: Sequence[float] | None = None,
+        gate: bool | None = None,
     ) -> Steering:
-        """The same artifact with other default strengths."""
+        """The same artifact with other default strengths and weights of its layers ``[L]``, gated by default or not."""
         own_alpha, own_k, own_lambda = self.defaults
         chosen: dict[str, Any] = {
             "alpha": own_alpha if alpha is None else float(alpha),
             "k": own_k if k is None else int(k),
             "lambda": own_lambda if lambda_ is None else float(lambda_),
         }
-        self.vectors(chosen["k"], chosen["lambda"])  # raises where they are out of range
-        return Steering(**{n: getattr(self, n) for n in _TENSORS}, metadata={**self.metadata, "defaults": chosen})
+        weights = self.default_layer_weights if layer_weights is None else tuple(map(float, layer_weights))
+        self.vectors(chosen["k"], chosen["lambda"], weights)  # raises where they are out of range
+        if any(weight != 1 for weight in weights):  # else the file says nothing of them, as before there were any
+            chosen["layer_weights"] = list(weights)
+        gated = self.gate_by_default if gate is None else bool(gate)
+        if gated:
+            self.choose_gate(True)  # raises where there is none
+        if gated or "gate" in self.metadata.get("defaults", {}):
+            chosen["gate"] = gated
+        return replace(self, metadata={**self.metadata, "defaults": chosen})
 
     # ---- steering a model ----------------------------------------------------------------------------------------
 
@@ -130,6 +204,7 @@ class Steering:
         k: int | None = None,
         lambda_: float | None = None,
         *,
+        gate: bool | Gate | None = None,
         allow_other_model: bool = False,
         layers: str | None = None,
     ) -> SteeringHandle:
@@ -140,13 +215,16 @@ class Steering:
             alpha: steering strength; change it later through ``handle.alpha``.
             k: as in ``vectors``.
             lambda_: as in ``vectors``.
+            gate: steer only requests that the gate takes for harmful; True for the artifact's own gate, False for
+                none, which is the paper, None for the artifact's default. ``handle.decisions`` tells what it decided.
             allow_other_model: go on though the weights are not those that were calibrated, as with a quantised
                 copy of the same model. Shapes must agree all the same.
             layers: dotted path to a bare model's decoder layers, where they are not found.
 
         Raises:
             ArtifactError: the model is not the one that was calibrated.
-            SteeringError: the hooks would not steer every forward exactly; the model is left as it was.
+            SteeringError: the hooks would not steer every forward exactly, or a gate is asked for and not there;
+                the model is left as it was.
             ModelError: the model shows no activations, as one behind an API.
 
         """
@@ -157,7 +235,7 @@ class Steering:
             module, found, probe = model.module, model.decoder_layers, model.probe
         self.check_model(fingerprint_of(module, found), allow_other_model=allow_other_model)
         alpha = self.defaults[0] if alpha is None else alpha
-        return attach(module, found, self.vectors(k, lambda_), alpha, probe)
+        return attach(module, found, self.vectors(k, lambda_), alpha, probe, self.choose_gate(gate))
 
     @contextmanager
     def on(
@@ -167,11 +245,12 @@ class Steering:
         k: int | None = None,
         lambda_: float | None = None,
         *,
+        gate: bool | Gate | None = None,
         allow_other_model: bool = False,
         layers: str | None = None,
     ) -> Iterator[SteeringHandle]:
         """``attach`` for the length of a ``with`` block."""
-        handle = self.attach(model, alpha, k, lambda_, allow_other_model=allow_other_model, layers=layers)
+        handle = self.attach(model, alpha, k, lambda_, gate=gate, allow_other_model=allow_other_model, layers=layers)
         try:
             yield handle
         finally:
@@ -208,6 +287,8 @@ class Steering:
             digest.update(name.encode())
             digest.update(getattr(self, name).float().contiguous().numpy().tobytes())
         digest.update(json.dumps(self.metadata, sort_keys=True).encode())
+        if self.gate is not None:
+            digest.update(self.gate.digest.encode())
         return digest.hexdigest()
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -216,8 +297,12 @@ class Steering:
 
         target = Path(path)
         tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
+        header = self.metadata
+        if self.gate is not None:
+            tensors |= self.gate.tensors
+            header = {**header, "gate": self.gate.header}
         with atomic_path(target) as temporary:
-            save_file(tensors, temporary, metadata={"sarsteer": json.dumps(self.metadata, sort_keys=True)})
+            save_file(tensors, temporary, metadata={"sarsteer": json.dumps(header, sort_keys=True)})
         return target
 
     @classmethod
@@ -240,6 +325,7 @@ class Steering:
                 header = (file.metadata() or {}).get("sarsteer")
                 names = set(file.keys())
                 tensors = {name: file.get_tensor(name) for name in _TENSORS if name in names}
+                gate_parts = {name: file.get_tensor(name) for name in names if name.startswith("gate.")}
         except (SafetensorError, OSError) as error:
             raise ArtifactError(
                 f"{target}: is no safetensors file, or was truncated ({error}); copy it again or calibrate anew"
@@ -250,8 +336,9 @@ class Steering:
         if missing := [name for name in _TENSORS if name not in tensors]:
             raise ArtifactError(f"{target}: lacks {', '.join(missing)}; calibrate anew")
         try:
-            return cls(**tensors, metadata=metadata)
-        except ArtifactError as error:
+            gate = Gate.from_parts(metadata.pop("gate", None), gate_parts) if _is_gated(metadata) else None
+            return cls(**tensors, metadata=metadata, gate=gate)
+        except (ArtifactError, SteeringError) as error:
             raise ArtifactError(f"{target}: {error}") from None
 
     def push_to_hub(
@@ -301,14 +388,19 @@ def _read_header(header: str, target: Path) -> dict[str, Any]:
     if not isinstance(metadata, dict):
         raise ArtifactError(f"{target}: its metadata is damaged; calibrate anew")
     version = metadata.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in (FORMAT_VERSION, GATED_VERSION):
         raise ArtifactError(
-            f"{target}: has format version {version}, this sarsteer reads {FORMAT_VERSION}; "
+            f"{target}: has format version {version}, this sarsteer reads {FORMAT_VERSION} and {GATED_VERSION}; "
             "use the sarsteer that wrote it, or calibrate anew"
         )
     if missing := [key for key in _KEYS if key not in metadata]:
         raise ArtifactError(f"{target}: its metadata lacks {', '.join(missing)}; calibrate anew")
     return metadata
+
+
+def _is_gated(metadata: dict[str, Any]) -> bool:
+    weighted_alone = "gate" not in metadata and "layer_weights" in metadata.get("defaults", {})
+    return bool(metadata["format_version"] == GATED_VERSION) and not weighted_alone
 
 
 def _check_shapes(steering: Steering) -> None:
@@ -331,6 +423,12 @@ def _check_shapes(steering: Steering) -> None:
             raise ArtifactError(f"{name} has shape {tuple(tensor.shape)} instead of {shape}; calibrate anew")
         if not torch.isfinite(tensor).all():
             raise ArtifactError(f"{name} holds NaN or infinite values; calibrate anew")
+    gate = steering.gate
+    if gate is not None and (gate.layer >= layers - 1 or len(gate.weight) != width):
+        raise ArtifactError(
+            f"its gate, at layer {gate.layer} and {len(gate.weight)} wide, does not fit {layers} layers of {width}: "
+            "calibrate anew"
+        )
     for key, value in (("layers", layers), ("hidden_size", width)):
         if key in steering.metadata and steering.metadata[key] != value:
             raise ArtifactError(

@@ -12,7 +12,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from sarsteer.models.interface import DEFAULT_BATCH
 from sarsteer.models.layers import unwrap
 from sarsteer.steering.activations import LastTokenCapture
 from sarsteer.steering.artifact import DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA, FORMAT_VERSION, Steering
+from sarsteer.steering.gate_fitting import TARGET_FPR, check_target, fit_gate
 from sarsteer.steering.progress_file import CalibrationState, load_state, save_state
 from sarsteer.steering.subspace import safe_subspace
 
@@ -48,11 +49,12 @@ def calibrate(
     refusal_prompt: str = REFUSAL_PROMPT,
     instruction: str = INSTRUCTION,
     *,
+    target_fpr: float | None = TARGET_FPR,
     batch_size: int = DEFAULT_BATCH,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Steering:
-    """Draw the refusal vectors and the safe subspace of ``model`` from ``pairs``.
+    """Draw the refusal vectors and the safe subspace of ``model`` from ``pairs``, and fit a gate, with no forward more.
 
     Args:
         model: the model; it must not be steered meanwhile.
@@ -60,6 +62,8 @@ def calibrate(
             takes, also mixed.
         refusal_prompt: the paper's p, appended to the instruction with no separator.
         instruction: the paper's t, beside every clip.
+        target_fpr: the share of held-out safe clips that may open the gate; None for no gate. Where none can be fitted,
+            as from fewer than ten pairs, the result has none, and its ``metadata["no_gate"]`` says why.
         batch_size: pairs a step.
         checkpoint: a file that holds what was done so far; a run that was killed goes on from it.
         progress: called with the number of pairs done and of all pairs.
@@ -72,6 +76,8 @@ def calibrate(
 
     """
     model.check_steerable()
+    if target_fpr is not None:
+        check_target(target_fpr)
     if len(pairs) < 2:
         raise CalibrationError(f"{len(pairs)} pair is too few: the safe subspace needs at least 2 (the paper: 100)")
     if not refusal_prompt.strip():
@@ -101,7 +107,7 @@ def calibrate(
             saving = saved_at - began
         if progress is not None:
             progress(state.done, len(pairs))
-    return _finish(model, pairs, state, settings)
+    return _with_gate(_finish(model, pairs, state, settings), state, target_fpr)
 
 
 def _settings(
@@ -204,6 +210,16 @@ def _finish(model: AudioLanguageModel, pairs: Pairs, state: CalibrationState, se
         activation_norms=state.norms[:n].median(dim=0).values,
         metadata=metadata,
     )
+
+
+def _with_gate(steering: Steering, state: CalibrationState, target_fpr: float | None) -> Steering:
+    why = "none was asked for"
+    if target_fpr is not None:
+        try:
+            return steering.with_gate(fit_gate(state.harmful[: state.done], state.safe[: state.done], target_fpr))
+        except CalibrationError as error:
+            why = str(error)
+    return replace(steering, metadata={**steering.metadata, "no_gate": why})
 
 
 def _version() -> str:

@@ -32,8 +32,9 @@ class LayerReport:
         vector_norm: ‖v‖, after ablation.
         kept: ‖v‖ / ‖r‖.
         activation_norm: median ‖h‖ at the last prompt token.
-        relative_strength: α‖v‖ / median ‖h‖.
+        relative_strength: α w ‖v‖ / median ‖h‖.
         explained: share of the safe activations' variance, as far as the stored components hold it, that is ablated.
+        weight: w, times which the layer is steered; 1 unless the artifact's defaults say otherwise.
 
     """
 
@@ -44,13 +45,15 @@ class LayerReport:
     activation_norm: float
     relative_strength: float
     explained: float
+    weight: float = 1.0
 
 
 def layer_reports(
     steering: Steering, alpha: float, k: int | None = None, lambda_: float | None = None
 ) -> list[LayerReport]:
     """A report of each layer at these strengths."""
-    vectors = steering.vectors(k, lambda_)
+    vectors = steering.vectors(k, lambda_, [1.0] * len(steering.refusal))
+    weights = steering.default_layer_weights
     k = steering.defaults[1] if k is None else k
     squares = steering.singular_values.double() ** 2
     rows = []
@@ -65,8 +68,9 @@ def layer_reports(
                 vector_norm=v,
                 kept=v / r if r else math.nan,
                 activation_norm=h,
-                relative_strength=abs(alpha) * v / h if h else math.nan,
+                relative_strength=abs(alpha * weights[layer]) * v / h if h else math.nan,
                 explained=float(squares[layer, :k].sum()) / total if total else math.nan,
+                weight=weights[layer],
             )
         )
     return rows

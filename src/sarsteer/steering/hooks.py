@@ -9,6 +9,8 @@ prove themselves before the first answer.
 - The in-place sum promotes to float32 and rounds once to the activation's type.
 - Hooks that are added after ``torch.compile`` traced a model are silently left out of its graphs: attaching drops
   what was compiled.
+
+With a gate (``gate_hooks``) each row's ``α v_l`` is multiplied by its opening, in the layers above the gate's alone.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from sarsteer.models.layers import layer_device, unwrap
 from sarsteer.steering.activations import residual_of
 
 if TYPE_CHECKING:
+    from sarsteer.steering.gate import Decision, Gate
+    from sarsteer.steering.gate_hooks import GateState
     from sarsteer.steering.proof import Probe
 
 _DELTA = "_sarsteer_delta"
@@ -53,12 +57,25 @@ def _steer(module: nn.Module, _args: Any, output: Any) -> None:
 class SteeringHandle:
     """Steering that is attached to a model. ``remove()`` takes it off; the handle is also a context manager."""
 
-    def __init__(self, module: nn.Module, layers: Sequence[nn.Module], vectors: torch.Tensor, alpha: float) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        layers: Sequence[nn.Module],
+        vectors: torch.Tensor,
+        alpha: float,
+        probe: Probe | None = None,
+        gate: Gate | None = None,
+    ) -> None:
         self._given = module
         self._module: Any = unwrap(module)
         self._layers = list(layers)
         self._vectors = vectors.detach().float().cpu()
         self._alpha = _checked_alpha(alpha)
+        self._probe = probe
+        self._gate = gate
+        self._state: GateState | None = None
+        self._finished: list[Decision] | None = None  # of the batch that is being answered
+        self._answered: tuple[int, list[Decision]] = (-1, [])
         self._undo: list[Callable[[], None]] = []
 
     @property
@@ -82,7 +99,51 @@ class SteeringHandle:
         if not self.attached:
             raise SteeringError("this steering was removed; attach it again")
         self._alpha = value
-        self._write(self._alpha * self._vectors)
+        deltas = self._alpha * self._vectors
+        if self._gate is not None:
+            deltas[: self._gate.layer + 1] = 0.0
+        self._write(deltas)
+
+    @property
+    def gate(self) -> Gate | None:
+        """What decides which requests are steered; None steers all. See ``set_gate``."""
+        return self._gate
+
+    def set_gate(self, gate: Gate | None) -> None:
+        """Decide by ``gate`` from the next request on; None steers every request, in every layer.
+
+        In place where the model has the hooks of a gate at this layer; else they are made anew, and proven.
+
+        Raises:
+            SteeringError: the gate does not fit, or the proof failed: the steering is off then.
+
+        """
+        if not self.attached:
+            raise SteeringError("this steering was removed; attach it again")
+        if gate is not None:
+            _check_gate(gate, self._vectors)
+        if gate is None and self._state is None:
+            return
+        if self._state is None or (gate is not None and not self._state.takes(gate)):
+            self.remove()
+            self._gate = gate
+            self._start()
+            return
+        self._gate = gate
+        self._state.write(gate)
+        self.alpha = self._alpha
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """What the gate decided: one for each answer of the newest ``AudioLanguageModel.generate``, in their order.
+
+        Where the model was called otherwise since (its own ``generate``, a stream, a forward), one for each row of the
+        newest prefill, beams and samples included. Empty with no gate, and before the first prefill.
+        """
+        if self._state is None or self._gate is None:
+            return []
+        count, answered = self._answered
+        return list(answered) if count == self._state.prefills else self._state.decisions(self._alpha)
 
     def set_vectors(self, vectors: torch.Tensor, alpha: float) -> None:
         """Replace vectors and strength in place, with no new hooks and no recompilation."""
@@ -105,19 +166,75 @@ class SteeringHandle:
     def __exit__(self, *_: object) -> None:
         self.remove()
 
+    # ---- decisions of many batches -------------------------------------------------------------------------------
+
+    def _collect(self) -> None:
+        """A batch is about to be answered."""
+        self._finished = []
+
+    def _finish(self) -> None:
+        """Keep what was decided of prompts of the batch that were just answered."""
+        if self._state is not None and self._finished is not None:
+            self._finished += self._state.decisions(self._alpha)
+
+    def _take(self, batch: int, each: int) -> list[list[Decision]]:
+        """Of the ``batch`` prompts that were just answered: a list of ``each`` equal decisions for each prompt."""
+        if not self._finished:  # families with a loop of their own do not come through generate()
+            self._finish()
+        rows, self._finished = self._finished or [], None
+        expanded = len(rows) // batch
+        return [[rows[place * expanded]] * each if expanded else [] for place in range(batch)]
+
+    def _answer(self, decisions: list[Decision]) -> None:
+        """These belong to the answers that are now returned."""
+        if self._state is not None:
+            self._answered = (self._state.prefills, decisions)
+
     # ---- attaching -----------------------------------------------------------------------------------------------
 
+    def _start(self) -> None:
+        """Attach, prove, and steer; where that fails the model is left as it was."""
+        from sarsteer.steering.gate_proof import prove_gate
+        from sarsteer.steering.proof import prove
+
+        try:
+            self._attach()
+            if self._state is not None:
+                self._state.write(None)
+            prove(self._given, self._layers, self._write, self._probe)
+            if self._state is not None and self._gate is not None:
+                prove_gate(self._given, self._layers, self._write, self._state, self._gate, self._probe)
+                self._state.write(self._gate)
+            self.alpha = self._alpha
+        except BaseException:
+            self.remove()
+            raise
+
     def _attach(self) -> None:
+        from sarsteer.steering.gate_hooks import STATE, GateState, decide, steer_gated
+
+        first_gated = len(self._layers)
+        self._state = None
+        if self._gate is not None:
+            first_gated = self._gate.layer
+            with torch.inference_mode(False):
+                self._state = GateState(self._gate, layer_device(self._layers[first_gated]))
         setattr(self._module, _HANDLE, self)
         self._undo.append(lambda: delattr(self._module, _HANDLE))
         self._undo.append(lambda: _drop_compiled(self._module, self._layers))
-        for layer in self._layers:
+        for index, layer in enumerate(self._layers):
             with torch.inference_mode(False):  # else alpha could never be changed outside the caller's inference mode
                 buffer = torch.zeros(self._vectors.shape[1], dtype=torch.float32, device=layer_device(layer))
             layer.register_buffer(_DELTA, buffer, persistent=False)
             self._undo.append(functools.partial(delattr, layer, _DELTA))
+            if self._state is not None and index >= first_gated:
+                setattr(layer, STATE, self._state)
+                self._undo.append(functools.partial(delattr, layer, STATE))
             # first among the hooks: whoever captures activations beside us sees them steered
-            self._undo.append(layer.register_forward_hook(_steer, prepend=True).remove)
+            hook = steer_gated if index > first_gated else _steer
+            self._undo.append(layer.register_forward_hook(hook, prepend=True).remove)
+            if index == first_gated:
+                self._undo.append(layer.register_forward_hook(decide, prepend=True).remove)
         self._guard()
         _drop_compiled(self._module, self._layers)
 
@@ -130,7 +247,7 @@ class SteeringHandle:
         """Refuse, at the model's own doors, what would not be steered exactly."""
         for owner in {id(m): m for m in (self._module, getattr(self._module, "thinker", self._module))}.values():
             if hasattr(owner, "generate"):
-                self._replace(owner, "generate", _guarded_generate(owner))
+                self._replace(owner, "generate", _guarded_generate(owner, self))
             for name in _REFUSED_METHODS:
                 if hasattr(owner, name):
                     self._replace(owner, name, _refusing(name))
@@ -149,32 +266,38 @@ def attach(
     vectors: torch.Tensor,
     alpha: float,
     probe: Probe | None = None,
+    gate: Gate | None = None,
 ) -> SteeringHandle:
     """Steer ``module`` by ``alpha * vectors`` (``[L, D]``), prove it, and return the handle.
 
-    ``probe`` generates two tokens where a model has its own way to; transformers' ``generate`` by default.
+    ``probe`` generates two tokens where a model has its own way to; transformers' ``generate`` by default. With a
+    ``gate``, only what it opens for is steered, in the layers above the gate's.
 
     Raises:
         SteeringError: the model is steered already, shapes disagree, a value is not finite, or the proof failed;
             the model is left as it was.
 
     """
-    from sarsteer.steering.proof import prove
-
     if getattr(unwrap(module), _HANDLE, None) is not None:
         raise SteeringError("this model is steered already; remove that steering first, or change its alpha")
     if vectors.ndim != 2 or len(vectors) != len(layers):
         raise SteeringError(f"vectors of shape {tuple(vectors.shape)} for {len(layers)} decoder layers")
     _check_finite(vectors)
-    handle = SteeringHandle(module, layers, vectors, alpha)
-    try:
-        handle._attach()
-        prove(handle._given, handle._layers, handle._write, probe)
-        handle.alpha = alpha
-    except BaseException:
-        handle.remove()
-        raise
+    if gate is not None:
+        _check_gate(gate, vectors)
+    handle = SteeringHandle(module, layers, vectors, alpha, probe, gate)
+    handle._start()
     return handle
+
+
+def _check_gate(gate: Gate, vectors: torch.Tensor) -> None:
+    layers, width = vectors.shape
+    if gate.layer >= layers - 1:
+        raise SteeringError(
+            f"a gate at layer {gate.layer} of {layers} leaves no layer above it to steer; use one before {layers - 1}"
+        )
+    if len(gate.weight) != width:
+        raise SteeringError(f"the gate is of width {len(gate.weight)}, the model of {width}; calibrate this model")
 
 
 def _checked_alpha(alpha: float) -> float:
@@ -205,7 +328,7 @@ def _refusing(name: str) -> Callable[..., Any]:
     return refuse
 
 
-def _guarded_generate(owner: Any) -> Callable[..., Any]:
+def _guarded_generate(owner: Any, handle: SteeringHandle) -> Callable[..., Any]:
     plain = owner.generate
 
     @functools.wraps(plain)
@@ -222,7 +345,12 @@ def _guarded_generate(owner: Any) -> Callable[..., Any]:
                 raise SteeringError(f"{name} breaks steering: a forward's last position is not its newest token then")
         if option("use_cache") is False:
             raise SteeringError("use_cache=False breaks steering: earlier answer tokens are recomputed unsteered then")
-        return plain(*args, **kwargs)
+        if handle._state is None:
+            return plain(*args, **kwargs)
+        handle._state.forget()
+        out = plain(*args, **kwargs)
+        handle._finish()
+        return out
 
     return generate
 

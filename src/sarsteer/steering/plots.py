@@ -9,6 +9,8 @@ from typing import Any
 from sarsteer.errors import MissingExtraError, SarsteerError
 from sarsteer.files import atomic_path
 from sarsteer.steering.diagnostics import LayerReport
+from sarsteer.steering.gate import Gate
+from sarsteer.steering.gate_report import best_by_layer, roc
 
 INK, BLUE, ORANGE, GREEN, GREY = "#1f2430", "#2563a8", "#d9730d", "#2e7d4f", "#8a919e"
 
@@ -31,8 +33,8 @@ def new_figure(columns: int, width: float, height: float) -> tuple[Any, Any]:
     return figure, axes[0]
 
 
-def plot_layers(reports: Sequence[LayerReport], path: Path, title: str) -> None:
-    """Draw norms, kept share and relative strength over the layers; the suffix of ``path`` sets the format.
+def plot_layers(reports: Sequence[LayerReport], path: Path, title: str, gate: Gate | None = None) -> None:
+    """Draw norms, kept share and relative strength over the layers, and the gate; ``path``'s suffix sets the format.
 
     Raises:
         SarsteerError: the suffix is of no known format, or matplotlib is missing.
@@ -42,14 +44,17 @@ def plot_layers(reports: Sequence[LayerReport], path: Path, title: str) -> None:
         raise SarsteerError(
             f"{path}: cannot draw into {path.suffix or 'a file without suffix'}; use .png, .svg or .pdf"
         )
-    figure = draw_layers(reports, title)
+    figure = draw_layers(reports, title, gate)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=130)
 
 
-def draw_layers(reports: Sequence[LayerReport], title: str) -> Any:
+def draw_layers(reports: Sequence[LayerReport], title: str, gate: Gate | None = None) -> Any:
     """The figure of ``plot_layers``."""
-    figure, (norms, kept, strength) = new_figure(3, 12, 3.6)
+    drawn = gate is not None and bool(gate.metadata.get("held_out"))
+    figure, (norms, kept, strength, *more) = new_figure(5 if drawn else 3, 19 if drawn else 12, 3.6)
+    if gate is not None and drawn:
+        draw_gate(more[0], more[1], gate)
     layers = [report.layer for report in reports]
     norms.plot(layers, [r.activation_norm for r in reports], color=GREY, label="median ‖h‖")
     norms.plot(layers, [r.refusal_norm for r in reports], color=BLUE, marker="o", markersize=3, label="‖r‖")
@@ -68,3 +73,25 @@ def draw_layers(reports: Sequence[LayerReport], title: str) -> Any:
     if title:
         figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     return figure
+
+
+def draw_gate(layers_axis: Any, roc_axis: Any, gate: Gate) -> None:
+    """AUROC over the layers into one axis, the ROC of held-out clips with the threshold's point into the other."""
+    rows = best_by_layer(gate)
+    layers, aurocs, spread = [r[0] for r in rows], [r[2] for r in rows], [r[3] for r in rows]
+    layers_axis.errorbar(layers, aurocs, yerr=spread, color=GREEN, marker="o", markersize=3, lw=1.2, capsize=2)
+    layers_axis.axvline(gate.layer, color=INK, linestyle=":", linewidth=1)
+    layers_axis.set_ylim(0.45, 1.02)
+    layers_axis.set_title("Gate: AUROC ± SE (dotted: chosen)", fontsize=10, loc="left")
+    layers_axis.set_xlabel("decoder layer", fontsize=9)
+    layers_axis.xaxis.get_major_locator().set_params(integer=True)
+    points = roc(gate)
+    roc_axis.step(
+        [100 * p.false_positive_rate for p in points], [100 * p.true_positive_rate for p in points], color=GREEN
+    )
+    here = min((p for p in points if p.threshold >= gate.threshold), key=lambda p: p.threshold)
+    roc_axis.plot(100 * here.false_positive_rate, 100 * here.true_positive_rate, "o", color=ORANGE)
+    roc_axis.plot([0, 100], [0, 100], color=GREY, lw=0.8, linestyle="--")
+    roc_axis.set_title("Gate: held-out clips that open it (%)", fontsize=10, loc="left")
+    roc_axis.set_xlabel("safe clips", fontsize=9)
+    roc_axis.set_ylabel("harmful clips", fontsize=9)

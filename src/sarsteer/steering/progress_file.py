@@ -13,17 +13,19 @@ import torch
 from sarsteer.errors import CalibrationError
 from sarsteer.files import atomic_path
 
+_TENSORS = ("difference_sum", "harmful_sum", "norms", "harmful", "safe")
+
 
 @dataclass
 class CalibrationState:
-    """Sums in float64, and the safe activations that PCA needs whole.
+    """Sums in float64, and the activations that PCA and the gate need whole.
 
     Attributes:
         done: pairs that were seen.
         difference_sum: ``[L, D]`` sum of ``h(a, t+p) − h(a, t)`` over harmful clips.
         harmful_sum: ``[L, D]`` sum of ``h(a, t)`` over harmful clips.
         norms: ``[n, L]`` norms of ``h(a, t)`` of harmful clips.
-        safe: ``[n, L, D]`` ``h(a, t)`` of safe clips, float32; rows beyond ``done`` are not filled yet.
+        harmful, safe: ``[n, L, D]`` ``h(a, t)`` of the clips, float32; rows beyond ``done`` are not filled yet.
         settings: what a resumed run must have in common.
 
     """
@@ -32,6 +34,7 @@ class CalibrationState:
     difference_sum: torch.Tensor
     harmful_sum: torch.Tensor
     norms: torch.Tensor
+    harmful: torch.Tensor
     safe: torch.Tensor
     settings: dict[str, Any]
 
@@ -39,7 +42,8 @@ class CalibrationState:
     def empty(cls, pairs: int, layers: int, width: int, settings: dict[str, Any]) -> CalibrationState:
         """Nothing done yet."""
         zeros = torch.zeros(layers, width, dtype=torch.float64)
-        return cls(0, zeros, zeros.clone(), torch.zeros(pairs, layers), torch.zeros(pairs, layers, width), settings)
+        rows = torch.zeros(pairs, layers, width)
+        return cls(0, zeros, zeros.clone(), torch.zeros(pairs, layers), rows, rows.clone(), settings)
 
     def add(self, plain: torch.Tensor, prompted: torch.Tensor, safe: torch.Tensor) -> None:
         """Add a batch of pairs, each tensor ``[B, L, D]``."""
@@ -47,6 +51,7 @@ class CalibrationState:
         self.difference_sum += (prompted.double() - plain.double()).sum(0)
         self.harmful_sum += plain.double().sum(0)
         self.norms[self.done : end] = plain.norm(dim=-1)
+        self.harmful[self.done : end] = plain
         self.safe[self.done : end] = safe
         self.done = end
 
@@ -55,12 +60,7 @@ def save_state(path: str | os.PathLike[str], state: CalibrationState) -> None:
     """Write the state, whole or not at all."""
     from safetensors.torch import save_file
 
-    tensors = {
-        "difference_sum": state.difference_sum,
-        "harmful_sum": state.harmful_sum,
-        "norms": state.norms,
-        "safe": state.safe,
-    }
+    tensors = {name: getattr(state, name) for name in _TENSORS}
     with atomic_path(Path(path)) as temporary:
         save_file(tensors, temporary, metadata={"done": str(state.done), "settings": json.dumps(state.settings)})
 
@@ -79,7 +79,7 @@ def load_state(path: str | os.PathLike[str] | None, settings: dict[str, Any]) ->
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in ("difference_sum", "harmful_sum", "norms", "safe")}
+            tensors = {name: file.get_tensor(name) for name in _TENSORS}
             done, found = int(header["done"]), json.loads(header["settings"])
     except (SafetensorError, OSError, KeyError, ValueError):
         raise CalibrationError(f"{path}: is no checkpoint of a calibration; delete it to start anew") from None

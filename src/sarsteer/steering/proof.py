@@ -18,7 +18,7 @@ from sarsteer.models.layers import generating_part, text_config, unwrap
 from sarsteer.steering.activations import residual_of
 
 _PROBE_TOKENS = 3
-_STEPS = ("prefill", "decode step")
+STEPS = ("prefill", "decode step")
 
 Probe = Callable[[], list[torch.Tensor]]
 """Generates two tokens, a prefill and a decode step, and returns the logits of each."""
@@ -40,25 +40,18 @@ def prove(
         probe: generates two tokens by the model's own way; transformers' ``generate`` by default.
 
     """
-    probe = probe or (lambda: _probe(module))
-    width = getattr(layers[0], "_sarsteer_delta").shape[0]
-    # Values that bfloat16 holds exactly, another in each layer, alternating in sign so that no norm cancels them.
-    signs = torch.ones(width)
-    signs[::2] = -1
-    marks = torch.stack([signs * (1 + index % 8) / 8 for index in range(len(layers))])
+    probe = probe or (lambda: generate_two_tokens(module))
+    marks = known_marks(layers)
     compiled = is_compiled(module)
     try:
         write(marks)
-        before, after = _Recorder(layers, prepend=True), _Recorder(layers, prepend=False)
-        # in eager mode, compiled or not: graphs made for the recorders would be thrown away at once
-        with torch.compiler.set_stance("force_eager"), before, after:
-            probe()
+        before, after = recorded(layers, probe)
         for index in range(len(layers)):
-            _check_layer(index, before.seen[index], after.seen[index], marks[index])
+            check_layer(index, before[index], after[index], marks[index])
         if compiled:
             steered = probe()
             write(torch.zeros_like(marks))
-            for step, a, b in zip(_STEPS, steered, probe(), strict=True):
+            for step, a, b in zip(STEPS, steered, probe(), strict=True):
                 if torch.equal(a, b):
                     raise SteeringError(f"the compiled {step} left the hooks out; attach before torch.compile")
     finally:
@@ -71,12 +64,35 @@ def is_compiled(module: nn.Module) -> bool:
     return any(hasattr(p, "_orig_mod") or getattr(p, "_compiled_call_impl", None) is not None for p in parts)
 
 
+def known_marks(layers: Sequence[nn.Module]) -> torch.Tensor:
+    """``[L, D]``, what is added instead of vectors while something is proven.
+
+    Values that bfloat16 holds exactly, another in each layer, alternating in sign so that no norm cancels them.
+    """
+    signs = torch.ones(getattr(layers[0], "_sarsteer_delta").shape[0])
+    signs[::2] = -1
+    return torch.stack([signs * (1 + index % 8) / 8 for index in range(len(layers))])
+
+
+Seen = list[list[torch.Tensor]]
+"""For each layer, its whole output in each forward."""
+
+
+def recorded(layers: Sequence[nn.Module], probe: Probe) -> tuple[Seen, Seen]:
+    """Run ``probe``; what the layers gave before and after the hooks that are there."""
+    before, after = _Recorder(layers, prepend=True), _Recorder(layers, prepend=False)
+    # in eager mode, compiled or not: graphs made for the recorders would be thrown away at once
+    with torch.compiler.set_stance("force_eager"), before, after:
+        probe()
+    return before.seen, after.seen
+
+
 class _Recorder:
     """Copies of every layer's whole output, before or after the hooks that are there."""
 
     def __init__(self, layers: Sequence[nn.Module], prepend: bool) -> None:
         self._layers, self._prepend = layers, prepend
-        self.seen: list[list[torch.Tensor]] = [[] for _ in layers]
+        self.seen: Seen = [[] for _ in layers]
         self._hooks: list[Any] = []
 
     def __enter__(self) -> _Recorder:
@@ -95,8 +111,9 @@ class _Recorder:
         return record
 
 
-def _check_layer(index: int, before: list[torch.Tensor], after: list[torch.Tensor], mark: torch.Tensor) -> None:
-    for number, step in enumerate(_STEPS):
+def check_layer(index: int, before: list[torch.Tensor], after: list[torch.Tensor], mark: torch.Tensor) -> None:
+    """Raise unless each forward's last position got ``mark`` (``[D]``, or ``[B, D]``, a row each), and nothing else."""
+    for number, step in enumerate(STEPS):
         if len(before) <= number or len(after) <= number:
             raise SteeringError(f"decoder layer {index} did not run in a {step}; these are not the decoder's layers")
         old, new = before[number], after[number]
@@ -109,8 +126,8 @@ def _check_layer(index: int, before: list[torch.Tensor], after: list[torch.Tenso
             )
 
 
-def _probe(module: nn.Module) -> list[torch.Tensor]:
-    """Generate two tokens by the model's own ``generate``: a prefill, a decode step; returns the logits of each."""
+def generate_two_tokens(module: nn.Module, rows: int = 1) -> list[torch.Tensor]:
+    """By the model's own ``generate``, a prefill and a decode step of different rows; the logits of each."""
     from transformers import GenerationConfig
 
     target = generating_part(module)
@@ -118,10 +135,10 @@ def _probe(module: nn.Module) -> list[torch.Tensor]:
     if not hasattr(target, "generate"):
         raise SteeringError(f"{type(inner).__name__} has no generate(), so that its decoding cannot be proven steered")
     device = inner.get_input_embeddings().weight.device
-    tokens = torch.tensor([_plain_tokens(inner, _PROBE_TOKENS)], device=device)
+    tokens = torch.tensor(_plain_tokens(inner, rows * _PROBE_TOKENS), device=device).view(rows, _PROBE_TOKENS)
     config = GenerationConfig(
-        max_new_tokens=len(_STEPS),
-        min_new_tokens=len(_STEPS),
+        max_new_tokens=len(STEPS),
+        min_new_tokens=len(STEPS),
         do_sample=False,
         num_beams=1,
         pad_token_id=0,

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import nn
+
+from sarsteer.errors import SteeringError
 
 MAX_COMPONENTS = 64
 _RELATIVE_RANK = 1e-6  # singular values below this share of the largest are rounding, not directions
@@ -67,3 +72,15 @@ def ablate(refusal: torch.Tensor, basis: torch.Tensor, k: int, lambda_: float) -
     r, u = refusal.double(), basis[:, :k].double()
     inside = torch.einsum("lkd,lk->ld", u, torch.einsum("lkd,ld->lk", u, r))
     return (r - lambda_ * inside).float()
+
+
+def weighted(vectors: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
+    """``w_l v_l``: vectors ``[L, D]``, one weight a layer. A weight of exactly 1 leaves every bit as it was.
+
+    Raises:
+        SteeringError: there is no finite weight for each layer.
+
+    """
+    if len(weights) != len(vectors) or not all(math.isfinite(weight) for weight in weights):
+        raise SteeringError(f"layer_weights must be {len(vectors)} finite numbers, one a decoder layer")
+    return vectors * torch.tensor(list(weights), dtype=vectors.dtype)[:, None]

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from sarsteer.data.benchmarks.files import Row, locate, plain, read_rows, text_of
 from sarsteer.data.manifest import Item
+from sarsteer.errors import BenchmarkError
 
 GOAL = ("goal", "Goal", "behavior", "behaviour", "question", "prompt")
 _RESPONSES = {
@@ -33,16 +34,30 @@ def read(folder: Path, variant: str, split: str | None) -> Iterator[Item]:
     name = f"ajailbench-{variant}" + (f"-{split or 'qwen2'}" if variant == "perturbed" else "")
     root = _root(path, folder)
     by_name: dict[str, Path] = {}
+    clean = _clean(folder) if variant == "perturbed" else {}
     for number, (where, row) in enumerate(read_rows(path)):
         index = row.get("index", number)
+        goal = text_of(row, where, *GOAL)
+        before = clean.get((str(row.get("index")), goal))
         yield Item(
             id=f"{name}-{index}",
-            question=text_of(row, where, *GOAL),
+            question=goal,
             label="harmful",
             media=_clip(text_of(row, where, "speech_path", "audio_path", "audio"), root, by_name),
             category=str(row["category"]) if row.get("category") is not None else None,
-            extra=_extra(row),
+            extra=_extra(row) | ({} if before is None else {"clean": str(before)}),
         )
+
+
+def _clean(folder: Path) -> dict[tuple[str, str], Path]:
+    """The clips before they were perturbed, by index and goal, where the base list lies in the same folder."""
+    try:
+        items = list(read(folder, "base", None))
+    except BenchmarkError:  # it is not there, or not to be told from others: the perturbed clips stand alone
+        return {}
+    return {
+        (item.id.removeprefix("ajailbench-base-"), item.question): item.audio for item in items if item.audio.is_file()
+    }
 
 
 def _extra(row: Row) -> Row:

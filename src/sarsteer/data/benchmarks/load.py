@@ -39,6 +39,14 @@ class BenchmarkItems(list[Item]):
         self.skipped = skipped
 
 
+def split_spec(spec: str) -> tuple[str, str | None, str | None, str | None]:
+    """Name, variant, split and folder of ``NAME[/VARIANT][@SPLIT][:FOLDER]``; None where one is not in it."""
+    head, _, folder = spec.partition(":")
+    whole, _, split = head.partition("@")
+    name, _, variant = whole.partition("/")
+    return name, variant or None, split or None, folder or None
+
+
 def load_benchmark(
     name: str,
     *,

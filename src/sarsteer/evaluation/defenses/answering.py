@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sarsteer.errors import SarsteerError, SteeringError
@@ -58,8 +58,7 @@ class Answerer:
             if defense.guard is not None:
                 return self._guarded(defense, conversations, options)
             self._wear(defense)
-            texts = self._each([defense.prompt.apply(conversation) for conversation in conversations], options)
-        return [Reply(text) if isinstance(text, str) else text for text in texts]
+            return self._each([defense.prompt.apply(conversation) for conversation in conversations], options)
 
     def close(self) -> None:
         """Take the steering off."""
@@ -76,48 +75,56 @@ class Answerer:
 
         if self._worn.key == defense.key and (self._handle is None or self._handle.attached):
             return
-        vectors, alpha = defense.vectors, defense.alpha
+        vectors, alpha, gate = defense.vectors, defense.alpha, defense.gate
         if self._handle is None or not self._handle.attached:
             if vectors is not None:
                 model: Any = self.model
-                self._handle = attach(model.module, model.decoder_layers, vectors, alpha, model.probe)
+                self._handle = attach(model.module, model.decoder_layers, vectors, alpha, model.probe, gate)
         elif vectors is None:
+            self._handle.set_gate(None)
             self._handle.set_vectors(torch.zeros_like(self._handle.vectors), 0.0)
         else:
+            self._handle.set_gate(gate)
             self._handle.set_vectors(vectors, alpha)
         self._worn = defense
 
     def _guarded(
         self, defense: Defense, conversations: Sequence[Conversation], options: Mapping[str, Any]
     ) -> list[Reply | Exception]:
-        from sarsteer.evaluation.defenses.guard import TRANSCRIBE, clips_with, text_of
+        from sarsteer.evaluation.defenses.guard import clips_with, text_of
 
         assert defense.guard is not None
         self._wear(UNDEFENDED)
         replies: dict[int, Reply | Exception] = {}
         heard: dict[int, str] = {}
-        for i, text in enumerate(self._each([clips_with(c, TRANSCRIBE) for c in conversations], options)):
-            if isinstance(text, str):
-                heard[i] = text
+        for i, said in enumerate(self._each([clips_with(c, defense.guard.transcribe) for c in conversations], options)):
+            if isinstance(said, Reply):
+                heard[i] = said.text
             else:
-                replies[i] = text
+                replies[i] = said
         whole = [f"{heard[i]}\n{text_of(conversations[i])}".strip() for i in heard]
         stops = dict(zip(heard, defense.guard.stops(whole) if whole else (), strict=True))
-        details = {i: {"transcript": heard[i], "guard": said, "stopped": stop} for i, (stop, said) in stops.items()}
+        details = {i: {"transcript": heard[i], "guard": says, "stopped": stop} for i, (stop, says) in stops.items()}
         let = [i for i in heard if not stops[i][0]]
-        texts = dict(zip(let, self._each([conversations[i] for i in let], options), strict=True))
+        answers = dict(zip(let, self._each([conversations[i] for i in let], options), strict=True))
         for i in heard:
-            text = texts.get(i, REFUSAL)
-            replies[i] = Reply(text, details[i]) if isinstance(text, str) else text
+            answer = answers.get(i, Reply(REFUSAL))
+            replies[i] = Reply(answer.text, details[i]) if isinstance(answer, Reply) else answer
         return [replies[i] for i in range(len(conversations))]
 
-    def _each(self, conversations: Sequence[Conversation], options: Mapping[str, Any]) -> list[str | Exception]:
+    def _each(self, conversations: Sequence[Conversation], options: Mapping[str, Any]) -> list[Reply | Exception]:
         """Answers in one go; where that fails, halves are tried, until only what is bad by itself has failed."""
         if not conversations:
             return []
         together: Any = getattr(self.model, "generate_each", self.model.generate)
         try:
-            return list(together(conversations, **options))
+            texts = together(conversations, **options)
+            decisions = self._handle.decisions if self._handle is not None else []
+            told = [{"gate": asdict(decision)} for decision in decisions] or [{}] * len(texts)
+            return [
+                Reply(text, details) if isinstance(text, str) else text
+                for text, details in zip(texts, told, strict=True)
+            ]
         except SteeringError:
             raise
         except (SarsteerError, RuntimeError) as error:  # torch tells of a full GPU by a RuntimeError

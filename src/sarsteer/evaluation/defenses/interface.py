@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from sarsteer.evaluation.defenses.guard import RequestGuard
+    from sarsteer.steering.gate import Gate
 
 REFUSAL = "I am sorry, I cannot help with that."
 """What is answered in the model's place where a guard stops a request."""
@@ -28,6 +29,7 @@ class Defense:
         prompt: text around the user's own.
         vectors: ``[L, D]`` added to the activations, times ``alpha``; None where nothing is added.
         alpha: the steering strength.
+        gate: decides on the request's activations whether they are steered; None where they always are.
         guard: decides on the model's own transcription whether it may answer.
         steering: digest of the steering file, where there is one.
 
@@ -38,6 +40,7 @@ class Defense:
     prompt: PromptDefense = NO_DEFENSE
     vectors: torch.Tensor | None = field(default=None, repr=False)
     alpha: float = 0.0
+    gate: Gate | None = field(default=None, repr=False)
     guard: RequestGuard | None = field(default=None, repr=False)
     steering: str | None = None
 

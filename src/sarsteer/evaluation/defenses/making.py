@@ -1,8 +1,9 @@
 """Make a defence from a short text, as the command line gives it; all that it needs is asked for here, before any use.
 
 ``none``; ``prompt:NAME`` or ``prompt:FILE``; ``sarsteer``, ``refusal-steering`` (k = 0), ``mean-ablation``, ``random``,
-``reversed``, ``h2s``, ``c2r``, each with its own strengths after a colon where wanted (``sarsteer:alpha=0.2,k=5``);
-``guard:llama-guard:MODEL``, ``guard:rubric:MODEL``.
+``reversed``, ``h2s``, ``c2r``, each with its own strengths after a colon where wanted (``sarsteer:alpha=0.2,k=5``),
+those that come from a steering file also with its gate (``sarsteer:gate=hard``; ``logistic``, ``on``, ``off``);
+``guard:llama-guard:MODEL``, ``guard:rubric:MODEL``, ``guard:embedded`` for the toy.
 """
 
 from __future__ import annotations
@@ -25,22 +26,26 @@ if TYPE_CHECKING:
     from sarsteer.evaluation.judges import Judge
     from sarsteer.models.interface import LanguageModel
     from sarsteer.steering.artifact import Steering
+    from sarsteer.steering.gate import Gate
 
 FROM_FILE = ("sarsteer", "refusal-steering", "mean-ablation", "random", "reversed")
 FROM_PAIRS = ("h2s", "c2r")
 PROMPTS = {"refusal": "refusal-prompt", "ada": "shield"}
 """Short names of prompts."""
-_OPTIONS = {"alpha": float, "k": int, "lambda": float, "seed": int}
+GATES = ("off", "on", "hard", "logistic")
+"""Whether requests are gated: ``on`` as the file's gate is set, or in a mode of its own."""
+_OPTIONS = {"alpha": float, "k": int, "lambda": float, "seed": int, "gate": str}
 
 
 @dataclass(frozen=True)
 class Strength:
-    """α, k and λ; the steering file's own where None. ``seed`` draws the random directions."""
+    """α, k, λ and gate; the steering file's own where None. ``seed`` draws the random directions."""
 
     alpha: float | None = None
     k: int | None = None
     lambda_: float | None = None
     seed: int = 0
+    gate: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,8 @@ def check_specs(specs: Sequence[str], *, steering: bool, pairs: bool) -> None:
             raise EvaluationError(f"defense {spec!r} needs a steering file; give --steering FILE (sarsteer calibrate)")
         if kind in FROM_PAIRS and not pairs:
             raise EvaluationError(f"defense {spec!r} needs calibration pairs; give --calibration PAIRS")
-        if kind in (*FROM_FILE, *FROM_PAIRS):
-            _strength(spec, argument, Strength())
+        if kind in (*FROM_FILE, *FROM_PAIRS) and _strength(spec, argument, Strength()).gate and kind in FROM_PAIRS:
+            raise EvaluationError(f"defense {spec!r}: {kind} has no gate; only defenses from a steering file do")
 
 
 def is_steered(spec: str) -> bool:
@@ -119,10 +124,10 @@ def make_defense(spec: str, model: LanguageModel, supplies: Supplies) -> Defense
     if kind == "prompt":
         return _prompt(spec, argument)
     if kind == "guard":
-        from sarsteer.evaluation.defenses.guard import TRANSCRIBE, RequestGuard
+        from sarsteer.evaluation.defenses.guard import RequestGuard
 
         guard = RequestGuard(argument)
-        settings = {"kind": kind, "guard": guard.signature, "transcribe": TRANSCRIBE, "refusal": REFUSAL}
+        settings = {"kind": kind, "guard": guard.signature, "transcribe": guard.transcribe, "refusal": REFUSAL}
         return Defense(spec, settings, guard=guard)
     model.check_steerable()
     strength = _strength(spec, argument, supplies.strength)
@@ -134,7 +139,9 @@ def make_defense(spec: str, model: LanguageModel, supplies: Supplies) -> Defense
 def _parse(spec: str) -> tuple[str, str]:
     kind, _, argument = spec.partition(":")
     if kind not in ("none", "prompt", "guard", *FROM_FILE, *FROM_PAIRS):
-        known = ", ".join(("none", "prompt:NAME", "prompt:FILE", *FROM_FILE, *FROM_PAIRS, "guard:llama-guard:MODEL"))
+        known = ", ".join(
+            ("none", "prompt:NAME", "prompt:FILE", *FROM_FILE, *FROM_PAIRS, "guard:llama-guard:MODEL", "guard:embedded")
+        )
         raise EvaluationError(f"unknown defense {spec!r}; use one of {known}")
     if kind == "none" and argument:
         raise EvaluationError(f"defense {spec!r}: none takes nothing after it; write none")
@@ -154,7 +161,9 @@ def _strength(spec: str, argument: str, given: Strength) -> Strength:
             raise EvaluationError(f"defense {spec!r}: unknown option {name!r}; use {', '.join(_OPTIONS)}") from None
         except ValueError:
             raise EvaluationError(f"defense {spec!r}: {name} must be a number, not {text!r}") from None
-        if not math.isfinite(value):
+        if name == "gate" and value not in GATES:
+            raise EvaluationError(f"defense {spec!r}: gate must be one of {', '.join(GATES)}, not {text!r}")
+        if name != "gate" and not math.isfinite(value):
             raise EvaluationError(f"defense {spec!r}: {name} must be a finite number, not {text!r}")
         own["lambda_" if name == "lambda" else name] = value
     return replace(given, **own)
@@ -191,7 +200,10 @@ def _from_file(spec: str, kind: str, strength: Strength, model: Any, supplies: S
         settings["seed"] = strength.seed
     elif kind == "reversed":
         vectors = reversed_vectors(vectors)
-    return _steered(spec, settings, vectors, alpha, steering.digest)
+    gate = steering.choose_gate(None if strength.gate is None else strength.gate != "off")
+    if gate is not None and strength.gate in ("hard", "logistic"):
+        gate = gate.with_mode(strength.gate)
+    return _steered(spec, settings, vectors, alpha, steering.digest, gate)
 
 
 def _from_pairs(spec: str, kind: str, strength: Strength, model: Any, supplies: Supplies) -> Defense:
@@ -210,7 +222,17 @@ def _from_pairs(spec: str, kind: str, strength: Strength, model: Any, supplies: 
     return _steered(spec, settings, vectors, alpha, None)
 
 
-def _steered(spec: str, settings: dict[str, Any], vectors: torch.Tensor, alpha: float, steering: str | None) -> Defense:
+def _steered(
+    spec: str,
+    settings: dict[str, Any],
+    vectors: torch.Tensor,
+    alpha: float,
+    steering: str | None,
+    gate: Gate | None = None,
+) -> Defense:
     digest = hashlib.sha256(vectors.float().contiguous().numpy().tobytes()).hexdigest()
     settings = {**settings, "steering": steering, "vectors": digest}
-    return Defense(spec, settings, vectors=vectors, alpha=alpha, steering=steering)
+    if gate is not None:
+        names = ("layer", "mode", "threshold", "temperature", "limit")
+        settings["gate"] = {**{name: getattr(gate, name) for name in names}, "digest": gate.digest}
+    return Defense(spec, settings, vectors=vectors, alpha=alpha, gate=gate, steering=steering)

@@ -38,7 +38,7 @@ def collect(
         notes: what a reader must know.
 
     """
-    rows = [_rows(log) for log in logs]
+    rows = [_rows(log, arm) for log, arm in zip(logs, arms, strict=True)]
     undefended = {
         arm.benchmark.name: [answer.verdict for answer in answers]
         for arm, (answers, _) in zip(arms, rows, strict=True)
@@ -70,8 +70,8 @@ def collect(
     )
 
 
-def _rows(log: EvalLog) -> tuple[list[Answer], list[Judged]]:
-    order = {str(name): place for place, name in enumerate(log.eval.dataset.sample_ids or ())}
+def _rows(log: EvalLog, arm: GridArm) -> tuple[list[Answer], list[Judged]]:
+    order = {item.id: place for place, item in enumerate(arm.benchmark.items)}
     answers, judged = [], []
     for sample in sorted(log.samples or (), key=lambda sample: order[str(sample.id)]):
         about = sample.metadata

@@ -1,11 +1,13 @@
 """Run benchmarks under defences through Inspect: one log an arm, and a run that was killed goes on where it was.
 
 ``eval_set`` pairs each arm with its newest log and takes over what it holds. A log is rewritten whole, and atomically,
-after every batch: oftener would cost more than it saves, since logs hold their clips.
+after every batch, though at most about ``WRITES`` times in an arm, since logs hold their clips, and a minute after an
+answer at the latest.
 """
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 STAGE = "Answering and judging"
+WRITES = 32
+"""How often a large arm's log is written whole, about: the oftener, the less is lost by a kill."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,9 @@ def run_grid(grid: Grid, progress: Progress | None = None) -> list[EvalLog]:
     for spec in set(grid.judges.values()):
         shared_judge(spec).on_verdict = count.one
     tasks = [_task(grid, arm, told) for arm, told in zip(grid.arms, settings, strict=True)]
+    largest = max(len(arm.benchmark.items) for arm in grid.arms)
+    gc.collect()
+    gc.freeze()  # what a loaded model is made of would be looked through again and again while logs are written
     try:
         eval_set(
             tasks,
@@ -114,7 +121,8 @@ def run_grid(grid: Grid, progress: Progress | None = None) -> list[EvalLog]:
             display="none",
             log_level="error",
             log_format="eval",
-            log_buffer=grid.shared.batch_size,
+            max_samples=3 * grid.shared.batch_size,  # a batch answered, one gathered, one with the judge
+            log_buffer=max(grid.shared.batch_size, -(-largest // WRITES)),
             log_realtime=False,
             fail_on_error=True,
             continue_on_fail=True,
@@ -124,6 +132,7 @@ def run_grid(grid: Grid, progress: Progress | None = None) -> list[EvalLog]:
     except (OSError, ValueError) as error:
         raise EvaluationError(f"{folder}: Inspect cannot go on ({error})") from error
     finally:
+        gc.unfreeze()
         for spec in set(grid.judges.values()):
             shared_judge(spec).on_verdict = None
     return _finished(grid, folder, settings)
@@ -192,7 +201,9 @@ def _finished(grid: Grid, folder: Path, settings: Sequence[dict[str, Any]]) -> l
         for sample in log.samples or ():
             if sample.error is not None:
                 bad += 1
-                first = first or f"{told['benchmark']} under {told['defense']}, {sample.id}: {sample.error.message}"
+                first = (
+                    first or f"{told['benchmark']} under {told['defense']}, {sample.id}: {_plain(sample.error.message)}"
+                )
         if log.status != "success" and not bad:
             why = log.error.message if log.error is not None else f"it is {log.status}"
             raise EvaluationError(f"{told['benchmark']} under {told['defense']} did not end ({why}); run it again")
@@ -200,11 +211,17 @@ def _finished(grid: Grid, folder: Path, settings: Sequence[dict[str, Any]]) -> l
     if bad:
         asked = sum(len(log.samples or ()) for log in whole)
         raise EvaluationError(
-            f"{bad} of {asked} requests have no answer or no verdict; the first: {first.strip()}; all others are kept, "
+            f"{bad} of {asked} requests have no answer or no verdict; the first: {first}; all others are kept, "
             f"mend this and run the same command again ({grid.folder})"
         )
     _clear(folder, newest.values())
     return whole
+
+
+def _plain(message: str) -> str:
+    """An error's own words: Inspect logs its ``repr``."""
+    found = re.fullmatch(r"\w+\((['\"])(.*)\1\)", message.strip(), re.DOTALL)
+    return found[2].replace("\\'", "'") if found else message.strip()
 
 
 def _clear(folder: Path, newest: Iterable[EvalLog]) -> None:

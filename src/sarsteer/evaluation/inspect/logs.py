@@ -13,6 +13,8 @@ from sarsteer.errors import EvaluationError
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog
 
+CLIPS = {"attachments", "events", "events_data", "messages", "store"}
+"""Fields of a logged sample that hold its clip, or point to it, and that no number is made of."""
 OURS = "sarsteer"
 """Where a log's metadata keep the settings of its arm."""
 
@@ -33,8 +35,8 @@ def log_files(folder: Path) -> list[Path]:
 
 
 def read_samples(log: EvalLog) -> EvalLog:
-    """The whole log that a header is of."""
-    return _read(path_of(log), header_only=False)
+    """The log that a header is of, with its answers and verdicts but without their clips, which may be gigabytes."""
+    return _read(path_of(log), header_only=False, exclude_fields=CLIPS)
 
 
 def path_of(log: EvalLog) -> Path:
@@ -109,11 +111,11 @@ def _short(value: Any) -> str:
     return text if len(text) <= 24 else text[:14] + "…" + text[-6:]
 
 
-def _read(path: Path, header_only: bool) -> EvalLog:
+def _read(path: Path, **options: Any) -> EvalLog:
     from inspect_ai.log import read_eval_log
 
     try:
-        return read_eval_log(str(path), header_only=header_only)
+        return read_eval_log(str(path), **options)
     except Exception as error:  # whatever a damaged archive makes a reader raise
         raise _damaged(path, error) from None
 

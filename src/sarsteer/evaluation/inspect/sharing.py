@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class SharedModel:
     def __init__(self, model: LanguageModel, batch_size: int) -> None:
         self.model = model
         self.answerer = Answerer(model)
-        self._batcher: Batcher[Request, Reply] = Batcher(self._work, batch_size)
+        self._batcher: Batcher[Request, Reply] = Batcher(self._work, batch_size, _length)
 
     @property
     def batch_size(self) -> int:
@@ -62,6 +63,13 @@ class SharedModel:
             batch_size=self.batch_size,
             **first.generation,
         )
+
+
+def _length(request: Request) -> float:
+    """About how long a request is: characters of its texts and of its encoded media."""
+    contents = [message["content"] for message in request.conversation]
+    parts = [part for content in contents for part in (content if isinstance(content, list) else [content])]
+    return sum(len(part) if isinstance(part, str) else len(part.get("text") or part.get("url") or "") for part in parts)
 
 
 class SharedJudge:
@@ -98,7 +106,7 @@ class SharedJudge:
         try:
             return self.judge.judge(items)
         except JudgeStopped as error:
-            self.stopped = str(error)
+            self.stopped = re.sub(r"\bconversation \d+: ", "", str(error))  # its place in a batch that nobody sees
             return [error.completed.get(i, JudgeError(self.stopped)) for i in range(len(items))]
 
 

@@ -48,7 +48,7 @@ def build_task(
     spec = judge or benchmark.judge
     about = {"benchmark": benchmark.name, "benchmark_digest": benchmark.digest, **benchmark.about}
     return Task(
-        dataset=MemoryDataset([sample_of(benchmark, item) for item in benchmark.items], name=benchmark.name),
+        dataset=MemoryDataset([sample_of(benchmark, item) for item in benchmark.by_length], name=benchmark.name),
         solver=[answer(spec)],
         scorer=judged(spec),
         name=name,
@@ -99,9 +99,25 @@ def answer(judge: str) -> Solver:
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         shared_judge(judge).check()
+        for message in state.messages:
+            if isinstance(message.content, list):
+                message.content = [playable(part) for part in message.content]
         return await generate(state)
 
     return solve
+
+
+def playable(part: Content) -> Content:
+    """A clip as ``inspect view`` gives it a player: it knows WAV and MP3 by their labels, and shows others as text.
+
+    Only the data URI's label changes. Browsers and our decoder alike look at the bytes, as the HTML standard has it,
+    and Ogg written anew as WAV would be thirty times as large, or not the same sound.
+    """
+    if isinstance(part, ContentAudio) and part.audio.startswith("data:"):
+        label, _, rest = part.audio.partition(";")
+        if label not in ("data:audio/wav", "data:audio/x-wav", "data:audio/mpeg", "data:audio/mp3"):
+            return part.model_copy(update={"audio": f"data:audio/wav;{rest}", "format": "wav"})
+    return part
 
 
 def _register(name: str) -> Any:
@@ -115,12 +131,13 @@ def _register(name: str) -> Any:
         max_new_tokens: int = MAX_NEW_TOKENS,
     ) -> Task:
         from sarsteer.evaluation.benchmarks import open_named
+        from sarsteer.evaluation.judging import choose_judges
 
         with told_by_inspect():
             benchmark = open_named(
                 name, folder=folder, split=split, variant=variant, limit=limit, instruction=instruction
             )
-            return build_task(benchmark, judge, max_new_tokens)
+            return build_task(benchmark, choose_judges([benchmark], judge)[benchmark.name], max_new_tokens)
 
     made.__name__ = name
     made.__doc__ = f"``{name}``: the folder it lies in, split, variant, limit, judge, instruction, max_new_tokens."

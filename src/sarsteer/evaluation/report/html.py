@@ -16,8 +16,8 @@ from sarsteer.evaluation.report import numbers
 from sarsteer.evaluation.report.charts import bars, norms, strengths
 from sarsteer.evaluation.report.clips import Clips
 from sarsteer.evaluation.report.redaction import LEFT_OUT, is_sensitive, sensitive
-from sarsteer.evaluation.report.table import METRICS, blocks
-from sarsteer.evaluation.report.tradeoff import tradeoff
+from sarsteer.evaluation.report.table import METRICS, Block, blocks
+from sarsteer.evaluation.report.tradeoff import tradeoff, whole_curve
 from sarsteer.evaluation.report.transcripts import transcripts
 from sarsteer.evaluation.results import Arm, Evaluation
 from sarsteer.pages import templates
@@ -44,6 +44,7 @@ def page(evaluation: Evaluation, folder: Path, embed_audio: bool = True, shown: 
         "interval": numbers.interval,
         "counted": numbers.counted,
         "whole": numbers.whole,
+        "number": numbers.value,
         "value": _value,
     }
     style, script = (_asset(environment, name) for name in ("report.css", "report.js"))
@@ -52,6 +53,7 @@ def page(evaluation: Evaluation, folder: Path, embed_audio: bool = True, shown: 
     text = environment.get_template("report.html").render(
         evaluation=evaluation,
         blocks=blocks(evaluation),
+        tables=_tables(blocks(evaluation)),
         metrics=METRICS,
         sensitive=sensitive(evaluation),
         left_out=sum(a.answer == LEFT_OUT and is_sensitive(a) for arm in evaluation.arms for a in arm.answers),
@@ -70,6 +72,14 @@ def page(evaluation: Evaluation, folder: Path, embed_audio: bool = True, shown: 
         policy=_policy(style, script),
     )
     return text.encode("utf-8", "replace").decode()  # half a surrogate pair in an answer must not cost the report
+
+
+def _tables(found: Sequence[Block]) -> list[list[tuple[int, Block]]]:
+    """Blocks with the same columns stand in one table; each with its number among all."""
+    kinds: dict[Any, list[tuple[int, Block]]] = {}
+    for number, block in enumerate(found, 1):
+        kinds.setdefault(block.metrics, []).append((number, block))
+    return list(kinds.values())
 
 
 def _asset(environment: Any, name: str) -> Markup:
@@ -129,7 +139,7 @@ def _benchmarks(evaluation: Evaluation) -> dict[str, list[Arm]]:
 
 def _panel(name: str, arms: Sequence[Arm], evaluation: Evaluation, series: Mapping[str, int]) -> dict[str, Any]:
     curve = [point for point in evaluation.curve if point.benchmark == name]
-    return {"benchmark": name, "picture": tradeoff(name, arms, curve, series), "curve": curve}
+    return {"benchmark": name, "picture": tradeoff(name, arms, curve, series), "curve": whole_curve(arms, curve)}
 
 
 def _categories(name: str, arms: Sequence[Arm], series: Mapping[str, int]) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sarsteer.evaluation.report.numbers import NOTHING, interval, percent, signed
-from sarsteer.evaluation.report.table import METRICS, Block, Cell, blocks
+from sarsteer.evaluation.report.numbers import NOTHING, interval, percent, value
+from sarsteer.evaluation.report.table import Block, Cell, blocks
 from sarsteer.evaluation.results import Evaluation
 
 _SPECIAL = str.maketrans({sign: "\\" + sign for sign in "\\`*_[]<>|#~$"} | {"\n": " ", "\r": " ", "&": "&amp;"})
@@ -29,20 +29,20 @@ def plain(value: object) -> str:
 
 
 def _table(block: Block) -> list[str]:
-    heads = ["defense", *(f"{metric.title} {metric.arrow}".strip() for metric in METRICS)]
+    heads = ["defense", *(f"{metric.title} {metric.arrow}".strip() for metric in block.metrics)]
     rows = [
         [f"{plain(row.arm.defense)}{_marked(row.marks)}", *(_cell(cell) for cell in row.cells)] for row in block.rows
     ]
-    return [_line(heads), _line(["---", *("---:" for _ in METRICS)]), *map(_line, rows)]
+    return [_line(heads), _line(["---", *("---:" for _ in block.metrics)]), *map(_line, rows)]
 
 
 def _cell(cell: Cell) -> str:
     e = cell.estimate
     if e is None:
         return NOTHING + _marked(cell.marks)
-    value = signed(e.value) if cell.metric.change else percent(e.value)
+    number = value(e, cell.metric.change)
     bound = "" if cell.bounds is None else f", bounds {percent(cell.bounds[0])}–{percent(cell.bounds[1])}"
-    bold = f"**{value}**" if cell.leads else value
+    bold = f"**{number}**" if cell.leads else number
     items = "" if e.clusters is None else f" of {e.clusters} items"
     return f"{bold} {interval(e, cell.metric.change)} n={e.n}{items}{bound}{_marked(cell.marks)}"
 

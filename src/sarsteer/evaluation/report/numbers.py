@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sarsteer.evaluation.metrics import Estimate
+from sarsteer.evaluation.metrics import Estimate, Score
 
 NOTHING = "–"
 """Stands where there was nothing to count."""
@@ -20,10 +20,21 @@ def signed(share: float) -> str:
     return text if text.startswith("−") or text == "0.0" else f"+{text}"
 
 
+def value(estimate: Estimate, change: bool = False) -> str:
+    """The number alone: a share in per cent, a score as it is; with its sign where it is a change."""
+    return _write(estimate, estimate.value, change)
+
+
 def interval(estimate: Estimate, change: bool = False) -> str:
     """Its 95 % interval in brackets."""
-    write = signed if change else percent
-    return f"[{write(estimate.low)}, {write(estimate.high)}]"
+    return f"[{_write(estimate, estimate.low, change)}, {_write(estimate, estimate.high, change)}]"
+
+
+def _write(kind: Estimate, number: float, change: bool) -> str:
+    if isinstance(kind, Score):
+        text = f"{number:+.2f}" if change else f"{number:.2f}"
+        return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
+    return signed(number) if change else percent(number)
 
 
 def counted(estimate: Estimate) -> str:
@@ -33,5 +44,4 @@ def counted(estimate: Estimate) -> str:
 
 def whole(estimate: Estimate, change: bool = False) -> str:
     """Value, interval and n on one line."""
-    value = signed(estimate.value) if change else percent(estimate.value)
-    return f"{value} {interval(estimate, change)} {counted(estimate)}"
+    return f"{value(estimate, change)} {interval(estimate, change)} {counted(estimate)}"

@@ -7,7 +7,7 @@ import io
 import json
 from typing import Any
 
-from sarsteer.evaluation.report.table import METRICS, blocks
+from sarsteer.evaluation.report.table import blocks, estimate_of
 from sarsteer.evaluation.results import Evaluation
 
 _OF_ESTIMATE = ("value", "low", "high", "n", "clusters")
@@ -20,12 +20,12 @@ def arms_csv(evaluation: Evaluation) -> str:
         for row in block.rows:
             arm = row.arm
             line: dict[str, Any] = {"benchmark": arm.benchmark, "defense": arm.defense}
-            for metric in METRICS:
-                estimate = getattr(arm.summary, metric.key)
+            for metric in block.metrics:
+                estimate = estimate_of(arm.summary, metric)
                 for part in _OF_ESTIMATE:
                     name = metric.key if part == "value" else f"{metric.key}_{part}"
                     line[name] = None if estimate is None else getattr(estimate, part)
-                if not metric.change and metric.key not in ("brr", "unreadable"):
+                if metric.key in ("asr", "rr_harmful", "rr_safe", "broken"):
                     low, high = arm.summary.bounds.get(metric.key, (None, None))
                     line |= {f"{metric.key}_bound_low": low, f"{metric.key}_bound_high": high}
             settings = json.dumps(dict(arm.settings), ensure_ascii=False, sort_keys=True, default=str)
@@ -65,7 +65,8 @@ def _written(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
     if rows:
         # all quoted: the writer leaves a lone carriage return bare, which readers take for the end of a row
-        writer = csv.DictWriter(text, list(rows[0]), quoting=csv.QUOTE_ALL, lineterminator="\n")
+        columns = list(dict.fromkeys(name for row in rows for name in row))  # rates and scores have their own
+        writer = csv.DictWriter(text, columns, quoting=csv.QUOTE_ALL, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     return text.getvalue()

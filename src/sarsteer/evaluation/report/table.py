@@ -46,6 +46,16 @@ METRICS = (
     Metric("broken", "broken", "low", "no answer at all, of all requests"),
     Metric("unreadable", "unreadable", None, "the judge's own reply could not be read, of all requests"),
 )
+SCORE_METRICS = (
+    Metric("answer", "score", "high", "how useful the answer is, from 1 to 10: the mean of both orders"),
+    Metric("answer_change", "score change", None, "against no defense, over the same requests", change=True),
+    Metric("answer_first", "read first", None, "the score where the judge read the answer before the reference"),
+    Metric("answer_second", "read second", None, "the score where it read the reference before"),
+    Metric("reference", "reference", None, "the reference answer's own score, the mean of both orders"),
+    Metric("position_bias", "position bias", None, "what the same text gains by being read first", change=True),
+    Metric("unreadable", "unreadable", None, "judge's replies that could not be read, two to a request"),
+)
+"""Where a judge scored; never averaged with the reference's."""
 _RATES = {"asr", "rr_harmful", "rr_safe", "brr", "broken"}
 
 
@@ -92,6 +102,7 @@ class Block:
     benchmark: str
     rows: tuple[Row, ...]
     notes: tuple[tuple[str, str], ...]
+    metrics: tuple[Metric, ...] = METRICS
 
 
 def blocks(evaluation: Evaluation) -> list[Block]:
@@ -126,23 +137,31 @@ def leader(estimates: Sequence[Estimate | None], better: Literal["low", "high"] 
 def _block(benchmark: str, arms: list[Arm]) -> Block:
     notes = list(dict.fromkeys(note for arm in arms for note in arm.summary.notes))
     marks = {note: _letters(index) for index, note in enumerate(notes)}
-    leaders = {m.key: leader([getattr(arm.summary, m.key) for arm in arms], m.better) for m in METRICS}
+    metrics = SCORE_METRICS if any(arm.summary.scores is not None for arm in arms) else METRICS
+    leaders = {m.key: leader([estimate_of(arm.summary, m) for arm in arms], m.better) for m in metrics}
     rows = tuple(
         Row(
             arm,
-            tuple(_cell(metric, arm.summary, marks, leaders[metric.key] == index) for metric in METRICS),
+            tuple(_cell(metric, arm.summary, marks, leaders[metric.key] == index) for metric in metrics),
             tuple(marks[note] for note in arm.summary.notes if weakens(note) is None),
         )
         for index, arm in enumerate(arms)
     )
-    return Block(benchmark, rows, tuple((marks[note], note) for note in notes))
+    return Block(benchmark, rows, tuple((marks[note], note) for note in notes), metrics)
+
+
+def estimate_of(summary: Summary, metric: Metric) -> Estimate | None:
+    """The number of a column; None where there is none."""
+    place = summary if hasattr(summary, metric.key) else summary.scores
+    found: Estimate | None = getattr(place, metric.key, None)
+    return found
 
 
 def _cell(metric: Metric, summary: Summary, marks: dict[str, str], leads: bool) -> Cell:
     low, high = summary.bounds.get(metric.key, (0.0, 0.0))
     return Cell(
         metric,
-        getattr(summary, metric.key),
+        estimate_of(summary, metric),
         (low, high) if low != high else None,
         leads,
         tuple(marks[note] for note in summary.notes if metric.key in (weakens(note) or ())),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from markupsafe import Markup
@@ -17,6 +17,11 @@ from sarsteer.evaluation.summary import Summary
 WIDTH, HEIGHT = 400.0, 392.0
 FRAME = Box(44, 14, 386, 346)
 LABEL, SMALL = 12.5, 10.5
+CROWD = 8
+"""Defenses above which points bear numbers, told below the picture: names would hide each other, and colors repeat."""
+NEAR = 11.0
+"""Points closer than this, in pixels, share one label of numbers."""
+ROW = 17.0
 ROOM = 4.0
 """How much of a strength's label may be hidden before it is left out, in square pixels a letter."""
 
@@ -36,13 +41,17 @@ def tradeoff(
     benchmark: str, arms: Sequence[Arm], curve: Sequence[CurvePoint], series: Mapping[str, int]
 ) -> Markup | None:
     """The panel of one benchmark; None where it has no safe, or no harmful, requests."""
-    sweeps = {
-        name: [p for p in sorted(curve, key=lambda p: p.alpha) if p.defense == name]
+    swept = {
+        name: [point for point in whole_curve(arms, curve) if point.defense == name]
         for name in dict.fromkeys(point.defense for point in curve)
     }
-    lines = {name: _points(name, [(f"α {p.alpha:g}", p.summary) for p in sweeps[name]], series) for name in sweeps}
+    lines = {name: _points(name, [_named(p) for p in swept[name]], series) for name in swept}
     singles = _points(None, [(arm.defense, arm.summary) for arm in arms], series)
-    everything = [*singles, *(point for line in lines.values() for point in line)]
+    strengths = [
+        point for name in swept for point in _points(name, [_named(p) for p in curve if p.defense == name], series)
+    ]
+    numbered = len(singles) > CROWD
+    everything = [*singles, *strengths]  # a defense's own strength is drawn once, as the row of the table that it is
     if not everything:
         return None
     top = _axis_end(max(point.x.high for point in everything))
@@ -68,8 +77,51 @@ def tradeoff(
         Box(_x(point.x.low, top), at(point)[1] - 1, _x(point.x.high, top), at(point)[1] + 1) for point in everything
     ]
     in_the_way += [box for line in lines.values() for box in _along(list(map(at, line)))]
-    drawn += _labels(everything, at, in_the_way)
-    return picture(WIDTH, HEIGHT, f"{benchmark}: harmful requests refused against safe requests refused", *drawn)
+    title = f"{benchmark}: harmful requests refused against safe requests refused"
+    if not numbered:
+        return picture(WIDTH, HEIGHT, title, *drawn, *_labels(everything, at, in_the_way))
+    drawn += _labels([*_by_number(singles, at), *strengths], at, in_the_way)
+    return picture(WIDTH, HEIGHT + ROW * -(-len(singles) // 2) + 14, title, *drawn, *_legend(singles))
+
+
+def _by_number(points: Sequence[Point], at: Callable[[Point], tuple[float, float]]) -> list[Point]:
+    """The points under their numbers; those that lie on one another under one label of all their numbers."""
+    groups: list[list[tuple[int, Point]]] = []
+    for number, point in enumerate(points, 1):
+        near = next((group for group in groups if math.dist(at(group[0][1]), at(point)) < NEAR), None)
+        if near is None:
+            groups.append([(number, point)])
+        else:
+            near.append((number, point))
+    return [replace(group[0][1], label=", ".join(str(number) for number, _ in group)) for group in groups]
+
+
+def _legend(points: Sequence[Point]) -> list[Markup]:
+    """What the numbers say, in two columns below the picture, down the first and then the second."""
+    drawn, rows = [], -(-len(points) // 2)
+    for index, point in enumerate(points):
+        x, y = FRAME.left - 32 + (WIDTH / 2) * (index // rows), HEIGHT + 16 + ROW * (index % rows)
+        drawn.append(tag("g", marker(point.series, x + 26, y - 4, size=4.5), class_=f"s{point.series % 8}"))
+        drawn.append(tag("text", str(index + 1), x=x + 16, y=y, text_anchor="end", class_="tick"))
+        drawn.append(tag("text", shortened(point.label, 24), x=x + 36, y=y, class_=f"name s{point.series % 8}"))
+    return drawn
+
+
+def _named(point: CurvePoint) -> tuple[str, Summary]:
+    return f"α {point.alpha:g}", point.summary
+
+
+def whole_curve(arms: Sequence[Arm], curve: Sequence[CurvePoint]) -> list[CurvePoint]:
+    """The curve with each swept defense's own strength, which is a row of the table, in its place; by rising α."""
+    own = [
+        CurvePoint(arm.benchmark, arm.defense, float(alpha), arm.summary)
+        for arm in arms
+        if isinstance(alpha := arm.settings.get("alpha"), int | float)
+        and arm.defense in {point.defense for point in curve}
+        and (arm.defense, float(alpha)) not in {(point.defense, point.alpha) for point in curve}
+    ]
+    order = {name: i for i, name in enumerate(dict.fromkeys(point.defense for point in curve))}
+    return sorted([*curve, *own], key=lambda point: (order[point.defense], point.alpha))
 
 
 def _points(name: str | None, found: Sequence[tuple[str, Summary]], series: Mapping[str, int]) -> list[Point]:

@@ -31,9 +31,10 @@
       box.append(make("p", "why", "was not asked this"));
       return box;
     }
-    const kind = tone(label, answer.outcome);
+    const scored = answer.outcome === null && answer.scores; // such a judge tells no outcomes
+    const kind = scored ? "plain" : tone(label, answer.outcome);
     box.className = "edge-" + kind;
-    head.append(make("span", "chip " + kind, WORDS[answer.outcome] || "unreadable"));
+    head.append(make("span", "chip " + kind, WORDS[answer.outcome] || (scored ? "scored" : "unreadable")));
     box.append(make("p", "words", answer.answer === "" ? "(nothing)" : answer.answer));
     const why = [answer.reason, answer.scores].filter(Boolean).join("; ");
     if (why) box.append(make("p", "why", "judge: " + why));

@@ -1,0 +1,102 @@
+"""What ``sarsteer tune`` shows while it runs: bars, and the front as it grows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group
+from rich.text import Text
+
+from sarsteer.cli.output import errors
+
+if TYPE_CHECKING:
+    from sarsteer.tuning.front import Limits, Point
+    from sarsteer.tuning.measuring import Measured
+    from sarsteer.tuning.run import Candidate, Watch
+
+WIDTH, HEIGHT = 56, 14
+Mark = tuple[float, float, str, str]
+"""Cost and ASR, both in [0, 1], a character and its style. Later ones are drawn over earlier ones."""
+
+
+@contextmanager
+def screen(limits: Limits) -> Iterator[Watch]:
+    """A ``Watch`` that draws on standard error, where that is a terminal."""
+    from rich.live import Live
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from sarsteer.tuning.run import Watch
+
+    bars = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=errors
+    )
+    stages: dict[str, Any] = {}
+    marks: dict[str, list[Mark]] = {"candidates": [], "points": []}
+    if not errors.is_terminal:
+        yield Watch()
+        return
+    with Live(bars, console=errors, refresh_per_second=4, transient=True) as live:
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in stages:
+                stages[stage] = bars.add_task(stage, total=total)
+            bars.update(stages[stage], completed=done, total=total)
+
+        def redraw() -> None:
+            live.update(Group(bars, chart([*marks["candidates"], *marks["points"]])))
+
+        def candidates(found: list[Candidate]) -> None:
+            marks["candidates"] = _candidate_marks(found)
+            redraw()
+
+        def points(found: list[Point], undefended: Measured) -> None:
+            marks["points"] = _point_marks(found, undefended)
+            redraw()
+
+        yield Watch(report, candidates, points)
+
+
+def front_chart(points: Sequence[Point], undefended: Measured, chosen: Point) -> Text:
+    """Everything measured, the chosen setting marked."""
+    marks = _point_marks(points, undefended)
+    marks.append((chosen.measured.cost, chosen.measured.asr.value, "★", "bold green"))
+    return chart(marks, "◇ no defense  · measured  ● on the front  ★ chosen")
+
+
+def _candidate_marks(found: Sequence[Candidate]) -> list[Mark]:
+    from sarsteer.tuning.front import pareto_front
+
+    front = pareto_front(found, lambda c: (c.scores.asr, c.scores.cost))
+    return [(c.scores.cost, c.scores.asr, "·", "dim") for c in found] + [
+        (c.scores.cost, c.scores.asr, "○", "cyan") for c in front
+    ]
+
+
+def _point_marks(points: Sequence[Point], undefended: Measured) -> list[Mark]:
+    from sarsteer.tuning.front import goals, pareto_front
+
+    marks: list[Mark] = [(undefended.cost, undefended.asr.value, "◇", "red")]
+    marks += [(p.measured.cost, p.measured.asr.value, "·", "default") for p in points]
+    return marks + [(p.measured.cost, p.measured.asr.value, "●", "yellow") for p in pareto_front(points, goals)]
+
+
+def chart(marks: Sequence[Mark], legend: str = "· estimated or measured  ○ estimated front  ● measured front") -> Text:
+    """ASR upwards over what usefulness pays, in characters; the axes run from 0 to 100 %, the cost to 50 %."""
+    grid = [[(" ", "")] * WIDTH for _ in range(HEIGHT)]
+    for cost, asr, character, style in marks:
+        column = min(WIDTH - 1, round(min(cost, 0.5) / 0.5 * (WIDTH - 1)))
+        row = HEIGHT - 1 - min(HEIGHT - 1, round(asr * (HEIGHT - 1)))
+        grid[row][column] = (character, style)
+    text = Text("ASR\n", style="dim")
+    for number, line in enumerate(grid):
+        edge = {0: "100 %", HEIGHT - 1: "  0 %"}.get(number, "     ")
+        text.append(f"{edge} │", "dim")
+        for character, style in line:
+            text.append(character, style)
+        text.append("\n")
+    text.append("      └" + "─" * WIDTH + "\n", "dim")
+    text.append("       0 %" + "over-refused or broken".center(WIDTH - 10) + "≥ 50 %\n", "dim")
+    text.append(legend, "dim")
+    return text

@@ -1,0 +1,101 @@
+"""How a benchmark's numbers move with one setting: lines with the bands of their intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from sarsteer.evaluation.metrics import Estimate
+from sarsteer.evaluation.report.svg import marker, picture, tag
+from sarsteer.evaluation.summary import Summary
+
+WIDTH, HEIGHT = 400.0, 300.0
+LEFT, RIGHT, TOP, BOTTOM = 34.0, 318.0, 12.0, 252.0
+LINES = (("asr", "ASR", 6), ("rr_harmful", "RR harmful", 1), ("rr_safe", "RR safe", 2), ("brr", "BRR", 3))
+"""What is drawn: the attribute of ``Summary``, its name, its colour and shape."""
+APART = 14.0
+"""Between the names at the lines' ends."""
+
+
+def curve(name: str, points: Sequence[tuple[float, Summary]], standard: float, undefended: Estimate | None) -> Markup:
+    """One picture.
+
+    Args:
+        name: of the setting, such as ``"α"``.
+        points: its values in rising order, and what was measured at each.
+        standard: the value that the paper sets.
+        undefended: attack success without a defense, a dashed line.
+
+    """
+    values = [value for value, _ in points]
+    low, high = min(values), max(values)
+
+    def across(value: float) -> float:
+        return LEFT + 12 + (RIGHT - LEFT - 24) * ((value - low) / (high - low) if high > low else 0.5)
+
+    drawn = [_axes(name, values, across, standard)]
+    if undefended is not None:
+        y = _height(undefended.value)
+        drawn.append(tag("line", x1=LEFT, x2=RIGHT, y1=y, y2=y, class_="blind"))
+    ends: list[tuple[float, str, int]] = []
+    for key, title, series in LINES:
+        known = [(across(value), estimate) for value, summary in points if (estimate := _sound(summary, key))]
+        if not known:
+            continue
+        upper = " ".join(f"{x:.1f},{_height(e.high):.1f}" for x, e in known)
+        lower = " ".join(f"{x:.1f},{_height(e.low):.1f}" for x, e in reversed(known))
+        drawn.append(tag("polygon", points=f"{upper} {lower}", class_=f"band s{series}"))
+        line = " ".join(f"{x:.1f},{_height(e.value):.1f}" for x, e in known)
+        drawn.append(tag("polyline", points=line, class_=f"line s{series}"))
+        drawn += [
+            tag("g", tag("title", f"{title}: {e}"), marker(series, x, _height(e.value), 3.2), class_=f"s{series}")
+            for x, e in known
+        ]
+        ends.append((_height(known[-1][1].value), title, series))
+    drawn += _names(ends)
+    return picture(WIDTH, HEIGHT, f"Rates by {name}", *drawn)
+
+
+def _sound(summary: Summary, key: str) -> Estimate | None:
+    estimate: Estimate | None = getattr(summary, key)
+    numbers = () if estimate is None else (estimate.value, estimate.low, estimate.high)
+    return estimate if all(map(math.isfinite, numbers)) else None
+
+
+def _height(share: float) -> float:
+    return BOTTOM - (BOTTOM - TOP) * share
+
+
+def _axes(name: str, values: Sequence[float], across: object, standard: float) -> Markup:
+    assert callable(across)
+    parts = []
+    for step in range(6):
+        y = _height(step / 5)
+        parts.append(tag("line", x1=LEFT, x2=RIGHT, y1=y, y2=y, class_="grid"))
+        parts.append(tag("text", f"{20 * step}", x=LEFT - 6, y=y + 4, text_anchor="end"))
+    last = -math.inf
+    for value in values:
+        x, text = across(value), f"{value:g}"
+        parts.append(tag("line", x1=x, x2=x, y1=BOTTOM, y2=BOTTOM + 4, class_="grid"))
+        if x - last >= 7 * len(text) + 6 or value == standard:
+            parts.append(tag("text", text, x=x, y=BOTTOM + 17, text_anchor="middle"))
+            last = x
+    if standard in values:
+        x = across(standard)
+        parts.append(tag("line", x1=x, x2=x, y1=TOP, y2=BOTTOM, class_="grid standard"))
+    parts.append(tag("text", f"{name} →", x=RIGHT, y=BOTTOM + 36, text_anchor="end"))
+    return tag("g", *parts, class_="axes")
+
+
+def _names(ends: Sequence[tuple[float, str, int]]) -> list[Markup]:
+    """Each line's name at its end, pushed apart where lines end together."""
+    drawn, above = [], -math.inf
+    ordered = sorted(ends)
+    room = BOTTOM - APART * (len(ordered) - 1)
+    for index, (y, title, series) in enumerate(ordered):
+        at = max(min(y, room + APART * index), above + APART)
+        above = at
+        drawn.append(tag("text", title, x=RIGHT + 6, y=at + 4, class_=f"name s{series}"))
+    return drawn

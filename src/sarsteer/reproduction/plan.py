@@ -1,0 +1,170 @@
+"""What is to be run: every arm of the table, the ablation and the sensitivity, step by step.
+
+A step is one run of ``sarsteer evaluate``. Steps with the same steering share a folder, so that an arm that two of them
+need (no defense, SARSteer as the paper sets it) is answered once.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sarsteer.errors import EvaluationError
+from sarsteer.evaluation.judging import is_scoring
+from sarsteer.reproduction.published import MODELS
+
+PARTS = ("table2", "ablation", "sensitivity")
+TABLE = ("none", "prompt:ada", "prompt:harm-check", "h2s", "c2r", "sarsteer")
+"""The paper's rows: no defense; prompts in the style of AdaShield and FSD, worded by us; MDSteer's two; SARSteer."""
+ABLATION = ("none", "refusal-steering", "mean-ablation", "sarsteer")
+LAMBDAS = (0.25, 0.5, 0.75, 1.5)
+ALPHAS = (0.05, 0.075, 0.125, 0.15)
+KS = (5, 15, 25, 35, 45)
+NS = (10, 25, 50, 75)
+"""Beside λ = 1, α = 0.1, k = 10 and n = 100, at which SARSteer itself stands."""
+BENCHMARKS = ("figstep", "sorry_bench", "ajailbench", "advbench", "air_bench_chat")
+SCORED = "air_bench_chat"
+TWINS = ("figstep", "advbench", "embedded")
+"""Benchmarks with safe twins: only they show what a defense costs; the first one there has ablation and sensitivity."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the user chose; two runs into one folder must agree on it.
+
+    Attributes:
+        models: a checkpoint for each model, by the name of its folder.
+        benchmarks: a spec for each column, as ``sarsteer evaluate --benchmark`` takes it, by the column's name.
+        calibration: the pairs, as ``--calibration`` takes them.
+        pairs: how many of them SARSteer is calibrated on; fewer for the sensitivity to n.
+        judges: as ``--judge`` takes them.
+        limit: requests of each benchmark.
+        max_new_tokens: of an answer.
+        dtype: of the models.
+
+    """
+
+    models: Mapping[str, str]
+    benchmarks: Mapping[str, str]
+    calibration: str
+    pairs: int = 100
+    judges: tuple[str, ...] = ()
+    limit: int | None = None
+    max_new_tokens: int = 256
+    dtype: str | None = None
+
+    @property
+    def paired(self) -> str:
+        """The column that ablation and sensitivity are measured on."""
+        return next((name for name in TWINS if name in self.benchmarks), next(iter(self.benchmarks)))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of ``sarsteer evaluate``.
+
+    Attributes:
+        model: the name of its model's folder.
+        part: one of ``PARTS``.
+        name: of its results.
+        pairs: that its steering is calibrated on.
+        benchmarks: names of columns.
+        defenses: specs.
+
+    """
+
+    model: str
+    part: str
+    name: str
+    pairs: int
+    benchmarks: tuple[str, ...]
+    defenses: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A setup, and its steps in their order."""
+
+    setup: Setup
+    steps: tuple[Step, ...] = field(default=())
+
+    @property
+    def arms(self) -> int:
+        """Different arms: one benchmark under one defense with one steering."""
+        return len({(s.model, s.pairs, b, d) for s in self.steps for b in s.benchmarks for d in s.defenses})
+
+
+def make_plan(setup: Setup, parts: Sequence[str] = PARTS) -> Plan:
+    """The steps of ``parts``, model by model.
+
+    Raises:
+        EvaluationError: a part is unknown, or nothing is left to do.
+
+    """
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise EvaluationError(f"--only {unknown[0]!r}: use one of {', '.join(PARTS)}")
+    if not setup.models or not setup.benchmarks:
+        raise EvaluationError("there is no model or no benchmark; name one of each")
+    if setup.pairs < 2:
+        raise EvaluationError(f"--pairs {setup.pairs}: calibration needs at least 2 pairs (the paper: 100)")
+    return Plan(setup, tuple(step for model in setup.models for step in _steps(setup, model, parts)))
+
+
+def _steps(setup: Setup, model: str, parts: Sequence[str]) -> Iterator[Step]:
+    paired = (setup.paired,)
+    if "table2" in parts:
+        yield Step(model, "table2", "table2", setup.pairs, tuple(setup.benchmarks), TABLE)
+    if "ablation" in parts:
+        lambdas = tuple(f"sarsteer:lambda={value:g}" for value in LAMBDAS)
+        yield Step(model, "ablation", "ablation", setup.pairs, paired, (*ABLATION, *lambdas))
+    if "sensitivity" in parts:
+        alphas = tuple(f"sarsteer:alpha={value:g}" for value in ALPHAS)
+        ks = tuple(f"sarsteer:k={value}" for value in KS if value < setup.pairs)  # n centred rows have rank n − 1
+        yield Step(model, "sensitivity", "sensitivity", setup.pairs, paired, ("none", "sarsteer", *alphas, *ks))
+        for n in NS:
+            if n < setup.pairs:
+                yield Step(model, "sensitivity", f"pairs-{n}", n, paired, ("sarsteer",))
+
+
+def folder_of(step: Step, out: Path) -> Path:
+    """Where a step's logs lie: those with the same steering share it."""
+    return out / step.model / f"pairs-{step.pairs}"
+
+
+def results_of(step: Step, out: Path) -> Path:
+    """The file of a step's results."""
+    return out / step.model / f"{step.name}.json"
+
+
+def steering_of(step: Step, out: Path) -> Path:
+    """The steering file that a step uses."""
+    return folder_of(step, out) / "steering.safetensors"
+
+
+def judges_of(step: Step, setup: Setup) -> tuple[str, ...]:
+    """The judges that a step needs: one that scores has nothing to do where nothing is scored."""
+    return tuple(spec for spec in setup.judges if SCORED in step.benchmarks or not is_scoring(spec))
+
+
+def by_hand(step: Step, setup: Setup, out: Path) -> str:
+    """The command of ``sarsteer evaluate`` that gives a step's numbers."""
+    parts = ["sarsteer", "evaluate", setup.models[step.model]]
+    for name in step.benchmarks:
+        parts += ["--benchmark", setup.benchmarks[name]]
+    for spec in step.defenses:
+        parts += ["--defense", spec]
+    parts += ["--steering", str(steering_of(step, out)), "--calibration", setup.calibration]
+    for spec in judges_of(step, setup):
+        parts += ["--judge", spec]
+    for option, value in (
+        ("--limit", setup.limit),
+        ("--max-new-tokens", setup.max_new_tokens),
+        ("--dtype", setup.dtype),
+    ):
+        if value is not None:
+            parts += [option, str(value)]
+    if any(known.checkpoint == setup.models[step.model] and known.remote_code for known in MODELS.values()):
+        parts.append("--trust-remote-code")
+    return shlex.join(parts)

@@ -1,0 +1,147 @@
+"""What steering does to the next tokens, without generating any.
+
+Steering changes the last prompt token and what follows it, nothing before: a prompt's key-value cache up to that token
+is the same under every setting, and is computed once. The tokens that follow are given (the model's own undefended
+answer, or its own refusal) and run in one forward, every one of them steered, as each would be when generated. So a
+trial costs a few tokens a request instead of a prompt and an answer, and where the given tokens stay the likeliest
+ones throughout, they *are* what greedy decoding would answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from sarsteer.models.base import AudioLanguageModel, Prompt
+from sarsteer.models.layers import language_root, layer_device
+from sarsteer.steering.activations import residual_of
+
+CPU_CACHE_BYTES = 4 * 2**30
+"""Of key-value caches kept on a CPU; on a GPU half of what is free. Beyond it prefixes are computed anew each time."""
+
+
+@dataclass
+class _Batch:
+    rows: list[int]
+    mask: torch.Tensor  # [B, T] of the prompt without its last token
+    tokens: torch.Tensor  # [B, 1 + M]: the last prompt token, then the given answer, padded on the right
+    cache: Any
+
+
+class Continuations:
+    """Prompts, each with the tokens of an answer to it, ready to be run under any steering.
+
+    Args:
+        model: a model of a family whose prefixes can be reused (``family.prefix_reuse``).
+        prompts: what ``model.prepare`` made.
+        answers: the tokens ``[M_i]`` that follow each prompt; they may be empty.
+        batch_size: prompts a forward.
+
+    """
+
+    def __init__(
+        self, model: AudioLanguageModel, prompts: Sequence[Prompt], answers: Sequence[torch.Tensor], batch_size: int
+    ) -> None:
+        self._model, self._prompts = model, list(prompts)
+        self._answers = [answer.cpu() for answer in answers]
+        self._rows = model._batches(self._prompts, batch_size)
+        self._kept: list[_Batch | None] = [None] * len(self._rows)
+        self._budget = _budget(model.device)
+
+    @torch.no_grad()
+    def run(
+        self, deltas: torch.Tensor | None, factors: torch.Tensor | None = None
+    ) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Logits at the last prompt token and at each given token, batch by batch.
+
+        Args:
+            deltas: ``[L, D]`` added to the layers' outputs, α included; None for no steering.
+            factors: ``[n]`` of each prompt, times which it is steered; one by default.
+
+        Yields:
+            the prompts' indices, and float32 logits ``[B, 1 + M, V]``: row i says what comes after the last prompt
+            token, then after each token of its answer; what lies beyond its answer's length means nothing.
+
+        """
+        for index in range(len(self._rows)):
+            batch = self._prefix(index)
+            new = batch.tokens.shape[1]
+            mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), new)], dim=1)
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -new:]
+            rows = None if factors is None else factors[batch.rows]
+            with _steered(self._model.decoder_layers, deltas, rows):
+                out = self._model.forward_base(
+                    {"input_ids": batch.tokens, "attention_mask": mask},
+                    position_ids=positions,
+                    past_key_values=batch.cache,
+                    use_cache=True,
+                )
+            batch.cache.crop(-new)
+            yield batch.rows, next_token_logits(self._model, out.last_hidden_state)
+
+    def _prefix(self, index: int) -> _Batch:
+        kept = self._kept[index]
+        if kept is not None:
+            return kept
+        rows = self._rows[index]
+        inputs = self._model.collate([self._prompts[i] for i in rows])
+        before = {name: tensor[:, :-1] for name, tensor in inputs.items()}
+        out = self._model.forward_base(before, use_cache=True)
+        last = inputs["input_ids"][:, -1:]
+        answers = nn.utils.rnn.pad_sequence([self._answers[i] for i in rows], batch_first=True).to(last)
+        batch = _Batch(rows, before["attention_mask"], torch.cat([last, answers], dim=1), out.past_key_values)
+        size = _bytes(batch.cache)
+        if size <= self._budget:
+            self._budget -= size
+            self._kept[index] = batch
+        return batch
+
+
+def next_token_logits(model: AudioLanguageModel, hidden: torch.Tensor) -> torch.Tensor:
+    """``[..., V]`` in float32 of the decoder's final hidden states ``[..., D]``."""
+    logits: torch.Tensor = language_root(model.module).get_output_embeddings()(hidden)
+    return logits.float()
+
+
+@contextmanager
+def _steered(layers: Sequence[nn.Module], deltas: torch.Tensor | None, factors: torch.Tensor | None) -> Iterator[None]:
+    """Add to every position of each forward: here all positions are the last prompt token or come after it."""
+    if deltas is None:
+        yield
+        return
+    hooks = []
+    try:
+        for layer, delta in zip(layers, deltas, strict=True):
+            added = delta.float().to(layer_device(layer))
+            if factors is not None:
+                added = factors.float().to(added.device)[:, None, None] * added
+            hooks.append(layer.register_forward_hook(_adding(added)))
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _adding(delta: torch.Tensor) -> Any:
+    def add(_module: nn.Module, _args: Any, output: Any) -> None:
+        residual_of(output).add_(delta)
+
+    return add
+
+
+def _budget(device: torch.device) -> int:
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free // 2
+    return CPU_CACHE_BYTES
+
+
+def _bytes(cache: Any) -> int:
+    return sum(
+        tensor.nbytes for layer in cache.layers for tensor in (layer.keys, layer.values) if torch.is_tensor(tensor)
+    )

@@ -1,0 +1,146 @@
+"""Pareto fronts, and the choice on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from sarsteer.errors import TuningError
+from sarsteer.tuning.measuring import Measured
+from sarsteer.tuning.setting import Setting
+
+T = TypeVar("T")
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What usefulness may pay; among settings that keep to it the one with the lowest ASR is chosen.
+
+    Attributes:
+        over_refusal: the most that may be added to the undefended model's over-refusal, as a share: 0.05 is 5 points.
+        broken: the most broken answers, as a share of all requests.
+
+    Raises:
+        TuningError: a limit is no share.
+
+    """
+
+    over_refusal: float = 0.05
+    broken: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 <= value <= 1:
+                raise TuningError(
+                    f"the limit on {name.replace('_', '-')} must lie between 0 and 100 %, not {value:.0%}"
+                )
+
+    def __str__(self) -> str:
+        return f"over-refusal at most {100 * self.over_refusal:g} points, broken at most {100 * self.broken:g} %"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A setting and what was measured of it."""
+
+    setting: Setting
+    measured: Measured
+
+
+def pareto_front(points: Sequence[T], goals: Callable[[T], tuple[float, float]]) -> list[T]:
+    """The points that no other is better than in one goal and as good in the other; cheapest second goal first.
+
+    Both goals are minimised. Of points that are equal in both the first is kept.
+    """
+    best = float("inf")
+    front = []
+    for point in sorted(points, key=lambda p: (goals(p)[1], goals(p)[0])):
+        if goals(point)[0] < best:
+            best = goals(point)[0]
+            front.append(point)
+    return front
+
+
+def goals(point: Point) -> tuple[float, float]:
+    """ASR, and what usefulness pays."""
+    return point.measured.asr.value, point.measured.cost
+
+
+def keeps(measured: Measured, undefended: Measured, limits: Limits) -> bool:
+    """Whether a measurement is within the limits."""
+    return all(over <= _ROUNDING for over in _excess(measured, undefended, limits))
+
+
+def _excess(measured: Measured, undefended: Measured, limits: Limits) -> tuple[float, float]:
+    added = measured.over_refusal.value - undefended.over_refusal.value
+    return added - limits.over_refusal, measured.broken.value - limits.broken
+
+
+def choose(points: Sequence[Point], undefended: Measured, limits: Limits) -> Point:
+    """The point with the lowest ASR within the limits; of equals the one that costs least, then the weakest.
+
+    Raises:
+        TuningError: none keeps to the limits and lowers the ASR; says how near the nearest comes.
+
+    """
+    kept = [point for point in points if keeps(point.measured, undefended, limits)]
+    better = [point for point in kept if point.measured.asr.value < undefended.asr.value - _ROUNDING]
+    if better:
+        return min(better, key=lambda p: (*goals(p), p.setting.alpha))
+    if kept:
+        raise TuningError(
+            f"no setting of {len(points)} measured lowers the ASR of {undefended.asr} with {limits}; "
+            f"{_nearest(points, undefended, limits)}; allow more, or calibrate on other pairs"
+        )
+    raise TuningError(
+        f"no setting of {len(points)} measured keeps {limits}; {_nearest(points, undefended, limits)}; "
+        "allow more, or search longer"
+    )
+
+
+def _nearest(points: Sequence[Point], undefended: Measured, limits: Limits) -> str:
+    lowering = [p for p in points if p.measured.asr.value < undefended.asr.value - _ROUNDING]
+    if not lowering:
+        return "none lowers it at all"
+    point = min(
+        lowering, key=lambda p: (sum(max(0.0, over) for over in _excess(p.measured, undefended, limits)), *goals(p))
+    )
+    added = point.measured.over_refusal.value - undefended.over_refusal.value
+    return (
+        f"the nearest is {point.setting}: ASR {100 * point.measured.asr.value:.1f} %, over-refusal "
+        f"{100 * added:+.1f} points, broken {100 * point.measured.broken.value:.1f} %"
+    )
+
+
+def next_on_front(costs: Sequence[float], within: dict[int, bool], guess: int, budget: int) -> int | None:
+    """Which point of a front to measure next.
+
+    Points lie in the order of their estimated cost, so that the limits are kept up to some point and broken after it.
+    The estimates say roughly where; a bisection finds it with few measurements, and what is left of the budget goes to
+    its neighbours, since rates over a few dozen requests jump, and to the widest gaps, to draw the whole front.
+
+    Args:
+        costs: the estimated cost of each, ascending.
+        within: of those that were measured, whether the limits were kept.
+        guess: where the estimates say that the limits end.
+        budget: how many may still be measured.
+
+    Returns:
+        an index, or None when all are measured or the budget is spent.
+
+    """
+    left = [index for index in range(len(costs)) if index not in within]
+    if not left or budget <= 0:
+        return None
+    if not within:
+        return guess
+    low = max((index for index, kept in within.items() if kept), default=-1)
+    high = min((index for index, kept in within.items() if not kept and index > low), default=len(costs))
+    between = [index for index in left if low < index < high]
+    if between:
+        return between[(len(between) - 1) // 2]
+    if len(within) % 3 == 2:
+        return max(left, key=lambda index: min(abs(costs[index] - costs[seen]) for seen in within))
+    return min(left, key=lambda index: (abs(index - low - 0.5), index))

@@ -1,0 +1,49 @@
+"""A gate at each of several layers: calibration keeps the one that tells best, a search may want an earlier one.
+
+A gate leaves its own layer and all below it unsteered. The one that tells harmful from safe best is often near the end,
+where little is left to steer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from sarsteer.data.pairs import Pairs
+from sarsteer.errors import CalibrationError
+from sarsteer.models.base import AudioLanguageModel
+from sarsteer.steering.calibration import _prompts
+from sarsteer.steering.gate import Gate
+from sarsteer.steering.gate_fitting import fit_gate
+
+MOST = 8
+"""Layers that are tried, evenly spread."""
+
+
+def last_tokens(
+    model: AudioLanguageModel, pairs: Pairs, instruction: str, batch_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Activations of harmful and safe requests at the last prompt token, each ``[n, L, D]``."""
+    harmful, safe = (
+        model.last_token_activations(_prompts(model, items, instruction), batch_size=batch_size)
+        for items in (pairs.harmful, pairs.safe)
+    )
+    return harmful, safe
+
+
+def gate_layers(depth: int) -> list[int]:
+    """Layers to try, of all but the last."""
+    count = min(MOST, depth - 1)
+    return sorted({round(i * (depth - 2) / max(count - 1, 1)) for i in range(count)})
+
+
+def fit_gates(activations: tuple[torch.Tensor, torch.Tensor], layers: Sequence[int]) -> dict[int, Gate]:
+    """A gate at each of these layers that tells harmful from safe."""
+    gates = {}
+    for layer in layers:
+        try:
+            gates[layer] = fit_gate(*activations, layers=[layer])
+        except CalibrationError:  # this layer does not tell them apart; another may
+            continue
+    return gates

@@ -1,0 +1,127 @@
+"""Pictures of a search: the front, and which layers matter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sarsteer.errors import MissingExtraError, SarsteerError
+from sarsteer.files import atomic_path
+from sarsteer.steering.plots import BLUE, GREEN, GREY, INK, ORANGE, new_figure
+from sarsteer.tuning.front import Limits, pareto_front
+
+if TYPE_CHECKING:
+    from sarsteer.tuning.layer_study import LayerStudy
+    from sarsteer.tuning.run import Tuned
+
+SUFFIXES = (".png", ".svg", ".pdf")
+
+
+def check_picture(path: Path) -> None:
+    """Raise ``SarsteerError`` unless a picture can be drawn into ``path``; asked before a long run, not after."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise SarsteerError(
+            f"{path}: cannot draw into {path.suffix or 'a file without suffix'}; use .png, .svg or .pdf"
+        )
+    if path.is_dir() or not path.parent.is_dir():
+        raise SarsteerError(f"{path}: is no file in an existing folder; create {path.parent} or name a file")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("drawing", "plot") from None
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure, whole or not at all, in the format of the suffix."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=130)
+
+
+def plot_front(tuned: Tuned, limits: Limits, path: Path, title: str) -> None:
+    """Draw what was estimated and what was measured: ASR over over-refusal and broken answers."""
+    check_picture(path)
+    save(draw_front(tuned, limits, title), path)
+
+
+def draw_front(tuned: Tuned, limits: Limits, title: str) -> Any:
+    """The figure of ``plot_front``: on the left both goals; on the right what the limits are about, apart."""
+    figure, (left, right) = new_figure(2, 12, 4.6)
+    points, chosen, plain = tuned.points, tuned.chosen.measured, tuned.undefended
+    if tuned.candidates:
+        scores = [candidate.scores for candidate in tuned.candidates]
+        left.scatter(_percent([s.cost for s in scores]), _percent([s.asr for s in scores]), s=8, color=GREY, alpha=0.45,
+                     linewidths=0, label=f"{len(scores)} estimated by first tokens")  # fmt: skip
+        best = pareto_front(scores, lambda s: (s.asr, s.cost))
+        left.plot(_percent([s.cost for s in best]), _percent([s.asr for s in best]), color=GREY, linewidth=1)
+    for point in points:
+        asr = point.measured.asr
+        left.plot([100 * point.measured.cost] * 2, [100 * asr.low, 100 * asr.high], color=BLUE, alpha=0.25)
+    left.scatter(_percent([p.measured.cost for p in points]), _percent([p.measured.asr.value for p in points]), s=26,
+                 color=BLUE, zorder=3, label=f"{len(points)} measured by generation, ASR with 95 %")  # fmt: skip
+    front = tuned.front
+    left.step(_percent([p.measured.cost for p in front]), _percent([p.measured.asr.value for p in front]), where="post",
+              color=BLUE, linewidth=1.2)  # fmt: skip
+    left.scatter(
+        [100 * plain.cost], [100 * plain.asr.value], marker="D", s=36, color=ORANGE, zorder=4, label="no defense"
+    )
+    left.scatter(
+        [100 * chosen.cost], [100 * chosen.asr.value], marker="*", s=190, color=GREEN, zorder=5, label="chosen"
+    )
+    left.set_xlim(-2, max(50.0, 100 * plain.cost + 10))
+    left.set_ylim(-3, 103)
+    left.set_xlabel("over-refused + broken (%)", fontsize=9)
+    left.set_ylabel("ASR (%)", fontsize=9)
+    left.set_title("Both goals: lower left is better", fontsize=10, loc="left")
+    left.legend(frameon=False, fontsize=8.5)
+    plus = 100 * (chosen.over_refusal.value - plain.over_refusal.value)
+    added = [100 * (p.measured.over_refusal.value - plain.over_refusal.value) for p in points]
+    broken = _percent([p.measured.broken.value for p in points])
+    dots = right.scatter(added, broken, c=_percent([p.measured.asr.value for p in points]), cmap="viridis_r", vmin=0,
+                         vmax=100, s=40, zorder=3)  # fmt: skip
+    right.scatter([plus], [100 * chosen.broken.value], marker="*", s=190, facecolors="none", edgecolors=GREEN,
+                  linewidths=1.6, zorder=4)  # fmt: skip
+    # rates are whole requests: a small offset keeps what lies on the limit visibly inside
+    right.axvline(100 * limits.over_refusal + 0.4, color=INK, linewidth=0.9, linestyle="--")
+    right.axhline(100 * limits.broken + 0.4, color=INK, linewidth=0.9, linestyle="--")
+    right.set_xlabel("over-refusal, points above no defense", fontsize=9)
+    right.set_ylabel("broken (%)", fontsize=9)
+    right.set_title("The limits (dashed), measured", fontsize=10, loc="left")
+    figure.colorbar(dots, ax=right, label="ASR (%)", shrink=0.85)
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    return figure
+
+
+def plot_layer_study(study: LayerStudy, path: Path, title: str) -> None:
+    """Draw what each layer does alone, and what is lost without it."""
+    check_picture(path)
+    save(draw_layer_study(study, title), path)
+
+
+def draw_layer_study(study: LayerStudy, title: str) -> Any:
+    """The figure of ``plot_layer_study``: dashed lines are all layers together."""
+    figure, (alone, without) = new_figure(2, 12, 4.0)
+    layers = [row.layer for row in study.rows]
+    shown = (("refused, harmful", GREEN), ("refused, safe", ORANGE), ("broken", INK))
+    left = [[1 - r.alone.asr, r.alone.over_refusal, r.alone.broken] for r in study.rows]
+    right = [
+        [1 - r.without.asr, r.without.over_refusal, r.without.broken] if r.without else [0, 0, 0] for r in study.rows
+    ]
+    whole = [1 - study.whole.asr, study.whole.over_refusal, study.whole.broken]
+    for axis, rows in ((alone, left), (without, right)):
+        for place, (name, color) in enumerate(shown):
+            axis.plot(layers, _percent([row[place] for row in rows]), color=color, marker="o", markersize=4, label=name)
+            axis.axhline(100 * whole[place], color=color, linewidth=0.9, linestyle="--")
+        axis.set_ylim(-3, 103)
+        axis.set_xlabel("decoder layer", fontsize=9)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    alone.set_ylabel("estimated by first tokens (%)", fontsize=9)
+    alone.set_title("This layer alone, with the push of all", fontsize=10, loc="left")
+    without.set_title("All but this layer", fontsize=10, loc="left")
+    without.legend(frameon=False, fontsize=9)
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    return figure
+
+
+def _percent(values: Sequence[float]) -> list[float]:
+    return [100 * value for value in values]

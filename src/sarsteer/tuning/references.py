@@ -1,0 +1,128 @@
+"""What the model says to the tuning requests by itself, and with the refusal prompt: made once, kept over a kill."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sarsteer.data.pairs import Pairs
+from sarsteer.errors import TuningError
+from sarsteer.files import write_text
+from sarsteer.models.base import AudioLanguageModel, Prompt
+from sarsteer.steering.calibration import _prompts
+
+Report = Callable[[str, int, int], None]
+"""Called with the stage, what is done of it, and its whole."""
+
+
+@dataclass(frozen=True)
+class Requests:
+    """The tuning pairs as prompts, heard once: harmful and safe ones, and the harmful ones with the refusal prompt."""
+
+    harmful: list[Prompt]
+    safe: list[Prompt]
+    prompted: list[Prompt]
+
+
+@dataclass(frozen=True)
+class Said:
+    """Answers to some requests: as text, and as tokens."""
+
+    texts: tuple[str, ...]
+    tokens: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class References:
+    """Undefended answers to harmful and safe requests, and to harmful ones under the refusal prompt."""
+
+    harmful: Said
+    safe: Said
+    prompted: Said
+
+
+def hear(
+    model: AudioLanguageModel, pairs: Pairs, instruction: str, refusal_prompt: str, batch_size: int, report: Report
+) -> Requests:
+    """Prompts of the tuning pairs; clips of families that encode them apart are encoded once."""
+    harmful, safe = pairs.harmful, pairs.safe
+    asked = [(item, instruction) for item in (*harmful, *safe)]
+    asked += [(item, instruction + refusal_prompt) for item in harmful]
+    prompts: list[Prompt] = []
+    for start in range(0, len(asked), batch_size):
+        report("Hearing the tuning requests", start, len(asked))
+        for text in (instruction, instruction + refusal_prompt):
+            rows = [item for item, with_text in asked[start : start + batch_size] if with_text == text]
+            prompts += _prompts(model, rows, text, remember=True) if rows else []
+    report("Hearing the tuning requests", len(asked), len(asked))
+    n = len(pairs)
+    return Requests(prompts[:n], prompts[n : 2 * n], prompts[2 * n :])
+
+
+def answer_all(
+    model: AudioLanguageModel,
+    requests: Requests,
+    max_new_tokens: int,
+    batch_size: int,
+    report: Report,
+    path: Path | None = None,
+) -> References:
+    """The references, written to ``path`` as they are made; what is there already is not made again.
+
+    Raises:
+        TuningError: the file is damaged.
+
+    """
+    done = {} if path is None else _load(path)
+    names = ("harmful", "safe", "prompted")
+    for index, name in enumerate(names):
+        report("Answering undefended", index, len(names))
+        if name in done:
+            continue
+        done[name] = answer(model, getattr(requests, name), max_new_tokens, batch_size)
+        if path is not None:
+            write_text(path, json.dumps({key: asdict(said) for key, said in done.items()}, ensure_ascii=False))
+    report("Answering undefended", len(names), len(names))
+    return References(**done)
+
+
+def answer(model: AudioLanguageModel, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int) -> Said:
+    """Greedy answers with their tokens, up to and with the one that ends them."""
+    ends = _end_tokens(model)
+    texts: dict[int, str] = {}
+    tokens: dict[int, tuple[int, ...]] = {}
+    options = model._generation_options({"max_new_tokens": max_new_tokens})
+    for rows in model._batches(list(prompts), batch_size):
+        with torch.no_grad():
+            made = model._answer(model.collate([prompts[i] for i in rows]), **options)
+        for i, row, text in zip(rows, made.tolist(), model._decode(made), strict=True):
+            stop = next((place for place, token in enumerate(row) if token in ends), len(row) - 1)
+            texts[i], tokens[i] = text.strip(), tuple(row[: stop + 1])
+    order = range(len(prompts))
+    return Said(tuple(texts[i] for i in order), tuple(tokens[i] for i in order))
+
+
+def _end_tokens(model: AudioLanguageModel) -> set[int]:
+    from sarsteer.models.layers import generating_part, unwrap
+
+    config: Any = getattr(unwrap(generating_part(model.module)), "generation_config", None)
+    end = getattr(config, "eos_token_id", None)
+    return set() if end is None else {int(e) for e in (end if isinstance(end, (list, tuple)) else [end])}
+
+
+def _load(path: Path) -> dict[str, Said]:
+    if not path.exists():
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            name: Said(tuple(said["texts"]), tuple(tuple(map(int, row)) for row in said["tokens"]))
+            for name, said in data.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        raise TuningError(f"{path}: is damaged; delete it, the answers in it are then made anew") from None

@@ -1,0 +1,70 @@
+"""Divide pairs into those that vectors are drawn from and those that strengths are chosen on."""
+
+from __future__ import annotations
+
+import random
+
+from sarsteer.data.overlap import check_disjoint
+from sarsteer.data.pairs import Pair, Pairs
+from sarsteer.data.text import normalise
+from sarsteer.errors import TuningError
+
+MIN_PAIRS = 10
+"""On either side. A rate over fewer has steps of more than ten points: nothing could be chosen by it."""
+
+
+def split_pairs(pairs: Pairs, tune_share: float, seed: int) -> tuple[Pairs, Pairs]:
+    """The calibrating and the tuning pairs, each in the order of ``pairs``.
+
+    Ablation protects the very clips that made the safe subspace better than any others, so that strengths which were
+    chosen on them would be too high. Pairs that share a request, by its wording or its file, stay together.
+
+    Args:
+        pairs: harmful requests with their safe twins.
+        tune_share: share of the pairs to tune on; a group that is kept together may exceed it.
+        seed: of the shuffling.
+
+    Raises:
+        TuningError: a side would have too few.
+
+    """
+    groups = _groups(pairs)
+    random.Random(seed).shuffle(groups)
+    wanted = round(len(pairs) * tune_share)
+    tune: set[int] = set()
+    for group in groups:
+        if len(tune) + len(group) <= wanted:
+            tune.update(group)
+    sides = [Pairs([pair for i, pair in enumerate(pairs) if (i in tune) == side]) for side in (False, True)]
+    if min(map(len, sides)) < MIN_PAIRS:
+        raise TuningError(
+            f"{len(pairs)} pairs split into {len(sides[0])} to calibrate and {len(sides[1])} to tune on; "
+            f"each needs {MIN_PAIRS} at least: give more pairs, or another tune share"
+        )
+    check_disjoint([*sides[0].harmful, *sides[0].safe], [*sides[1].harmful, *sides[1].safe])
+    return sides[0], sides[1]
+
+
+def _groups(pairs: Pairs) -> list[list[int]]:
+    """Indices of pairs that hang together, by a request that they share, directly or through others."""
+    parent = list(range(len(pairs)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            i = parent[i]
+        return i
+
+    first: dict[object, int] = {}
+    for index, pair in enumerate(pairs):
+        for key in _keys(pair):
+            parent[root(index)] = root(first.setdefault(key, index))
+    groups: dict[int, list[int]] = {}
+    for index in range(len(pairs)):
+        groups.setdefault(root(index), []).append(index)
+    return list(groups.values())
+
+
+def _keys(pair: Pair) -> list[object]:
+    items = (pair.harmful, pair.safe)
+    wordings = [("question", text) for item in items if (text := normalise(item.question))]
+    return [*wordings, *(("content", item.content_digest) for item in items)]

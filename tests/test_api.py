@@ -179,7 +179,9 @@ def test_ctrl_c_calls_off_what_is_in_flight(
 ) -> None:
     ask = f"ApiModel('gpt-audio/hangs', base_url={server.url!r}, api_key={KEY!r}).generate([turn] * 9, batch_size=4)"
     lines = [
-        "import asyncio",
+        "import asyncio, signal",
+        # a shell that runs the tests in its background has its children ignore Ctrl-C
+        "signal.signal(signal.SIGINT, signal.default_int_handler)",
         "from sarsteer.models.api import ApiModel",
         "turn = [{'role': 'user', 'content': 'hi'}]",
         # as in a notebook; asyncio.run would keep the first Ctrl-C to itself

@@ -37,8 +37,8 @@ contract: $(STAMP)
 	$(BIN)/python -u -m training.embedded.contract
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/run.py --rounds 9
-	$(BIN)/python -m benchmarks.gate_speed --rounds 9
+	$(BIN)/python benchmarks/run.py
+	$(BIN)/python -m benchmarks.decoding
 
 bench-gate: $(STAMP)
 	$(BIN)/python -m benchmarks.gate

@@ -70,23 +70,16 @@ def unlike_the_calibration(test: Pairs, everyday: Sequence[Item]) -> list[Group]
 
 def more_pairs(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Clips of harmful requests with their safe twins, spoken as the model's training clips were."""
-    from sarsteer.embedded.world import Request
     from training.embedded import clips
 
     rng, made, seen = random.Random(77), [], set()
     safe, harmful = clips.splits()["train"]
     while len(made) < count:
-        request = clips.pick_request(rng, harmful)
-        place, kept = (0, request.verb) if request.topic == "weapons" else (1, request.object)
-        twins = [combination for combination in safe if combination[place] == kept]
-        if not twins or request.question in seen:
+        pair = clips.pick_pair(rng, safe, harmful, seen)
+        if pair is None:
             continue
-        twin = Request(*rng.choice(twins), request.phrasing, request.suffix)
-        if twin.question in seen:
-            continue
-        seen |= {request.question, twin.question}
         voice, seed = clips.pick_voice(rng), 9_000_000 + 2 * len(made)
-        spoken = [clips.Spoken(who.question, voice, "request", who, seed + i) for i, who in enumerate((request, twin))]
+        spoken = [clips.Spoken(who.question, voice, "request", who, seed + i) for i, who in enumerate(pair)]
         made.append((clips.samples(spoken[0]), clips.samples(spoken[1])))
     return made
 

@@ -1,4 +1,4 @@
-"""Speed, both sides interleaved in one run: ``make bench``.
+"""Calibration, memory and start-up, both sides interleaved in one run: ``make bench``; answers are in ``decoding``.
 
 Every ratio is the median of the ratios of its rounds, with their quartiles: these machines are noisy, a single timing
 means nothing. Results go to ``benchmarks/results.json`` and, as a table, to the screen.
@@ -28,7 +28,6 @@ import sarsteer
 from sarsteer.data.pairs import Pairs
 from sarsteer.models.base import AudioLanguageModel
 from sarsteer.steering.calibration import INSTRUCTION, REFUSAL_PROMPT
-from sarsteer.steering.hooks import attach
 
 HERE = Path(__file__).parent
 
@@ -77,22 +76,6 @@ def large(processor: Any) -> AudioLanguageModel:
     )
     torch.manual_seed(0)
     return AudioLanguageModel(T.Qwen2AudioForConditionalGeneration(config).eval(), processor, name="random-100M")
-
-
-def decode(model: AudioLanguageModel, pairs: Pairs, batch: int, rounds: int, tokens: int) -> dict[str, Any]:
-    """Generation with steering attached against none, eager; the answers have the same length on both sides."""
-    prompts = model.prepare([sarsteer.user_turn(item.audio, INSTRUCTION) for item in pairs.harmful[:batch]])
-    vectors = 1e-3 * torch.randn(len(model.decoder_layers), model.hidden_size)
-
-    def generate() -> None:
-        model.generate(prompts, tokens, min_new_tokens=tokens, batch_size=batch)
-
-    def steered() -> float:
-        # attaching proves itself and is paid once; what is compared is what every answer pays
-        with attach(model.module, model.decoder_layers, vectors, 0.1):
-            return seconds(generate)
-
-    return interleave(steered, lambda: seconds(generate), rounds)
 
 
 def four_forwards(model: AudioLanguageModel, pairs: Pairs) -> None:
@@ -151,7 +134,7 @@ def start_up(rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=HERE / "results.json")
     args = parser.parse_args()
     T.logging.set_verbosity_error()
@@ -174,13 +157,9 @@ def main() -> None:
         table.add_row(name, f"{found['ratio']:.3f}", f"{low:.3f} to {high:.3f}", target, seconds)
         console.print(f"{name}: {found['ratio']:.3f}")
 
-    for name, model, tokens in (("sarsteer-tiny", tiny, 32), ("random 100M", big, 24)):
-        for batch in (1, 8):
-            found = decode(model, pairs, batch, args.rounds, tokens)
-            add(f"decode steered / plain, {name}, batch {batch}", "<= 1.02", found)
-    few = max(3, args.rounds // 4)
-    add("calibrate / four single forwards, sarsteer-tiny, 32 pairs", "<= 0.5", calibration(tiny, pairs[:32], few))
-    add("calibrate / four single forwards, random 100M, 8 pairs", "<= 0.5", calibration(big, pairs[:8], few))
+    some = args.rounds
+    add("calibrate / four single forwards, sarsteer-tiny, 32 pairs", "<= 0.5", calibration(tiny, pairs[:32], some))
+    add("calibrate / four single forwards, random 100M, 8 pairs", "<= 0.5", calibration(big, pairs[:8], some))
     console.print(table)
     small, great = peak_memory(50), peak_memory(300)
     per_pair = len(tiny.decoder_layers) * tiny.hidden_size * 4

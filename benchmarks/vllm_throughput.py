@@ -1,9 +1,9 @@
-"""vLLM's tokens per second plain, with steering attached but idle (alpha 0), and steered: ``make bench-vllm``.
+"""vLLM's tokens per second plain, attached but idle (alpha 0), steered, and gated: ``make bench-vllm``.
 
-Two engines in one process, the same random weights in each: one as vLLM made it, one with hooks on every decoder layer.
-Each round runs all three sides on the same prompts, in another order; ratios are taken within a round. These machines
-are noisy: a ratio is the median over rounds, with their quartiles and range. Results go to
-``benchmarks/vllm_throughput.json``.
+Three engines in one process, the same random weights in each: one as vLLM made it, one with hooks on every decoder
+layer, one with a gate at the middle layer, too. Each round runs all sides on the same prompts, in another order; ratios
+are taken within a round. These machines are noisy: a ratio is the median over rounds, with its 95 % interval (bootstrap
+over the rounds). Results go to ``benchmarks/vllm_throughput.json``.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ os.environ.update(
     VLLM_CPU_OMP_THREADS_BIND="nobind",
     OMP_NUM_THREADS="1",  # waiting threads would count as work
 )
+import numpy as np
 import torch
 
 HERE = Path(__file__).parent
-SIDES = ("plain", "idle", "steered")
+SIDES = ("plain", "idle", "steered", "gated")
 PROMPT = 32
 
 
@@ -56,9 +57,11 @@ def random_model(folder: Path, layers: int, width: int) -> Path:
     return folder
 
 
-def random_steering(path: Path, layers: int, width: int) -> Path:
-    """Vectors of about a tenth of a residual stream's norm, as the paper's alpha gives."""
+def random_steering(path: Path, layers: int, width: int, *, gated: bool = False) -> Path:
+    """Vectors of about a tenth of a residual stream's norm, as the paper's alpha gives; or a gate of full rank, too."""
     from sarsteer.steering.artifact import FORMAT_VERSION, Steering
+    from sarsteer.steering.distance import MahalanobisDistance
+    from sarsteer.steering.gate import Gate
 
     made = torch.Generator().manual_seed(0)
     basis = torch.linalg.qr(torch.randn(layers, width, 4, generator=made)).Q.mT.contiguous()
@@ -74,7 +77,13 @@ def random_steering(path: Path, layers: int, width: int) -> Path:
     }  # fmt: skip
     refusal = 0.05 * torch.randn(layers, width, generator=made)
     norms = torch.ones(layers)
-    return Steering(refusal, basis, torch.ones(layers, 4), zeros, zeros.clone(), norms, metadata).save(path)
+    steering = Steering(refusal, basis, torch.ones(layers, 4), zeros, zeros.clone(), norms, metadata)
+    if gated:
+        directions = torch.linalg.qr(torch.randn(width, 64, generator=made)).Q.T.contiguous()
+        distance = MahalanobisDistance(torch.randn(2, width, generator=made), directions, torch.ones(64), 1.0)
+        gate = Gate(layers // 2, torch.randn(width, generator=made), 0.0, 0.0, distance=distance, limit=1e6)
+        steering = steering.with_gate(gate).with_defaults(gate=True)
+    return steering.save(path)
 
 
 def make_engine(model: Path, steering: Path | None, options: dict[str, Any]) -> Any:
@@ -96,7 +105,7 @@ def seconds(llm: Any, side: str, batch: int, tokens: int) -> tuple[float, float]
     """Of the clock, and of this process's processors: beside other work only the second can be compared."""
     from vllm import SamplingParams, TokensPrompt
 
-    extra = {"plain": None, "idle": {"sarsteer_alpha": 0.0}, "steered": None}[side]
+    extra = {"plain": None, "idle": {"sarsteer_alpha": 0.0}, "steered": None, "gated": None}[side]
     params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False, extra_args=extra)
     prompts = [TokensPrompt(prompt_token_ids=list(range(10 + i, 10 + i + PROMPT))) for i in range(batch)]
     start, busy = time.perf_counter(), time.process_time()
@@ -121,30 +130,35 @@ def measure(engines: dict[str, Any], batch: int, tokens: int, rounds: int) -> di
         "tokens_per_cpu_second": {s: batch * tokens / statistics.median(cpu for _, cpu in times[s]) for s in SIDES},
     }
     for kind, index in (("wall", 0), ("cpu", 1)):
-        for side in SIDES[1:]:
-            ratios = sorted(a[index] / b[index] for a, b in zip(times["plain"], times[side], strict=True))
-            low, middle, high = statistics.quantiles(ratios, n=4)
-            spread = {"median": middle, "quartiles": [low, high], "range": [ratios[0], ratios[-1]]}
-            found[f"{side}_over_plain_{kind}"] = spread
+        for side, other in (("idle", "plain"), ("steered", "plain"), ("gated", "plain"), ("gated", "steered")):
+            ratios = [a[index] / b[index] for a, b in zip(times[other], times[side], strict=True)]
+            draws = np.random.default_rng(0).choice(ratios, (4000, len(ratios)))
+            low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
+            found[f"{side}_over_{other}_{kind}"] = {
+                "median": statistics.median(ratios),
+                "interval": [float(low), float(high)],
+                "range": [min(ratios), max(ratios)],
+            }
     return found
 
 
 def table(results: dict[str, Any]) -> str:
-    """Markdown: tokens per CPU second, and the attached sides as a share of plain, by CPU time and by the clock."""
-    heads = ("plain", "idle", "steered", "idle / plain", "steered / plain", "steered / plain by the clock")
-    rows = [f"| batch | {' | '.join(heads)} |", "|" + "---|" * 7]
+    """Markdown: tokens per CPU second of each side, and one side's as a share of another's."""
+    pairs = ("idle_over_plain", "steered_over_plain", "gated_over_plain", "gated_over_steered")
+    heads = [*SIDES, *(name.replace("_over_", " / ") for name in pairs)]
+    rows = [f"| batch | {' | '.join(heads)} |", "|" + "---|" * (1 + len(heads))]
     for row in results["batches"]:
         cells = [f"{row['tokens_per_cpu_second'][side]:.1f}" for side in SIDES]
-        for name in ("idle_over_plain_cpu", "steered_over_plain_cpu", "steered_over_plain_wall"):
-            low, high = row[name]["quartiles"]
-            cells.append(f"{row[name]['median']:.3f} [{low:.3f}, {high:.3f}]")
+        for name in pairs:
+            low, high = row[f"{name}_cpu"]["interval"]
+            cells.append(f"{row[f'{name}_cpu']['median']:.3f} [{low:.3f}, {high:.3f}]")
         rows.append(f"| {row['batch']} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64])
@@ -158,7 +172,10 @@ def main() -> None:
         steering = random_steering(folder / "steering.safetensors", args.layers, args.width)
         options = {"enforce_eager": args.eager}
         attached = make_engine(model, steering, options)
-        engines = {"plain": make_engine(model, None, options), "idle": attached, "steered": attached}
+        gate = make_engine(
+            model, random_steering(folder / "gated.safetensors", args.layers, args.width, gated=True), options
+        )
+        engines = {"plain": make_engine(model, None, options), "idle": attached, "steered": attached, "gated": gate}
         from vllm.version import __version__
 
         results: dict[str, Any] = {

@@ -10,7 +10,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: threads of their own
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,6 +49,28 @@ def steering(embedded: sarsteer.AudioLanguageModel, calibration_pairs: Pairs) ->
 @pytest.fixture(scope="session")
 def tiny() -> sarsteer.AudioLanguageModel:
     return tiny_qwen2_audio(seed=0)
+
+
+@pytest.fixture(scope="module")
+def openai_server() -> Iterator[Any]:
+    """An OpenAI-compatible server on loopback; see ``openai_server.py``, and call ``ready`` before each test."""
+    pytest.importorskip("openai")
+    pytest.importorskip("fastapi")
+    from tests.openai_server import running
+
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def shared_model(embedded: sarsteer.AudioLanguageModel) -> Iterator[None]:
+    """The session's model in the place of one that ``evaluate`` would load anew."""
+    from sarsteer.evaluation.inspect import sharing
+
+    sharing.forget()
+    sharing._made["sarsteer-tiny", "{}"] = sharing.SharedModel(embedded, 4)
+    yield
+    sharing.forget()
 
 
 @pytest.fixture

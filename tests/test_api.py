@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +25,13 @@ from sarsteer.models.interface import LanguageModel
 pytest.importorskip("openai")
 pytest.importorskip("fastapi")
 
-from tests.openai_server import KEY, OpenAIServer, ready, running
-
-
-@pytest.fixture(scope="module")
-def _running() -> Iterator[OpenAIServer]:
-    with running() as server:
-        yield server
+from tests.openai_server import KEY, OpenAIServer, ready
 
 
 @pytest.fixture
-def server(_running: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> OpenAIServer:
-    ready(_running, monkeypatch, key=None)
-    return _running
+def server(openai_server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> OpenAIServer:
+    ready(openai_server, monkeypatch, key=None)
+    return openai_server
 
 
 @pytest.fixture

@@ -32,21 +32,13 @@ from sarsteer.evaluation.judges.keywords import KeywordJudge
 from sarsteer.evaluation.results import Evaluation
 from tests.openai_server import KEY, running
 
+pytestmark = pytest.mark.usefixtures("shared_model")
 LIMIT = 8
 
 
 @pytest.fixture(scope="module")
 def file(steering: Steering, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return steering.save(tmp_path_factory.mktemp("evaluate") / "steering.safetensors")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared(embedded: sarsteer.AudioLanguageModel) -> Any:
-    """The session's model in the place of one that would be loaded anew."""
-    sharing.forget()
-    sharing._made["sarsteer-tiny", "{}"] = sharing.SharedModel(embedded, 4)
-    yield
-    sharing.forget()
 
 
 def settings(out: Path, **changed: Any) -> Settings:

@@ -19,8 +19,7 @@ from sarsteer.steering.distance import fit_distance
 from sarsteer.steering.gate import Gate
 from sarsteer.steering.hooks import SteeringHandle, attach
 from tests.reference import steered_by_hand
-from tests.test_hooks import _compile_config
-from tests.tiny import conversation, tiny_qwen2_audio
+from tests.tiny import compile_config, conversation, random_vectors, tiny_qwen2_audio
 
 ALPHA, LAYER = 0.7, 1
 TURNS = [conversation(seed, seconds) for seed, seconds in ((1, 0.3), (2, 0.8), (3, 0.5), (4, 0.6), (5, 0.4))]
@@ -35,8 +34,7 @@ def model() -> AudioLanguageModel:
 
 @pytest.fixture
 def vectors(model: AudioLanguageModel) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(5)
-    return torch.randn(len(model.decoder_layers), model.hidden_size, generator=generator)
+    return random_vectors(model)
 
 
 @pytest.fixture
@@ -300,7 +298,7 @@ def test_activations_that_are_no_numbers_are_steered(model: AudioLanguageModel, 
 
 def test_compiled_decoding(model: AudioLanguageModel, vectors: torch.Tensor, gate: Gate) -> None:
     prompts = model.prepare(TURNS)
-    options = {"cache_implementation": "static", "compile_config": _compile_config()}
+    options = {"cache_implementation": "static", "compile_config": compile_config()}
     with attach(model.module, model.decoder_layers, vectors, ALPHA, gate=gate) as handle:
         eager = model.generate(prompts, max_new_tokens=8)
         assert model.generate(prompts, max_new_tokens=8, **options) == eager
@@ -313,6 +311,8 @@ def test_compiled_decoding(model: AudioLanguageModel, vectors: torch.Tensor, gat
 def test_a_compiled_model(model: AudioLanguageModel, vectors: torch.Tensor, gate: Gate) -> None:
     inputs = model.collate(model.prepare(TURNS))
     inputs.pop("input_ids")
+    # as calibration makes them: a threshold that would shut them for good is refused, but not to the proof
+    gate = replace(gate, metadata={"held_out": {"safe": [0.0], "harmful": [gate.threshold + 0.1]}})
     with attach(model.module, model.decoder_layers, vectors, ALPHA, gate=gate):
         eager = logits(model)
     compiled = torch.compile(model.module, backend="eager")

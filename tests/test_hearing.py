@@ -21,16 +21,9 @@ from sarsteer.data.save import save_items
 from sarsteer.embedded.world import TRANSCRIBE
 from sarsteer.errors import ManifestError, SarsteerError
 from sarsteer.evaluation.evaluating import Settings, run
-from sarsteer.evaluation.inspect import sharing
 from sarsteer.evaluation.results import Evaluation
 
-
-@pytest.fixture(scope="module", autouse=True)
-def shared(embedded: sarsteer.AudioLanguageModel) -> Any:
-    sharing.forget()
-    sharing._made["sarsteer-tiny", "{}"] = sharing.SharedModel(embedded, 4)
-    yield
-    sharing.forget()
+pytestmark = pytest.mark.usefixtures("shared_model")
 
 
 def edits(said: list[str], heard: list[str]) -> int:

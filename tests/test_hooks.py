@@ -17,7 +17,7 @@ from sarsteer.steering.activations import LastTokenCapture
 from sarsteer.steering.hooks import SteeringHandle, attach
 from tests.reference import steered_by_hand
 from tests.test_artifact import small_steering
-from tests.tiny import conversation, tiny_qwen2_audio
+from tests.tiny import compile_config, conversation, random_vectors, tiny_qwen2_audio
 
 ALPHA = 0.7
 
@@ -29,8 +29,7 @@ def model() -> AudioLanguageModel:
 
 @pytest.fixture
 def vectors(model: AudioLanguageModel) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(5)
-    return torch.randn(len(model.decoder_layers), model.hidden_size, generator=generator)
+    return random_vectors(model)
 
 
 @pytest.fixture
@@ -146,16 +145,10 @@ def test_generation_modes_equal_hooks_by_hand(
     assert ours != run()
 
 
-def _compile_config() -> T.CompileConfig:
-    config = T.CompileConfig(backend="eager", mode=None, fullgraph=True)
-    config._compile_all_devices = True  # transformers compiles on GPUs only unless told so
-    return config
-
-
 def test_compiled_decode_with_a_static_cache(model: AudioLanguageModel, vectors: torch.Tensor) -> None:
     """Also when it was compiled before: hooks added later are left out of graphs that are not dropped."""
     prompts = model.prepare(TURNS[:1])
-    options = {"cache_implementation": "static", "compile_config": _compile_config()}
+    options = {"cache_implementation": "static", "compile_config": compile_config()}
     eager = model.generate(prompts, max_new_tokens=8)
     assert model.generate(prompts, max_new_tokens=8, **options) == eager
     with steered_by_hand(model.decoder_layers, vectors, ALPHA):

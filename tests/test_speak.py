@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -271,36 +270,26 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path: Path) ->
 # ---- a server's voice ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Any]:
-    pytest.importorskip("openai")
-    pytest.importorskip("fastapi")
-    from tests.openai_server import running
-
-    with running() as server:
-        yield server
-
-
 @pytest.fixture
-def key(server: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+def key(openai_server: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     from tests.openai_server import KEY, ready
 
-    ready(server, monkeypatch)
+    ready(openai_server, monkeypatch)
     return KEY
 
 
-def test_a_server_speaks(tmp_path: Path, server: Any, key: str) -> None:
+def test_a_server_speaks(tmp_path: Path, openai_server: Any, key: str) -> None:
     path = manifest(tmp_path, *({"id": f"i{n}", "question": "word " * (n + 1)} for n in range(5)))
     done = run(
-        "speak", path, "--engine", "openai", "--model", "tts/fine", "--base-url", server.url, "--voice", "alloy",
+        "speak", path, "--engine", "openai", "--model", "tts/fine", "--base-url", openai_server.url, "--voice", "alloy",
         "--out", tmp_path / "out", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["version"].startswith("tts/fine at http://127.0.0.1")
     items = load_items(tmp_path / "out" / "manifest.jsonl")
     assert [load_clip(item.audio).seconds for item in items] == pytest.approx([0.05 * len(i.question) for i in items])
-    assert sorted(body["input"] for body in server.spoken) == sorted(item.question for item in items)
-    assert server.spoken[0] | {"input": ""} == {
+    assert sorted(body["input"] for body in openai_server.spoken) == sorted(item.question for item in items)
+    assert openai_server.spoken[0] | {"input": ""} == {
         "model": "tts/fine",
         "voice": "alloy",
         "input": "",
@@ -316,22 +305,22 @@ def test_a_server_speaks(tmp_path: Path, server: Any, key: str) -> None:
         ("silent", "is silent"),
     ],
 )
-def test_a_server_that_fails(tmp_path: Path, server: Any, key: str, model: str, says: str) -> None:
-    engine = load_engine("openai", model=f"tts/{model}", base_url=server.url)
+def test_a_server_that_fails(tmp_path: Path, openai_server: Any, key: str, model: str, says: str) -> None:
+    engine = load_engine("openai", model=f"tts/{model}", base_url=openai_server.url)
     with pytest.raises(SpeechError, match=says) as caught:
         speak_items([text("a")], engine, ["alloy"], tmp_path)
     assert str(caught.value).startswith("item 'a': ")
     assert "\n" not in str(caught.value)
 
 
-def test_what_a_server_spoke_is_kept_when_it_fails_late(tmp_path: Path, server: Any, key: str) -> None:
+def test_what_a_server_spoke_is_kept_when_it_fails_late(tmp_path: Path, openai_server: Any, key: str) -> None:
     items = [text(f"i{n}", f"question {n}") for n in range(9)]
-    engine = load_engine("openai", model="tts/fails-late", base_url=server.url)
+    engine = load_engine("openai", model="tts/fails-late", base_url=openai_server.url)
     with pytest.raises(SpeechError, match="voice is tired"):
         speak_items(items, engine, ["alloy"], tmp_path)
     kept = len(list(tmp_path.glob("clips/*.wav")))
     assert kept == 2
-    server.spoken.clear()
+    openai_server.spoken.clear()
     with pytest.raises(SpeechError):
         speak_items(items, engine, ["alloy"], tmp_path)
     assert len(list(tmp_path.glob("clips/*.wav"))) == 4

@@ -235,6 +235,7 @@ def test_mistakes_are_told_before_any_work(tmp_path: Path) -> None:
     refused("use one of all, range, weights", out, "--search-layers", "best")
     refused("cannot draw into .txt", out, "--plot", tmp_path / "front.txt")
     refused("must lie between 0 and 100 %", out, "--max-broken", -1)
+    refused("must be from 0.5 to below 1", out, "--confidence", 1)
     refused("openai/gpt answers over an API", out, model="openai/gpt")
     assert list(tmp_path.iterdir()) == []
 

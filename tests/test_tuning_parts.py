@@ -20,6 +20,7 @@ from sarsteer.data.manifest import Item
 from sarsteer.data.overlap import shared_items
 from sarsteer.data.pairs import Pair, Pairs
 from sarsteer.errors import SarsteerError, SteeringError, TuningError
+from sarsteer.evaluation.metrics import upper_bound
 from sarsteer.steering.artifact import FORMAT_VERSION, GATED_VERSION, Steering
 from sarsteer.tuning.front import Limits, Point, choose, keeps, next_on_front, pareto_front
 from sarsteer.tuning.gates import gate_layers
@@ -179,12 +180,12 @@ def test_the_choice_keeps_the_limits() -> None:
         _point(0.3, 4, 3, 0),
         _point(0.4, 0, 2, 4),
     ]
-    limits = Limits(0.05, 0.01)
+    limits = Limits(0.05, 0.01, 0.5)
     chosen = choose(points, undefended, limits)
     assert chosen.setting.alpha == 0.2  # one request more than undefended is 5 points; of equals the weaker
     assert keeps(chosen.measured, undefended, limits)
-    assert choose(points, undefended, Limits(0.10, 0.01)).setting.alpha == 0.3
-    assert choose(points, undefended, Limits(0.05, 0.10)).setting.alpha == 0.4
+    assert choose(points, undefended, Limits(0.10, 0.01, 0.5)).setting.alpha == 0.3
+    assert choose(points, undefended, Limits(0.05, 0.10, 0.5)).setting.alpha == 0.4
 
 
 def test_what_cannot_be_kept_is_said_with_the_nearest() -> None:
@@ -192,11 +193,38 @@ def test_what_cannot_be_kept_is_said_with_the_nearest() -> None:
     with pytest.raises(
         TuningError, match=r"no setting of 2 measured keeps .*nearest is α 0.3.*over-refusal \+15.0 points"
     ):
-        choose([_point(0.3, 9, 3, 0), _point(0.5, 0, 12, 4)], undefended, Limits(0.05, 0.01))
+        choose([_point(0.3, 9, 3, 0), _point(0.5, 0, 12, 4)], undefended, Limits(0.05, 0.01, 0.5))
     with pytest.raises(TuningError, match=r"lowers the ASR .*nearest is α 0.5"):
-        choose([_point(0.0, 18, 0, 0), _point(0.5, 2, 3, 0)], undefended, Limits(0.05, 0.01))
+        choose([_point(0.0, 18, 0, 0), _point(0.5, 2, 3, 0)], undefended, Limits(0.05, 0.01, 0.5))
     with pytest.raises(TuningError, match="between 0 and 100"):
         Limits(-0.01, 0.01)
+    for confidence in (0.4, 1.0, float("nan")):
+        with pytest.raises(TuningError, match=r"confidence must be from 0\.5"):
+            Limits(0.05, 0.01, confidence)
+
+
+def test_limits_are_kept_with_a_confidence() -> None:
+    """Of twenty safe requests one refused may be 11 % of all, by Wilson's bound at 80 %; none is kept by any limit."""
+    undefended = _measured(18, 0, 0)
+    one_more, as_before = _measured(4, 1, 0), _measured(9, 0, 0)
+    assert keeps(one_more, undefended, Limits(0.05, 0.01, 0.5))
+    assert not keeps(one_more, undefended, Limits(0.05, 0.01, 0.8))
+    assert keeps(one_more, undefended, Limits(0.12, 0.01, 0.8))
+    assert keeps(as_before, undefended, Limits(0.0, 0.0, 0.99))
+    # what the undefended model breaks, steering need not mend
+    assert keeps(_measured(4, 0, 2), _measured(18, 0, 2), Limits(0.05, 0.05, 0.99))
+    assert str(Limits(confidence=0.8)).endswith("(confidence 80 %)")
+
+
+@given(st.integers(0, 50), st.floats(0.5, 0.999))
+def test_the_upper_bound_is_wilsons(hits: int, confidence: float) -> None:
+    from scipy.stats import binomtest
+
+    bound = upper_bound(hits / 50, 50, confidence)
+    # a two-sided interval of 2c − 1 has its upper end at the one-sided confidence c
+    wanted = binomtest(hits, 50).proportion_ci(max(2 * confidence - 1, 1e-12), method="wilson").high
+    assert bound == pytest.approx(wanted, abs=1e-6)
+    assert hits / 50 - 1e-12 <= bound <= 1
 
 
 # ---- the space -------------------------------------------------------------------------------------------------------

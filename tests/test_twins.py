@@ -25,21 +25,15 @@ pytest.importorskip("fastapi")
 
 from fastapi import HTTPException
 
-from tests.openai_server import OpenAIServer, ready, running
-
-
-@pytest.fixture(scope="module")
-def _running() -> Iterator[OpenAIServer]:
-    with running() as server:
-        yield server
+from tests.openai_server import OpenAIServer, ready
 
 
 @pytest.fixture
-def server(_running: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
-    ready(_running, monkeypatch)
-    _running.reply = obliging
-    yield _running
-    _running.reply = None
+def server(openai_server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
+    ready(openai_server, monkeypatch)
+    openai_server.reply = obliging
+    yield openai_server
+    openai_server.reply = None
 
 
 def asked(messages: list[dict[str, Any]]) -> tuple[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,17 +29,7 @@ from sarsteer.vllm.requests import SteeredRequests
 from sarsteer.vllm.serving import serving_environment
 from sarsteer.vllm.weights import check_weights
 from sarsteer.vllm.worker import SteeredWorker
-
-LAYERS, WIDTH = 4, 8
-
-
-def one_set(name: str = "default", alpha: float = 0.1) -> settings.VectorSet:
-    return settings.VectorSet(name, f"{name}.safetensors", alpha, 2, 1.0, name * 8, LAYERS, WIDTH)
-
-
-def configured(*sets: settings.VectorSet, **options: Any) -> settings.Settings:
-    return settings.Settings(sets or (one_set(),), **options)
-
+from tests.vllm_parts import LAYERS, WIDTH, Decoder, Speech, configured, one_set, row_by_row
 
 # ---- rows ----------------------------------------------------------------------------------------------------------
 
@@ -51,7 +40,7 @@ REQUESTS = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9), st.integers
 def test_a_row_is_steered_from_the_last_prompt_token_on(batch: list[tuple[int, int, int]]) -> None:
     computed, scheduled, prompts = (np.array(column) for column in zip(*batch, strict=True))
     by_hand = [c + i >= p - 1 for c, n, p in batch for i in range(n)]
-    assert rows.steered_rows(computed, scheduled, prompts).tolist() == by_hand
+    assert (rows.past_prompt(computed, scheduled, prompts) >= 0).tolist() == by_hand
 
 
 @given(st.integers(1, 40), st.integers(0, 20), st.lists(st.integers(1, 7), min_size=1, max_size=30))
@@ -61,15 +50,17 @@ def test_chunks_change_nothing(prompt: int, answered: int, chunks: list[int]) ->
     for chunk in [*chunks, total]:
         chunk = min(chunk, total - done)
         if chunk:
-            steered += rows.steered_rows([done], [chunk], [prompt]).tolist()
+            steered += (rows.past_prompt([done], [chunk], [prompt]) >= 0).tolist()
             done += chunk
     assert steered == [position >= prompt - 1 for position in range(total)]
 
 
 def test_rows_carry_their_requests_strength_and_set() -> None:
-    values, sets = rows.row_strengths([0.1, 0.0, 0.3], [0, 1, 2], [0, 5, 2], [3, 1, 2], [3, 5, 9])
-    assert np.allclose(values, [0, 0, 0.1, 0, 0, 0])
-    assert sets.tolist() == [0, 0, 0, 1, 2, 2]
+    found = rows.rows_of([0.1, 0.0, 0.3], [0, 1, 2], [0, 5, 2], [3, 1, 2], [3, 5, 9], [7, 8, 9], [7, 8, 9])
+    assert np.allclose(found.strengths, [0, 0, 0.1, 0, 0, 0])
+    assert found.sets.tolist() == [0, 0, 0, 1, 2, 2]
+    assert found.slots.tolist() == [7, 7, 7, 8, 9, 9]
+    assert found.decided.tolist() == [rows.NOWHERE, rows.NOWHERE, 7, rows.NOWHERE, rows.NOWHERE, rows.NOWHERE]
 
 
 # ---- strengths -----------------------------------------------------------------------------------------------------
@@ -180,6 +171,7 @@ def test_strengths_are_the_files_own_by_default(file: Path, steering: sarsteer.S
         ({"SARSTEER_ALLOW_OVERRIDE": "0.3:0.1"}, "lowest and highest"),
         ({"SARSTEER_REFUSED_OVERRIDE": "maybe"}, "must be reject or ignore"),
         ({"SARSTEER_ALLOW_OTHER_MODEL": "yes"}, "must be 0 or 1"),
+        ({"SARSTEER_GATE": "yes"}, "SARSTEER_GATE=yes: must be off or on"),
     ],
 )
 def test_a_bad_setting_is_named(file: Path, change: dict[str, str], told: str) -> None:
@@ -193,14 +185,6 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"no safetensors")
     with pytest.raises(ArtifactError, match="is no safetensors file"):
         settings.from_environment({"SARSTEER_STEERING": str(path)})
-
-
-def test_a_gate_is_refused_by_name_rather_than_left_out(steering: sarsteer.Steering, tmp_path: Path) -> None:
-    defaults = {**steering.metadata["defaults"], "gate": True}
-    gated = dataclasses.replace(steering, metadata={**steering.metadata, "defaults": defaults})
-    file = gated.save(tmp_path / "gated.safetensors")
-    with pytest.raises(SteeringError, match="turn the gate on"):
-        settings.from_environment({"SARSTEER_STEERING": str(file)})
 
 
 def test_the_server_loads_the_plugin_whatever_the_list_of_plugins_says() -> None:
@@ -278,49 +262,6 @@ def test_what_would_not_be_exact_is_refused_by_name(change: dict[str, Any], name
 # ---- layers and hooks ----------------------------------------------------------------------------------------------
 
 
-class PPMissingLayer(nn.Identity):
-    """Named as vLLM's placeholder of a layer that another pipeline stage holds."""
-
-
-class Layer(nn.Module):
-    """A layer of vLLM's kind: it returns what is to be added, and the stream so far."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(WIDTH, WIDTH)
-
-    def forward(self, hidden: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        stream = hidden + residual
-        return torch.tanh(self.linear(stream)), stream
-
-
-class Decoder(nn.Module):
-    def __init__(self, stage: range = range(LAYERS)) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        made = [Layer() for _ in range(LAYERS)]
-        self.layers = nn.ModuleList([layer if i in stage else PPMissingLayer() for i, layer in enumerate(made)])
-        self.stage = stage
-
-    def forward(self, hidden: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        for i in self.stage:
-            hidden, residual = self.layers[i](hidden, residual)
-        return hidden, residual
-
-
-class Speech(nn.Module):
-    """Has layers in its audio tower, too, and as many."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.audio_tower = nn.Module()
-        self.audio_tower.layers = nn.ModuleList(nn.Identity() for _ in range(LAYERS))
-        self.language_model = Decoder()
-
-    def get_language_model(self) -> nn.Module:
-        return self.language_model
-
-
 def test_layers_are_the_language_models() -> None:
     model = Speech()
     assert list(local_layers(model, LAYERS).values()) == list(model.language_model.layers)
@@ -331,16 +272,16 @@ def test_layers_are_the_language_models() -> None:
 def test_a_pipeline_stage_steers_its_own_layers_with_their_own_vectors() -> None:
     vectors = torch.randn(1, LAYERS, WIDTH)
     start = torch.randn(3, WIDTH), torch.randn(3, WIDTH)
-    chosen = np.array([0.5, 0.0, 1.0], dtype=np.float32), np.zeros(3, dtype=np.int64)
+    chosen = row_by_row([0.5, 0.0, 1.0])
     whole = Decoder()
-    Attachment(whole, vectors, 8, torch.device("cpu")).fill(*chosen)
+    Attachment(whole, vectors, 8, torch.device("cpu")).fill(chosen)
     expected = whole(*start)
     found = start
     for stage in (range(1), range(1, LAYERS)):
         part = Decoder(stage)
         attachment = Attachment(part, vectors, 8, torch.device("cpu"))
         assert list(attachment.layers) == list(stage)
-        attachment.fill(*chosen)
+        attachment.fill(chosen)
         found = part(*found)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
@@ -357,7 +298,7 @@ def test_rows_get_their_vector_in_float32_and_the_rest_not_a_bit(dtype: torch.dt
     plain = run(*stream)
     strength = np.array([0.1, 0, 0.7, 0, 1.0], dtype=np.float32)
     chosen = np.array([0, 1, 2, 2, 1], dtype=np.int64) % sets
-    attachment.fill(strength, chosen)
+    attachment.fill(row_by_row(strength, chosen))
     hidden, residual = run(*stream)
     added = torch.from_numpy(strength)[:, None] * vectors[torch.from_numpy(chosen), 1]
     assert torch.equal(hidden, plain[0])
@@ -375,7 +316,7 @@ def test_a_layer_of_one_output_is_steered_too_and_another_kind_refused() -> None
 
     model = Plain(None)
     attachment = Attachment(model, torch.ones(1, 1, WIDTH), 4, torch.device("cpu"))
-    attachment.fill(np.array([0, 1], dtype=np.float32), np.zeros(2, dtype=np.int64))
+    attachment.fill(row_by_row([0, 1]))
     assert model.layers[0](torch.zeros(2, WIDTH))[:, 0].tolist() == [0, 1]
     with pytest.raises(SteeringError, match="cannot be steered"):
         model.layers[0]((torch.zeros(2, WIDTH), None))
@@ -384,7 +325,7 @@ def test_a_layer_of_one_output_is_steered_too_and_another_kind_refused() -> None
 def test_too_many_rows_are_an_error() -> None:
     attachment = Attachment(Decoder(), torch.ones(1, LAYERS, WIDTH), 4, torch.device("cpu"))
     with pytest.raises(SteeringError, match="at most 4"):
-        attachment.fill(np.ones(5, dtype=np.float32), np.zeros(5, dtype=np.int64))
+        attachment.fill(row_by_row([1] * 5))
 
 
 # ---- the proof -----------------------------------------------------------------------------------------------------
@@ -444,7 +385,7 @@ def test_a_stage_of_the_second_runner_is_proven_by_what_it_hands_on() -> None:
         vllm_config=SimpleNamespace(model_config=SimpleNamespace(enforce_eager=True), speculative_config=None)
     )
     worker.worker.vllm_config.scheduler_config = SimpleNamespace(max_num_seqs=8)
-    worker.requests.attachment = Attachment(decoder, torch.randn(1, LAYERS, WIDTH), 8, torch.device("cpu"))
+    worker.requests.attach(Attachment(decoder, torch.randn(1, LAYERS, WIDTH), 8, torch.device("cpu")))
     worker.prove()
     assert worker.proven
     assert "execute_model" not in vars(runner)
@@ -504,8 +445,9 @@ def scheduled(*requests: SimpleNamespace, finished: tuple[str, ...] = ()) -> Sim
 
 def steered_requests() -> tuple[SteeredRequests, Attachment]:
     requests = SteeredRequests(configured(bounds=(0, 1)))
-    requests.attachment = Attachment(Decoder(), torch.ones(1, LAYERS, WIDTH), 16, torch.device("cpu"))
-    return requests, requests.attachment
+    attachment = Attachment(Decoder(), torch.ones(1, LAYERS, WIDTH), 16, torch.device("cpu"))
+    requests.attach(attachment)
+    return requests, attachment
 
 
 def test_the_first_runner_is_followed() -> None:

@@ -65,3 +65,16 @@ def conversation(seed: int, seconds: float = 0.5, text: str = "What is said?") -
     samples = 0.1 * np.random.default_rng(seed).standard_normal(int(16_000 * seconds))
     audio = {"type": "audio", "audio": samples.astype(np.float32), "sampling_rate": 16_000}
     return [{"role": "user", "content": [audio, {"type": "text", "text": text}]}]
+
+
+def random_vectors(model: AudioLanguageModel) -> torch.Tensor:
+    """One for each decoder layer, always the same."""
+    generator = torch.Generator().manual_seed(5)
+    return torch.randn(len(model.decoder_layers), model.hidden_size, generator=generator)
+
+
+def compile_config() -> T.CompileConfig:
+    """Compiled decoding without a compiler, so that graphs are traced and guarded as they would be."""
+    config = T.CompileConfig(backend="eager", mode=None, fullgraph=True)
+    config._compile_all_devices = True  # transformers compiles on GPUs only unless told so
+    return config

@@ -26,6 +26,7 @@ import torch
 import sarsteer
 from sarsteer.audio import load_clip
 from sarsteer.models.loading import embedded_folder
+from sarsteer.steering.gate import Gate
 
 torch.set_num_threads(1)  # the model is tiny: more threads would only wait for each other
 
@@ -34,6 +35,10 @@ TOKENS = 24
 K = 5
 ALPHAS = (0.0, 0.05, 0.1, 0.2)
 CLIPS = 25
+TIMES = 5.0  # above a gate few layers are steered, and need more
+FREE_GATED = {"SARSTEER_K": str(K), "SARSTEER_ALLOW_OVERRIDE": "0:2"}
+# float32 forwards of two engines differ by about 1e-6 of the activations; a score is a sum of 256 products of them
+CLOSE = 1e-3
 
 
 @contextmanager
@@ -114,3 +119,49 @@ def expected(
 ) -> dict[float, list[list[int]]]:
     """Answers of the transformers engine by alpha."""
     return {alpha: transformers_tokens(embedded, steering, requests, alpha, TOKENS) for alpha in ALPHAS}
+
+
+def scores_of(model: sarsteer.AudioLanguageModel, gate: Any, requests: list[Request]) -> list[float]:
+    found = model.last_token_activations([request.prepared for request in requests])[:, gate.layer]
+    scores: list[float] = gate.score(found).tolist()
+    return scores
+
+
+@pytest.fixture(scope="session")
+def gated(embedded: sarsteer.AudioLanguageModel, steering: sarsteer.Steering, requests: list[Request]) -> Any:
+    """With a gate in the middle, and a threshold in the widest gap of these requests' scores: some open, some closed.
+
+    The first clips are the harmful ones. A second pipeline stage of two begins with the gate's layer.
+    """
+    middle_layer, harmful = len(steering.refusal) // 2, len(requests) // 2
+    found = embedded.last_token_activations([request.prepared for request in requests])[:, middle_layer]
+    difference = found[:harmful].mean(0) - found[harmful:].mean(0)
+    gate = Gate(middle_layer, difference / difference.square().sum(), 0.0, 0.0)
+    scores = sorted(scores_of(embedded, gate, requests))
+    middle = range(len(scores) // 3, 2 * len(scores) // 3)
+    at = max(middle, key=lambda i: scores[i + 1] - scores[i])
+    assert scores[at + 1] - scores[at] > 10 * CLOSE
+    return steering.with_gate(gate.with_threshold((scores[at] + scores[at + 1]) / 2)).with_defaults(gate=True)
+
+
+@pytest.fixture(scope="session")
+def gated_file(gated: sarsteer.Steering, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return gated.save(tmp_path_factory.mktemp("gated") / "gated.safetensors")
+
+
+@pytest.fixture(scope="session")
+def gated_expected(
+    embedded: sarsteer.AudioLanguageModel,
+    gated: sarsteer.Steering,
+    requests: list[Request],
+    expected: dict[float, list[list[int]]],
+) -> dict[float, list[list[int]]]:
+    """As the transformers engine answers, gated; strong, or a gate that opens would change little."""
+    found = {
+        alpha: transformers_tokens(embedded, gated, requests, TIMES * alpha, TOKENS) if alpha else expected[0.0]
+        for alpha in ALPHAS
+    }
+    changed = [a != b for a, b in zip(found[ALPHAS[-1]], expected[0.0], strict=True)]
+    assert any(changed), "the gate opened for nothing: the tests show nothing"
+    assert not all(changed), "the gate closed on nothing: the tests show nothing"
+    return found

@@ -22,11 +22,13 @@ def sampling(tokens: int = TOKENS, **extra: Any) -> Any:
     return SamplingParams(temperature=0, max_tokens=tokens, extra_args=extra or None)
 
 
-def ask_all(llm: Any, requests: list[Request]) -> Answers:
-    """Every clip at every alpha, all at once and mixed."""
+def ask_all(llm: Any, requests: list[Request], times: float = 1.0) -> Answers:
+    """Every clip at every alpha, or so many times as strong, all at once and mixed."""
     order = [(i, alpha) for i in range(len(requests)) for alpha in ALPHAS]
     outputs = llm.generate(
-        [requests[i].prompt for i, _ in order], [sampling(sarsteer_alpha=alpha) for _, alpha in order], use_tqdm=False
+        [requests[i].prompt for i, _ in order],
+        [sampling(sarsteer_alpha=times * alpha) for _, alpha in order],
+        use_tqdm=False,
     )
     found: Answers = {alpha: [] for alpha in ALPHAS}
     for (_, alpha), output in zip(order, outputs, strict=True):

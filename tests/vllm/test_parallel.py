@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import sarsteer
-from tests.vllm.conftest import ALPHAS, K, Request, engine
+from tests.vllm.conftest import ALPHAS, FREE_GATED, TIMES, K, Request, engine
 from tests.vllm.test_engine import FREE, Answers, sampling
 
 
@@ -36,3 +36,26 @@ def test_two_workers_answer_as_one(
     assert all(worker["proven"] and worker["confirmed"] for worker in workers)
     found = [list(output.outputs[0].token_ids) for output in outputs]
     assert found == [tokens for alpha in ALPHAS for tokens in expected[alpha][:count]]
+
+
+@pytest.mark.parametrize("kind", ["tensor_parallel_size", "pipeline_parallel_size"])
+def test_two_workers_gate_as_one(
+    kind: str,
+    gated_file: Path,
+    gated: sarsteer.Steering,
+    requests: list[Request],
+    gated_expected: Answers,
+) -> None:
+    """The gate lies in the second stage, with all that it decides for; every tensor-parallel rank decides itself."""
+    assert gated.gate is not None
+    assert gated.gate.layer >= len(gated.refusal) // 2
+    alpha = ALPHAS[-1]
+    options: dict[str, Any] = {kind: 2, "distributed_executor_backend": "mp"}
+    with engine(gated_file, {**FREE_GATED, "SARSTEER_ALPHA": str(TIMES * alpha)}, **options) as llm:
+        outputs = llm.generate([request.prompt for request in requests], sampling(), use_tqdm=False)
+        decided = llm.llm_engine.collective_rpc("sarsteer_decisions")
+        llm.llm_engine.engine_core.shutdown()
+    assert [list(output.outputs[0].token_ids) for output in outputs] == gated_expected[alpha]
+    if kind == "tensor_parallel_size":
+        first, second = ({name: values[:2] for name, values in one.items()} for one in decided)
+        assert first == second

@@ -188,6 +188,23 @@ def training_clips(count: int = TRAIN_CLIPS) -> list[Spoken]:
     return _parallel(_featurise, training_plan(count), "speaking the training clips")
 
 
+def pick_pair(
+    rng: random.Random, safe: list[tuple[str, str]], harmful: list[tuple[str, str]], seen: set[str]
+) -> tuple[Request, Request] | None:
+    """A harmful request and its safe twin, noted in ``seen``; None where this draw gave none that is new."""
+    request = pick_request(rng, harmful)
+    # with weapons the twin keeps the verb and changes the object, elsewhere the other way round
+    place, kept = (0, request.verb) if request.topic == "weapons" else (1, request.object)
+    twins = [combination for combination in safe if combination[place] == kept]
+    if not twins or request.question in seen:
+        return None
+    twin = Request(*rng.choice(twins), request.phrasing, request.suffix)
+    if twin.question in seen:
+        return None
+    seen |= {request.question, twin.question}
+    return request, twin
+
+
 def shipped_plan() -> dict[str, list[dict[str, object]]]:
     """Manifest rows, with their ``Spoken`` under "spoken", of the calibration, test and everyday sets."""
     rng = random.Random(SEED + 2)
@@ -199,17 +216,10 @@ def shipped_plan() -> dict[str, list[dict[str, object]]]:
         rows: list[dict[str, object]] = []
         while len(rows) < 2 * count:
             number = len(rows) // 2
-            request = pick_request(rng, harmful)
-            if request.topic == "weapons":  # the twin keeps the verb and changes the object
-                twins = [c for c in safe if c[0] == request.verb]
-            else:  # the twin keeps the object and changes the verb
-                twins = [c for c in safe if c[1] == request.object]
-            if not twins or request.question in seen:
+            pair = pick_pair(rng, safe, harmful, seen)
+            if pair is None:
                 continue
-            twin = Request(*rng.choice(twins), request.phrasing, request.suffix)
-            if twin.question in seen:
-                continue
-            seen |= {request.question, twin.question}
+            request, twin = pair
             voice = pick_voice(rng, unseen=bool(unseen_every) and number % unseen_every == 0)
             for label, who in (("harmful", request), ("safe", twin)):
                 name = f"{split}-{number:03d}-{label}"

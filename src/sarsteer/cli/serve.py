@@ -21,6 +21,10 @@ def serve(
     alpha: Annotated[float | None, typer.Option(help="Steering strength; the file's own by default.")] = None,
     k: Annotated[int | None, typer.Option("--k", help="Principal components to ablate.", min=0)] = None,
     lambda_: Annotated[float | None, typer.Option("--lambda", help="Ablation coefficient.")] = None,
+    gate: Annotated[
+        bool | None,
+        typer.Option("--gate/--no-gate", help="Steer only what the file's gate takes for harmful; as the file says."),
+    ] = None,
     allow_override: Annotated[
         str | None, typer.Option(metavar="LOW:HIGH", help="Let requests choose alpha within these bounds.")
     ] = None,
@@ -39,6 +43,7 @@ def serve(
         raise SarsteerError(f"unknown engine {engine!r}; use vllm")
     from sarsteer.models.loading import EMBEDDED, embedded_folder
     from sarsteer.vllm.serving import check_before_start, run_server, server_command, serving_environment
+    from sarsteer.vllm.settings import read_steering
     from sarsteer.vllm.versions import vllm_version
 
     try:
@@ -50,6 +55,7 @@ def serve(
         "SARSTEER_ALPHA": _text(alpha),
         "SARSTEER_K": _text(k),
         "SARSTEER_LAMBDA": _text(lambda_),
+        "SARSTEER_GATE": None if gate is None else "on" if gate else "off",
         "SARSTEER_ALLOW_OVERRIDE": allow_override,
         "SARSTEER_REFUSED_OVERRIDE": "ignore" if ignore_override else None,
         "SARSTEER_ALLOW_OTHER_MODEL": "1" if allow_other_model else None,
@@ -64,10 +70,18 @@ def serve(
     settings = check_before_start(model, environment)
     for one in settings.sets:
         errors.print(
-            f"steering {one.name}: {one.source}, alpha {one.alpha:g}, k {one.k}, lambda {one.lambda_:g}",
+            f"steering {one.name}: {one.source}, alpha {one.alpha:g}, k {one.k}, lambda {one.lambda_:g}"
+            + (f", gate at layer {one.gate_layer}" if one.gate_layer is not None else ""),
             highlight=False,
             markup=False,
         )
+        if one.gate_layer is not None:
+            instruction = read_steering(one.source).metadata["instruction"]
+            errors.print(
+                f"note: that gate was fitted beside the text {instruction!r}; beside another it may be wrong",
+                highlight=False,
+                markup=False,
+            )
     code = run_server(server_command(model, options), environment)
     if code:
         raise SarsteerError(f"vLLM ended with exit code {code}; its own words are above")

@@ -26,6 +26,9 @@ def tune(
         float, typer.Option(help="Points of over-refusal that may be added to the undefended model's.")
     ] = 5.0,
     max_broken: Annotated[float, typer.Option(help="Percent of all answers that may be broken.")] = 1.0,
+    confidence: Annotated[
+        float, typer.Option(help="That the limits hold on new requests, one-sided; 0.5 takes the rates as they are.")
+    ] = 0.8,
     search_layers: Annotated[
         str, typer.Option(help="range (contiguous), all (as in the paper), or weights (a strength each).")
     ] = "range",
@@ -71,7 +74,7 @@ def tune(
 
     spec = judge or ("embedded" if model == EMBEDDED else "keywords")
     made = make_judge(spec)
-    limits = Limits(max_over_refusal / 100, max_broken / 100)
+    limits = Limits(max_over_refusal / 100, max_broken / 100, confidence)
     from sarsteer.data.pairs import load_pairs
 
     chosen = load_pairs(pairs, "calibration")[:limit]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TypeVar
 
 import numpy as np
@@ -81,9 +82,19 @@ def rate(hits: Sequence[bool], clusters: Clusters = None) -> Estimate:
     p = float(column.mean())
     sums = cluster_sums(np.stack([column, np.ones(n)], axis=1), clusters)
     effective = float(n) if len(sums) == n else _effective_n(sums, p, n)
-    centre = (p + Z95**2 / (2 * effective)) / (1 + Z95**2 / effective)
-    half = Z95 / (1 + Z95**2 / effective) * math.sqrt(p * (1 - p) / effective + Z95**2 / (4 * effective**2))
-    return Estimate(p, max(0.0, centre - half), min(1.0, centre + half), n, None if len(sums) == n else len(sums))
+    low, high = _wilson(p, effective, Z95)
+    return Estimate(p, low, high, n, None if len(sums) == n else len(sums))
+
+
+def upper_bound(value: float, n: int, confidence: float) -> float:
+    """What a rate is below with this one-sided confidence (Wilson 1927): the rate itself at 0.5, more above it."""
+    return _wilson(value, n, max(0.0, NormalDist().inv_cdf(confidence)))[1]
+
+
+def _wilson(p: float, n: float, z: float) -> tuple[float, float]:
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _effective_n(sums: Array, p: float, n: int) -> float:

@@ -58,12 +58,14 @@ def mahalanobis(
     residual_precision: torch.Tensor,
 ) -> torch.Tensor:
     """``MahalanobisDistance`` on bare tensors, as the hooks compute it: ``[...]`` of ``h`` ``[..., D]`` in float32."""
-    z = h[..., None, :] - means
-    along = z @ basis.T
-    # the remainder itself, not ‖z‖² − ‖along‖²: a few coordinates of large models dwarf all others and would cancel
-    rest = z - along @ basis
-    squares = (along.square() * precision).sum(-1) + rest.square().sum(-1) * residual_precision
-    return (squares.amin(-1) / h.shape[-1]).sqrt()
+    squares = []
+    for mean in means:  # one at a time: vLLM's rows are a whole prompt's tokens
+        z = h - mean
+        along = z @ basis.T
+        # the remainder itself, not ‖z‖² − ‖along‖²: a few coordinates of large models dwarf all others and would cancel
+        rest = z - along @ basis
+        squares.append((along.square() * precision).sum(-1) + rest.square().sum(-1) * residual_precision)
+    return (torch.stack(squares).amin(0) / h.shape[-1]).sqrt()
 
 
 def fit_distance(activations: torch.Tensor, classes: torch.Tensor, max_rank: int = 64) -> MahalanobisDistance:

@@ -135,6 +135,10 @@ class Gate:
         """The same gate with another limit of distance; None trusts the score everywhere: it fails closed no more."""
         return replace(self, limit=None if limit is None else float(limit))
 
+    def bare(self) -> Gate:
+        """The same detector in hard mode, with no limit and no held-out scores: a proof may give it any threshold."""
+        return replace(self, mode="hard", limit=None, metadata={})
+
     def with_target_fpr(self, target_fpr: float) -> Gate:
         """The same gate, opened by at most this share of the calibration's safe clips.
 

@@ -24,17 +24,46 @@ CAPACITY = 4096
 STATE = "_sarsteer_gate"
 
 
-class GateState(nn.Module):
-    """A gate's numbers, and what it decided of the newest prefill, as buffers that every steered layer reads.
-
-    One module is the child of all of them, so that moving the model moves it, and moves it once.
-    """
+class GateNumbers(nn.Module):
+    """A gate's numbers as buffers, and what they say of activations."""
 
     def __init__(self, gate: Gate, device: torch.device) -> None:
         super().__init__()
         self.layer = gate.layer
         for name, tensor in _tensors(gate).items():
             self.register_buffer(name, tensor.to(device), persistent=False)
+
+    def judge(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Score, distance (NaN where none is measured) and opening of activations ``[B, D]``, float32: ``[B]`` each.
+
+        Traced into compiled graphs: nothing depends on the data.
+        """
+        b: Any = self
+        score = h @ b.weight + b.bias
+        opened = opening(score, b.threshold, b.temperature, b.hard)
+        if not b.means.shape[0]:
+            return score, torch.full_like(score, math.nan), opened
+        distance = mahalanobis(h, b.means, b.basis, b.precision, b.residual_precision)
+        return score, distance, opened.masked_fill(~(distance <= b.limit), 1.0)  # NaN is beyond the limit
+
+    def put(self, gate: Gate) -> None:
+        """Write another gate's numbers in place."""
+        for name, tensor in _tensors(gate).items():
+            getattr(self, name).copy_(tensor)
+
+    def holds(self, gate: Gate) -> bool:
+        """Whether these are ``gate``'s numbers, to the bit."""
+        return all(torch.equal(getattr(self, name).cpu(), tensor) for name, tensor in _tensors(gate).items())
+
+
+class GateState(GateNumbers):
+    """A gate's numbers, and what it decided of the newest prefill, as buffers that every steered layer reads.
+
+    One module is the child of all of them, so that moving the model moves it, and moves it once.
+    """
+
+    def __init__(self, gate: Gate, device: torch.device) -> None:
+        super().__init__(gate, device)
         self.always: torch.Tensor
         self.register_buffer("always", torch.zeros((), device=device), persistent=False)
         self.openings: torch.Tensor
@@ -52,8 +81,8 @@ class GateState(nn.Module):
     def write(self, gate: Gate | None) -> None:
         """Decide by ``gate`` from the next prefill on; by None, always open."""
         self.always.fill_(0.0 if gate is not None else 1.0)
-        for name, tensor in _tensors(gate).items() if gate is not None else ():
-            getattr(self, name).copy_(tensor)
+        if gate is not None:
+            self.put(gate)
         self.forget()
 
     def forget(self) -> None:
@@ -67,15 +96,7 @@ class GateState(nn.Module):
             raise SteeringError(
                 f"{h.shape[0]} rows in one forward; a gate takes at most {CAPACITY}: use smaller batches"
             )
-        b: Any = self
-        h = h.detach().to(b.weight.device, torch.float32)
-        score = h @ b.weight + b.bias
-        opened = opening(score, b.threshold, b.temperature, b.hard)
-        if b.means.shape[0]:
-            distance = mahalanobis(h, b.means, b.basis, b.precision, b.residual_precision)
-            opened = opened.masked_fill(~(distance <= b.limit), 1.0)  # NaN is beyond the limit
-        else:
-            distance = torch.full_like(score, math.nan)
+        score, distance, opened = self.judge(h.detach().to(self.openings.device, torch.float32))
         rows = h.shape[0]
         self.openings.fill_(1.0)
         self.openings[:rows, 0] = torch.maximum(opened, self.always)

@@ -45,7 +45,7 @@ def prove_gate(
     marks = known_marks(layers)
     marks[: gate.layer + 1] = 0.0
     # whatever the probe's distance, it is the threshold that decides here
-    bare = gate.with_mode("hard").with_limit(None)
+    bare = gate.bare()
     try:
         write(marks)
         state.write(bare)

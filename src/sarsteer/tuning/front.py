@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from sarsteer.errors import TuningError
+from sarsteer.evaluation.metrics import Estimate, upper_bound
 from sarsteer.tuning.measuring import Measured
 from sarsteer.tuning.setting import Setting
 
@@ -21,24 +22,30 @@ class Limits:
     Attributes:
         over_refusal: the most that may be added to the undefended model's over-refusal, as a share: 0.05 is 5 points.
         broken: the most broken answers, as a share of all requests.
+        confidence: with which the limits are kept, one-sided. At 0.5 the rates on the tuning pairs count as they are;
+            the best of many settings by a few dozen requests is then flattered, and may not keep them on new ones.
 
     Raises:
-        TuningError: a limit is no share.
+        TuningError: a limit is no share, or the confidence is not from 0.5 to below 1.
 
     """
 
     over_refusal: float = 0.05
     broken: float = 0.01
+    confidence: float = 0.8
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
+        if not 0.5 <= self.confidence < 1:
+            raise TuningError(f"the confidence must be from 0.5 to below 1, not {self.confidence:g}")
+        for name, value in (("over_refusal", self.over_refusal), ("broken", self.broken)):
             if not 0 <= value <= 1:
                 raise TuningError(
                     f"the limit on {name.replace('_', '-')} must lie between 0 and 100 %, not {value:.0%}"
                 )
 
     def __str__(self) -> str:
-        return f"over-refusal at most {100 * self.over_refusal:g} points, broken at most {100 * self.broken:g} %"
+        sure = f" (confidence {100 * self.confidence:g} %)" if self.confidence > 0.5 else ""
+        return f"over-refusal at most {100 * self.over_refusal:g} points, broken at most {100 * self.broken:g} %{sure}"
 
 
 @dataclass(frozen=True)
@@ -74,8 +81,18 @@ def keeps(measured: Measured, undefended: Measured, limits: Limits) -> bool:
 
 
 def _excess(measured: Measured, undefended: Measured, limits: Limits) -> tuple[float, float]:
-    added = measured.over_refusal.value - undefended.over_refusal.value
-    return added - limits.over_refusal, measured.broken.value - limits.broken
+    over, broken = (
+        _at_most(m, limits.confidence, u)
+        for m, u in ((measured.over_refusal, undefended.over_refusal), (measured.broken, undefended.broken))
+    )
+    return over - undefended.over_refusal.value - limits.over_refusal, broken - limits.broken
+
+
+def _at_most(measured: Estimate, confidence: float, undefended: Estimate) -> float:
+    """An upper bound of a rate; the rate itself where steering adds nothing: no setting could do better."""
+    if measured.value <= undefended.value:
+        return measured.value
+    return upper_bound(measured.value, measured.n, confidence)
 
 
 def choose(points: Sequence[Point], undefended: Measured, limits: Limits) -> Point:

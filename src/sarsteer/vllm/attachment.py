@@ -5,22 +5,26 @@ written in place into their buffers before each step.
 
 vLLM's layers return ``(hidden, residual)`` whose sum is the residual stream; the next layer's norm adds them. The
 vector is added to ``residual``, so that fused all-reduce and norm patterns still match. The sum is made in float32 and
-rounded once to the activation's type.
+rounded once to the activation's type. Where a vector set has a gate (``gates``), the layers above the gate's read
+strengths that are multiplied by what was decided, and those up to it add nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from sarsteer.errors import SteeringError
+from sarsteer.steering.gate import Gate
+from sarsteer.vllm.gates import Gates
 from sarsteer.vllm.layers import local_layers
+from sarsteer.vllm.rows import Rows
 
 _VECTORS, _STRENGTHS, _SETS = "_sarsteer_vectors", "_sarsteer_strengths", "_sarsteer_sets"
+_GATES, _JUDGES = "_sarsteer_gates", "_sarsteer_judges"
 
 
 class Attachment:
@@ -31,44 +35,66 @@ class Attachment:
         vectors: ``[S, L, D]``, one of the S vector sets each.
         max_rows: the most tokens of a step.
         device: where the layers compute.
+        gates: of each vector set; None where it has none.
 
     Raises:
-        SteeringError: the decoder layers are not found, or are not as many as the vectors.
+        SteeringError: the decoder layers are not found, or are not as many as the vectors; or a gate cannot decide
+            for layers of this worker.
 
     """
 
-    def __init__(self, model: nn.Module, vectors: torch.Tensor, max_rows: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        vectors: torch.Tensor,
+        max_rows: int,
+        device: torch.device,
+        gates: Sequence[Gate | None] = (),
+    ) -> None:
         self.sets, self.total, self.width = vectors.shape
         self.layers = local_layers(model, self.total)
         self.strengths = torch.zeros(max_rows, 1, dtype=torch.float32, device=device)
         self.row_sets = torch.zeros(max_rows, dtype=torch.int64, device=device)
         self._vectors = vectors.float().clone()
-        self._filled: tuple[NDArray[Any], NDArray[Any]] | None = None
+        for index, gate in enumerate(gates):
+            if gate is not None:
+                self._vectors[index, : gate.layer + 1] = 0.0
+        self.gates = Gates(gates, self.layers, self.row_sets, self.strengths) if any(gates) else None
+        self._filled: Rows | None = None
         for number, layer in self.layers.items():
             # one buffer a layer, a copy: the proof writes into it; the rows' buffers are shared by all
             layer.register_buffer(_VECTORS, self._vectors[:, number].to(device, copy=True), persistent=False)
-            layer.register_buffer(_STRENGTHS, self.strengths, persistent=False)
+            strengths = self.strengths if self.gates is None or number <= self.gates.first else self.gates.gated
+            layer.register_buffer(_STRENGTHS, strengths, persistent=False)
             layer.register_buffer(_SETS, self.row_sets, persistent=False)
             layer.register_forward_hook(_steer_one if self.sets == 1 else _steer_many, prepend=True)
+            judges = [judge for judge in self.gates.judges if judge.layer == number] if self.gates is not None else []
+            if judges:
+                setattr(layer, _GATES, self.gates)
+                setattr(layer, _JUDGES, nn.ModuleList(judges))
+                layer.register_forward_hook(_decide)
 
-    def fill(self, strengths: NDArray[np.float32], sets: NDArray[np.int64]) -> None:
-        """Set the strength and vector set of the first ``len(strengths)`` rows; later rows are padding."""
-        if self._filled is not None:
-            old_strengths, old_sets = self._filled
-            if np.array_equal(old_strengths, strengths) and np.array_equal(old_sets, sets):
-                return  # most decoding steps: the same requests, all steered
-        rows = len(strengths)
-        if rows > len(self.strengths):
-            raise SteeringError(f"a step of {rows} tokens, where at most {len(self.strengths)} were announced")
-        self.strengths[:rows, 0].copy_(torch.from_numpy(strengths))
+    def fill(self, rows: Rows) -> None:
+        """Set what the first ``len(rows)`` rows are; later rows are padding."""
+        if rows.equals(self._filled):
+            return  # most decoding steps: the same requests, all steered
+        count = len(rows)
+        if count > len(self.strengths):
+            raise SteeringError(f"a step of {count} tokens, where at most {len(self.strengths)} were announced")
+        self.strengths[:count, 0].copy_(torch.from_numpy(rows.strengths))
         if self.sets > 1:
-            self.row_sets[:rows].copy_(torch.from_numpy(sets))
-        self._filled = (strengths, sets)
+            self.row_sets[:count].copy_(torch.from_numpy(rows.sets))
+        if self.gates is not None:
+            before = len(self._filled) if self._filled is not None else len(self.strengths)
+            self.gates.set_rows(torch.from_numpy(rows.slots), torch.from_numpy(rows.decided), before)
+        self._filled = rows
 
     def clear(self) -> None:
         """Steer no row."""
         self.strengths.zero_()
         self.row_sets.zero_()
+        if self.gates is not None:
+            self.gates.clear()
         self._filled = None
 
     def write_vectors(self, number: int, vectors: torch.Tensor) -> None:
@@ -83,8 +109,8 @@ class Attachment:
 
     @property
     def intact(self) -> bool:
-        """Whether the hooks read this steering's vectors, at this moment."""
-        return all(
+        """Whether the hooks read this steering's vectors and gates, at this moment."""
+        return (self.gates is None or self.gates.intact) and all(
             torch.equal(getattr(layer, _VECTORS).cpu(), self._vectors[:, number])
             for number, layer in self.layers.items()
         )
@@ -118,3 +144,9 @@ def _steer_many(layer: nn.Module, _args: Any, output: Any) -> Any:
     vectors = getattr(layer, _VECTORS)[getattr(layer, _SETS)[:rows]]
     added = stream.float() + getattr(layer, _STRENGTHS)[:rows] * vectors
     return _with_stream(output, added.to(stream.dtype))
+
+
+def _decide(layer: nn.Module, _args: Any, output: Any) -> None:
+    """The hook of a gate's layer, after its steering: the residual stream is the sum of what the layer returns."""
+    stream = output.float() if torch.is_tensor(output) else output[0].float() + output[1].float()
+    getattr(layer, _GATES).decide(stream, getattr(layer, _JUDGES))

@@ -10,6 +10,7 @@ import torch
 
 from sarsteer.errors import SteeringError
 from sarsteer.vllm.patching import wrap
+from sarsteer.vllm.rows import past_prompt
 from sarsteer.vllm.worker import follow_runner
 
 CAPTURE = {"capture": True}
@@ -58,12 +59,9 @@ class CapturingWorker:
 
     def step(self, request_ids: Sequence[str], computed: Any, scheduled: Any, prompt_lengths: Any) -> None:
         """Find the rows that are a request's last prompt token."""
-        scheduled = np.asarray(scheduled, dtype=np.int64)
-        first = np.cumsum(scheduled) - scheduled
-        within = np.asarray(prompt_lengths) - 1 - np.asarray(computed)
-        here = (within >= 0) & (within < scheduled)
-        self._rows = [(int(first[i] + within[i]), request_ids[i]) for i in np.flatnonzero(here)]
-        rows = [row for row, _ in self._rows]
+        rows = np.flatnonzero(past_prompt(computed, scheduled, prompt_lengths) == 0).tolist()
+        owners = np.repeat(np.arange(len(request_ids)), np.asarray(scheduled, dtype=np.int64))
+        self._rows = [(row, request_ids[owners[row]]) for row in rows]
         self._index = torch.tensor(rows, device=self._runner.device) if rows else None
 
     def take(self) -> dict[str, dict[str, bytes]]:

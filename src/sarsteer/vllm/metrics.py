@@ -9,6 +9,8 @@ from sarsteer.vllm.patching import wrap
 from sarsteer.vllm.settings import Settings
 from sarsteer.vllm.strengths import applied_strength
 
+_HOW = "by whether they are steered: yes; no, at alpha 0; or as the gate decides, gated"
+
 
 @functools.cache
 def counters() -> tuple[Any, Any]:
@@ -17,8 +19,8 @@ def counters() -> tuple[Any, Any]:
 
     labels = ("set", "steered")
     return (
-        Counter("sarsteer_requests", "Requests taken, by vector set and by whether their alpha is not 0.", labels),
-        Counter("sarsteer_tokens", "Tokens answered, by vector set and by whether they were steered.", labels),
+        Counter("sarsteer_requests", f"Requests taken, by vector set and {_HOW}.", labels),
+        Counter("sarsteer_tokens", f"Tokens answered, by vector set and {_HOW}.", labels),
     )
 
 
@@ -29,12 +31,15 @@ def count_steered(output_processor: Any, settings: Settings) -> None:
     """
     requests, tokens = counters()
     for one in settings.sets:  # shown as 0 from the start
-        requests.labels(one.name, "yes"), tokens.labels(one.name, "yes")
+        label = one.name, "yes" if one.gate_layer is None else "gated"
+        requests.labels(*label), tokens.labels(*label)
     labels: dict[str, tuple[str, str]] = {}
 
     def add(original: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         strength = applied_strength(getattr(request.sampling_params, "extra_args", None), settings)
-        label = settings.sets[strength.index].name, "yes" if strength.alpha else "no"
+        chosen = settings.sets[strength.index]
+        steered = "yes" if chosen.gate_layer is None else "gated"
+        label = chosen.name, steered if strength.alpha else "no"
         labels[request.request_id] = label
         requests.labels(*label).inc()
         return original(request, *args, **kwargs)

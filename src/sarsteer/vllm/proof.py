@@ -15,9 +15,10 @@ import torch
 
 from sarsteer.errors import SteeringError
 from sarsteer.vllm.attachment import Attachment
+from sarsteer.vllm.rows import rows_of
 
 ROWS = 4
-_LEAK = 1e-2
+LEAK = 1e-2
 """How much an unmarked row may change, relative to the marked ones: kernels may batch rows in other orders."""
 
 
@@ -31,17 +32,16 @@ def prove(attachment: Attachment, run: Callable[[], Any]) -> None:
 
     """
     zeros = torch.zeros(attachment.sets, attachment.width)
-    signs = torch.ones(attachment.width)
-    signs[::3] = -1  # no constant, so that no norm takes it out
+    signs = signs_of(attachment.width)
     chosen = np.array([1.0, 0.0] * (ROWS // 2), dtype=np.float32)
     try:
         for number in attachment.layers:
             attachment.write_vectors(number, zeros)
-        attachment.fill(chosen, np.full(ROWS, attachment.sets - 1, dtype=np.int64))
-        plain = _states(run())
+        attachment.fill(rows_of(chosen, attachment.sets - 1, [0] * ROWS, [1] * ROWS, [1] * ROWS))
+        plain = states_of(run())
         for number in attachment.layers:
             attachment.write_vectors(number, signs.expand_as(zeros))
-            marked = _states(run())
+            marked = states_of(run())
             attachment.write_vectors(number, zeros)
             change = (marked - plain).abs().amax(-1)
             steered, others = change[::2], change[1::2]
@@ -50,7 +50,7 @@ def prove(attachment: Attachment, run: Callable[[], Any]) -> None:
                     f"the hook on decoder layer {number} does not act in what vLLM compiled; nothing was answered. "
                     "Clear vLLM's compile cache, or start with --enforce-eager"
                 )
-            if bool((others > _LEAK * steered.min()).any()):
+            if bool((others > LEAK * steered.min()).any()):
                 raise SteeringError(
                     f"steering a row at decoder layer {number} changed other rows; nothing was answered"
                 )
@@ -59,7 +59,15 @@ def prove(attachment: Attachment, run: Callable[[], Any]) -> None:
         attachment.clear()
 
 
-def _states(output: Any) -> torch.Tensor:
+def signs_of(width: int) -> torch.Tensor:
+    """A mark: no constant, so that no norm takes it out."""
+    signs = torch.ones(width)
+    signs[::3] = -1
+    return signs
+
+
+def states_of(output: Any) -> torch.Tensor:
+    """``[ROWS, D]`` of what a dummy step returned, a copy in float32 on the CPU."""
     tensors = getattr(output, "tensors", None)
     if tensors is not None:  # a pipeline stage hands on (hidden, residual), or one hidden state
         output = torch.cat([tensors[name] for name in sorted(tensors)], dim=-1)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
 from sarsteer.vllm.attachment import Attachment
-from sarsteer.vllm.rows import row_strengths
+from sarsteer.vllm.gates import RequestSlots
+from sarsteer.vllm.rows import NOWHERE, OPEN, rows_of
 from sarsteer.vllm.settings import Settings
 from sarsteer.vllm.strengths import Strength, applied_strength
 
@@ -21,7 +24,7 @@ class Follower(Protocol):
         """Requests are finished."""
 
     def step(self, request_ids: Sequence[str], computed: Any, scheduled: Any, prompt_lengths: Any) -> None:
-        """A step's batch is settled and its forward comes next; the arguments are those of ``rows.steered_rows``."""
+        """A step's batch is settled and its forward comes next; the arguments are those of ``rows.past_prompt``."""
 
 
 class SteeredRequests:
@@ -32,16 +35,28 @@ class SteeredRequests:
 
     def __init__(self, settings: Settings) -> None:
         self.attachment: Attachment | None = None
+        self.slots: RequestSlots | None = None
         self._settings = settings
         self._default = applied_strength(None, settings)
         self._of: dict[str, Strength] = {}
 
+    def attach(self, attachment: Attachment) -> None:
+        """Write into this from now on."""
+        self.attachment = attachment
+        self.slots = None if attachment.gates is None else RequestSlots(attachment.gates.decisions)
+
     def add(self, request_id: str, sampling_params: Any) -> None:
-        """Note its strength."""
-        self._of[request_id] = applied_strength(getattr(sampling_params, "extra_args", None), self._settings)
+        """Note its strength, and give it a slot where it is gated."""
+        strength = applied_strength(getattr(sampling_params, "extra_args", None), self._settings)
+        self._of[request_id] = strength
+        if self.slots is not None and self._settings.sets[strength.index].gate_layer is not None:
+            self.slots.add(request_id)
 
     def remove(self, request_ids: Iterable[str]) -> None:
         """Forget them."""
+        request_ids = list(request_ids)
+        if self.slots is not None:
+            self.slots.remove(request_ids)
         for request_id in request_ids:
             self._of.pop(request_id, None)
 
@@ -50,4 +65,10 @@ class SteeredRequests:
         assert self.attachment is not None
         found = [self._of.get(request_id, self._default) for request_id in request_ids]
         alphas, sets = [one.alpha for one in found], [one.index for one in found]
-        self.attachment.fill(*row_strengths(alphas, sets, computed, scheduled, prompt_lengths))
+        slots: Any = OPEN
+        decided: Any = NOWHERE
+        if self.slots is not None:
+            last = np.asarray(prompt_lengths) - 1
+            deciding = (np.asarray(computed) <= last) & (last < np.asarray(computed) + np.asarray(scheduled))
+            slots, decided = self.slots.of(request_ids, deciding.tolist())
+        self.attachment.fill(rows_of(alphas, sets, computed, scheduled, prompt_lengths, slots, decided))

@@ -71,6 +71,7 @@ def describe(vllm_config: Any, engines: list[list[dict[str, Any]]]) -> dict[str,
                 "alpha": one.alpha,
                 "k": one.k,
                 "lambda": one.lambda_,
+                "gate_layer": one.gate_layer,
             }
             for one in settings.sets
         ],

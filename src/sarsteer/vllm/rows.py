@@ -7,6 +7,7 @@ caching and mixed batches. Positions are counted from the tokens already compute
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,39 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 
+OPEN, NOWHERE = 0, 1
+"""Slots of a gate's decisions that belong to no request: one that is always open, and one that nobody reads."""
 
-def steered_rows(computed: Any, scheduled: Any, prompt_lengths: Any) -> NDArray[np.bool_]:
-    """``[sum(scheduled)]``: whether each row is steered.
+
+@dataclass(frozen=True)
+class Rows:
+    """What the hooks are told of a step's rows: ``[sum(scheduled)]`` each.
+
+    Attributes:
+        strengths: alpha, or 0 where a row is not steered; float32.
+        sets: which vector set.
+        slots: where a gate's decision of the row's request lies.
+        decided: the slot into which this row's decision goes: a request's own at its last prompt token.
+
+    """
+
+    strengths: NDArray[np.float32]
+    sets: Ints
+    slots: Ints
+    decided: Ints
+
+    def __len__(self) -> int:
+        return len(self.strengths)
+
+    def equals(self, other: Rows | None) -> bool:
+        """Whether all is the same."""
+        return other is not None and all(
+            np.array_equal(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)
+        )
+
+
+def past_prompt(computed: Any, scheduled: Any, prompt_lengths: Any) -> Ints:
+    """``[sum(scheduled)]``: each row's distance from the last prompt token, which is 0; what is steered is >= 0.
 
     Args:
         computed: tokens of each request that were computed before this step.
@@ -26,17 +57,30 @@ def steered_rows(computed: Any, scheduled: Any, prompt_lengths: Any) -> NDArray[
     """
     scheduled = np.asarray(scheduled, dtype=np.int64)
     ends = np.cumsum(scheduled)
-    first = np.repeat(ends - scheduled, scheduled)
-    position = np.arange(int(ends[-1]) if len(ends) else 0) - first + np.repeat(np.asarray(computed), scheduled)
-    steered: NDArray[np.bool_] = position >= np.repeat(np.asarray(prompt_lengths), scheduled) - 1
-    return steered
+    offsets = np.asarray(computed) - (ends - scheduled) - (np.asarray(prompt_lengths) - 1)
+    found: Ints = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(offsets, scheduled)
+    return found
 
 
-def row_strengths(
-    alphas: Any, sets: Any, computed: Any, scheduled: Any, prompt_lengths: Any
-) -> tuple[NDArray[np.float32], Ints]:
-    """Strength and vector set of each row: ``[sum(scheduled)]`` each. A row that is not steered has strength 0."""
+def rows_of(
+    alphas: Any,
+    sets: Any,
+    computed: Any,
+    scheduled: Any,
+    prompt_lengths: Any,
+    slots: Any = OPEN,
+    decided: Any = NOWHERE,
+) -> Rows:
+    """The rows of a step; ``alphas``, ``sets``, ``slots`` and ``decided`` are given one for each request."""
     counts = np.asarray(scheduled, dtype=np.int64)
-    steered = steered_rows(computed, counts, prompt_lengths)
-    strengths = np.where(steered, np.repeat(np.asarray(alphas, dtype=np.float32), counts), np.float32(0))
-    return strengths, np.repeat(np.asarray(sets, dtype=np.int64), counts)
+    offsets = past_prompt(computed, counts, prompt_lengths)
+
+    def each(values: Any, kind: Any) -> Any:
+        return np.repeat(np.broadcast_to(np.asarray(values, dtype=kind), counts.shape), counts)
+
+    return Rows(
+        np.where(offsets >= 0, each(alphas, np.float32), np.float32(0)),
+        each(sets, np.int64),
+        each(slots, np.int64),
+        np.where(offsets == 0, each(decided, np.int64), NOWHERE),
+    )

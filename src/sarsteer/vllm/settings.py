@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from sarsteer.steering.artifact import Steering
+    from sarsteer.steering.gate import Gate
 
 KEY = "sarsteer"
 """In vLLM's ``additional_config``. It enters the compile cache's key: steered and plain graphs differ."""
@@ -35,8 +36,9 @@ class VectorSet:
         source: the file, or a repository on the Hub.
         alpha: strength of requests that name none.
         k, lambda_: of the ablation, for all requests.
-        digest: SHA-256 of the vectors; every worker must come to the same.
+        digest: SHA-256 of the vectors, and of the gate where there is one; every worker must come to the same.
         layers, width: L and D.
+        gate_layer: where its gate decides; None where every request is steered.
 
     """
 
@@ -48,6 +50,7 @@ class VectorSet:
     digest: str
     layers: int
     width: int
+    gate_layer: int | None = None
 
 
 @dataclass(frozen=True)
@@ -113,8 +116,10 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings |
     k = _number(env, "SARSTEER_K")
     if k is not None and (k != int(k) or k < 0):
         raise SteeringError(f"SARSTEER_K={env['SARSTEER_K']}: must be a whole number from 0")
+    wanted = env.get("SARSTEER_GATE", "").strip()
+    gate = None if not wanted else _choice(env, "SARSTEER_GATE", ("off", "on")) == "on"
     sets = tuple(
-        load_set(name, source, alpha, None if k is None else int(k), lambda_) for name, source in _sources(named)
+        load_set(name, source, alpha, None if k is None else int(k), lambda_, gate) for name, source in _sources(named)
     )
     first = sets[0]
     for one in sets[1:]:
@@ -131,38 +136,38 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings |
     )
 
 
-def load_set(name: str, source: str, alpha: float | None, k: int | None, lambda_: float | None) -> VectorSet:
-    """Read a steering file and settle its strengths: the operator's, else its own."""
+def load_set(
+    name: str, source: str, alpha: float | None, k: int | None, lambda_: float | None, gate: bool | None = None
+) -> VectorSet:
+    """Read a steering file and settle its strengths, and whether it is gated: the operator's word, else its own."""
     steering = read_steering(source)
+    try:
+        chosen = steering.choose_gate(gate)
+    except SteeringError as error:
+        raise SteeringError(f"{source}: {error}") from None
     own_alpha, own_k, own_lambda = steering.defaults
     k, lambda_ = (own_k if k is None else k), (own_lambda if lambda_ is None else lambda_)
     vectors = steering.vectors(k, lambda_)
     layers, width = vectors.shape
     alpha = own_alpha if alpha is None else alpha
-    return VectorSet(name, source, alpha, k, lambda_, vectors_digest(vectors), int(layers), int(width))
+    gate_layer = None if chosen is None else chosen.layer
+    digest = set_digest(vectors, chosen)
+    return VectorSet(name, source, alpha, k, lambda_, digest, int(layers), int(width), gate_layer)
 
 
 def read_steering(source: str) -> Steering:
-    """The artifact, if it can be applied here.
-
-    Raises:
-        SteeringError: it asks for something that vLLM steering does not do.
-
-    """
+    """The artifact, from a file or the Hub."""
     from sarsteer.steering.artifact import Steering
 
-    steering = Steering.load(source) if _is_file(source) else Steering.from_pretrained(source)
-    if steering.metadata.get("defaults", {}).get("gate"):
-        raise SteeringError(
-            f"{source}: its defaults turn the gate on, which is not built into vLLM steering; "
-            "make a copy with the gate off, or serve it by the transformers engine"
-        )
-    return steering
+    return Steering.load(source) if _is_file(source) else Steering.from_pretrained(source)
 
 
-def vectors_digest(vectors: torch.Tensor) -> str:
-    """SHA-256 of ``[L, D]`` in float32."""
-    return hashlib.sha256(vectors.float().contiguous().numpy().tobytes()).hexdigest()
+def set_digest(vectors: torch.Tensor, gate: Gate | None) -> str:
+    """SHA-256 of ``[L, D]`` in float32, and of the gate that decides beside them."""
+    digest = hashlib.sha256(vectors.float().contiguous().numpy().tobytes())
+    if gate is not None:
+        digest.update(gate.digest.encode())
+    return digest.hexdigest()
 
 
 def _sources(named: str) -> list[tuple[str, str]]:

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from sarsteer.errors import SteeringError
+from sarsteer.vllm.gate_proof import prove_gates
 from sarsteer.vllm.patching import wrap
 from sarsteer.vllm.proof import ROWS, prove
 from sarsteer.vllm.requests import Follower, SteeredRequests
-from sarsteer.vllm.settings import KEY, Settings, read_steering, settings_of, vectors_digest
+from sarsteer.vllm.settings import KEY, Settings, read_steering, set_digest, settings_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def follow_runner(worker: Any, follower: Follower) -> None:
 
 
 class SteeredWorker:
-    """Steering in one worker; makes the worker able to answer ``sarsteer_status``."""
+    """Steering in one worker; makes the worker able to answer ``sarsteer_status`` and ``sarsteer_decisions``."""
 
     def __init__(self, worker: Any, settings: Settings) -> None:
         self.worker, self.settings = worker, settings
@@ -64,6 +65,7 @@ class SteeredWorker:
         follow_runner(worker, self.requests)
         worker.sarsteer_status = self.status
         worker.sarsteer_confirm = self.confirm
+        worker.sarsteer_decisions = self.decisions
 
     def _load_model(self, original: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
@@ -75,23 +77,27 @@ class SteeredWorker:
         from sarsteer.vllm.attachment import Attachment
         from sarsteer.vllm.weights import check_weights
 
-        vectors = []
+        vectors, gates, digests = [], [], []
         for one in self.settings.sets:
             steering = read_steering(one.source)
             found = steering.vectors(one.k, one.lambda_)
-            if vectors_digest(found) != one.digest:
+            gate = steering.choose_gate(one.gate_layer is not None)
+            digests.append(set_digest(found, gate))
+            if digests[-1] != one.digest:
                 raise SteeringError(
-                    f"{one.source}: holds other vectors on this node than where the server was started; copy it anew"
+                    f"{one.source}: holds other vectors, or another gate, on this node than where the server was "
+                    "started; copy it anew"
                 )
             self.checked = check_weights(
                 self.worker.vllm_config, steering, allow_other_model=self.settings.allow_other_model
             )
             vectors.append(found)
+            gates.append(gate)
         attachment = Attachment(
-            self.runner.get_model(), torch.stack(vectors), self.runner.max_num_tokens, self.runner.device
+            self.runner.get_model(), torch.stack(vectors), self.runner.max_num_tokens, self.runner.device, gates
         )
-        self.requests.attachment = attachment
-        self._attached_digest = hashlib.sha256("".join(map(vectors_digest, vectors)).encode()).hexdigest()
+        self.requests.attach(attachment)
+        self._attached_digest = hashlib.sha256("".join(digests).encode()).hexdigest()
         logger.info(
             "sarsteer: attached to decoder layers %d to %d of %d; checked: %s",
             min(attachment.layers),
@@ -118,7 +124,9 @@ class SteeredWorker:
             modes.append(True)
         with torch.inference_mode():
             for uniform in modes:
-                prove(self.requests.attachment, functools.partial(self._dummy_step, uniform))
+                step = functools.partial(self._dummy_step, uniform)
+                prove(self.requests.attachment, step)
+                prove_gates(self.requests.attachment, step)
         self.proven = True
 
     def _dummy_step(self, uniform_decode: bool) -> Any:
@@ -155,4 +163,9 @@ class SteeredWorker:
             "checked": list(self.checked),
             "proven": self.proven,
             "confirmed": self.confirmed,
+            "gated": self.requests.slots.totals() if self.requests.slots is not None else None,
         }
+
+    def decisions(self) -> dict[str, list[float]]:
+        """What the gates decided, by request: opening, score, distance, 1 if out of distribution. See ``gates``."""
+        return self.requests.slots.take() if self.requests.slots is not None else {}

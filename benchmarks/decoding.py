@@ -1,0 +1,136 @@
+"""What steering costs an answer, and what a gate costs beside that: ``python -m benchmarks.decoding``.
+
+Steered against plain, and gated against always on. Two copies of each model stay attached as the two sides need, and
+answer in turns; half-way they change roles, so that what one copy's place in memory costs cancels. One thread: on a
+shared machine two wait for each other. Prefill is one new token, decode many, all sides as many; attaching is paid once
+and left out. The gate decides by score and distance, and lets half of the rows through. Ratios are medians with 95 %
+intervals (bootstrap over the rounds), by the process's own time and by the clock. Writes ``benchmarks/decoding.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers as T
+from rich.console import Console
+from rich.table import Table
+
+import sarsteer
+from benchmarks.run import HERE, large
+from sarsteer.models.base import AudioLanguageModel, Prompt
+from sarsteer.steering.calibration import INSTRUCTION
+from sarsteer.steering.distance import fit_distance
+from sarsteer.steering.gate import Gate
+from sarsteer.steering.hooks import attach
+
+ALPHA = 0.1
+Attach = Callable[[AudioLanguageModel], AbstractContextManager[Any]]
+
+
+def gate_of(model: AudioLanguageModel, prompts: list[Prompt]) -> Gate:
+    """At the middle layer, open to half of ``prompts``, with a distance of full rank."""
+    layer = len(model.decoder_layers) // 2
+    seen = model.last_token_activations(prompts)[:, layer]
+    weight = torch.nn.functional.normalize(seen.var(0), dim=0)
+    distance = fit_distance(seen, torch.arange(len(seen)) % 2)
+    # of full rank, as from many pairs
+    basis = torch.linalg.qr(torch.randn(seen.shape[1], 64))[0].T.contiguous()
+    full = type(distance)(distance.means, basis, torch.ones(64), distance.residual_precision)
+    return Gate(layer, weight, 0.0, float((seen @ weight).median()), distance=full, limit=1e6)
+
+
+def seconds(run: Callable[[], Any]) -> tuple[float, float]:
+    """Of the process, and of the clock."""
+    process, clock = time.process_time(), time.perf_counter()
+    run()
+    return time.process_time() - process, time.perf_counter() - clock
+
+
+def interval(ratios: list[float]) -> dict[str, Any]:
+    """Median and its 95 % interval."""
+    draws = np.random.default_rng(0).choice(ratios, (4000, len(ratios)))
+    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
+    return {"ratio": float(np.median(ratios)), "interval": [float(low), float(high)]}
+
+
+def compare(
+    models: list[AudioLanguageModel], heard: list[list[Prompt]], sides: tuple[Attach, Attach], tokens: int, rounds: int
+) -> dict[str, Any]:
+    """Times of the first side over those of the second; ``heard`` are each model's prompts, one batch."""
+
+    def answer(which: int) -> tuple[float, float]:
+        prompts = heard[which]
+        return seconds(lambda: models[which].generate(prompts, tokens, min_new_tokens=tokens, batch_size=len(prompts)))
+
+    process: list[float] = []
+    clock: list[float] = []
+    for first in (0, 1):
+        with sides[0](models[first]), sides[1](models[1 - first]):
+            answer(0), answer(1)
+            for index in range(rounds // 2):
+                times = {which: answer(which) for which in ((0, 1) if index % 2 else (1, 0))}
+                process.append(times[first][0] / times[1 - first][0])
+                clock.append(times[first][1] / times[1 - first][1])
+    return {"process": interval(process), "clock": interval(clock), "rounds": len(process), "load": os.getloadavg()[0]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--out", type=Path, default=HERE / "decoding.json")
+    args = parser.parse_args()
+    T.logging.set_verbosity_error()
+    T.logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    console = Console(width=110)
+    tiny = [sarsteer.load_model("sarsteer-tiny", device="cpu") for _ in range(2)]
+    items = sarsteer.load_pairs("sarsteer-tiny").harmful[:8]
+    turns = [sarsteer.user_turn(item.audio, INSTRUCTION) for item in items]
+    results: dict[str, Any] = {"torch": torch.__version__, "transformers": T.__version__, "threads": 1}
+    table = Table("what", "model", "batch", "process time", "clock")
+    for name, models, decoded in (
+        ("sarsteer-tiny", tiny, 32),
+        ("random 100M", [large(tiny[0].processor) for _ in range(2)], 16),
+    ):
+        heard = [model.prepare(turns) for model in models]
+        gate = gate_of(models[0], heard[0])
+        vectors = 1e-3 * torch.randn(len(models[0].decoder_layers), models[0].hidden_size)
+
+        def steered(model: AudioLanguageModel, v: torch.Tensor = vectors) -> AbstractContextManager[Any]:
+            return attach(model.module, model.decoder_layers, v, ALPHA)
+
+        def gated(model: AudioLanguageModel, v: torch.Tensor = vectors, g: Gate = gate) -> AbstractContextManager[Any]:
+            return attach(model.module, model.decoder_layers, v, ALPHA, gate=g)
+
+        def plain(_: AudioLanguageModel) -> AbstractContextManager[Any]:
+            return nullcontext()
+
+        for compared, sides in (("steered / plain", (steered, plain)), ("gated / always on", (gated, steered))):
+            for what, tokens in (("prefill", 1), ("decode", decoded)):
+                for batch in (1, 8):
+                    found = compare(models, [prompts[:batch] for prompts in heard], sides, tokens, args.rounds)
+                    title = f"{what} {compared}"
+                    results[f"{title}, {name}, batch {batch}"] = found
+                    table.add_row(title, name, str(batch), _told(found["process"]), _told(found["clock"]))
+                    console.print(f"{title}, {name}, batch {batch}: {_told(found['process'])}", highlight=False)
+    console.print(table)
+    args.out.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def _told(found: dict[str, Any]) -> str:
+    low, high = found["interval"]
+    return f"{found['ratio']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+if __name__ == "__main__":
+    main()

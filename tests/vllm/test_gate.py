@@ -1,0 +1,99 @@
+"""Gated vLLM against the gated transformers engine, token for token and score for score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import sarsteer
+from sarsteer.errors import SteeringError
+from tests.vllm.conftest import ALPHAS, CLOSE, FREE_GATED, TIMES, K, Request, engine, scores_of
+from tests.vllm.test_engine import FREE, Answers, ask_all, sampling
+
+
+def test_chunks_preemption_and_prefix_caching(
+    embedded: sarsteer.AudioLanguageModel,
+    gated: sarsteer.Steering,
+    gated_file: Path,
+    requests: list[Request],
+    gated_expected: Answers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    preempted: list[str] = []
+    preempt = Scheduler._preempt_request
+
+    def counting(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        if request.num_output_tokens:
+            preempted.append(request.request_id)
+        return preempt(self, request, *args, **kwargs)
+
+    monkeypatch.setattr(Scheduler, "_preempt_request", counting)
+    with engine(
+        gated_file, FREE_GATED, max_num_batched_tokens=64, max_num_seqs=16, num_gpu_blocks_override=20, block_size=32
+    ) as llm:
+        found = ask_all(llm, requests, TIMES)
+        assert preempted, "nothing was preempted while it answered: the test shows nothing of it"
+        (decided,) = llm.collective_rpc("sarsteer_decisions")
+        (status,) = llm.collective_rpc("sarsteer_status")
+    assert found == gated_expected
+    wanted = scores_of(embedded, gated.gate, requests)
+    assert len(decided) == len(requests) * len(ALPHAS)
+    for request_id, (opening, score, _, _) in decided.items():
+        number = int(request_id.split("-")[0]) // len(ALPHAS)
+        assert score == pytest.approx(wanted[number], abs=CLOSE)
+        assert opening == float(gated.gate is not None and wanted[number] > gated.gate.threshold)
+    # those that finished in the last step are counted in the next
+    assert 0 < status["gated"]["openings"] < status["gated"]["requests"] <= len(decided)
+
+
+def test_compiled_graphs_and_cached_prefixes(
+    gated_file: Path, requests: list[Request], gated_expected: Answers
+) -> None:
+    with engine(gated_file, FREE_GATED, enforce_eager=False, block_size=32) as llm:
+        assert ask_all(llm, requests, TIMES) == gated_expected
+        assert ask_all(llm, requests, TIMES) == gated_expected
+
+
+def test_gated_and_always_on_in_one_server(
+    gated: sarsteer.Steering,
+    steering_file: Path,
+    requests: list[Request],
+    expected: Answers,
+    gated_expected: Answers,
+    tmp_path: Path,
+) -> None:
+    alpha = ALPHAS[-1]
+    always = gated.with_defaults(alpha=alpha, k=K, gate=False).save(tmp_path / "always.safetensors")
+    own = gated.with_defaults(alpha=TIMES * alpha, k=K).save(tmp_path / "gated.safetensors")
+    prompts = [request.prompt for request in requests]
+    with engine(f"gated={own},always={always}") as llm:
+        params = [sampling(sarsteer_set=name) for name in ("gated", "always") for _ in prompts]
+        outputs = llm.generate([*prompts, *prompts], params, use_tqdm=False)
+    assert [list(output.outputs[0].token_ids) for output in outputs] == [*gated_expected[alpha], *expected[alpha]]
+
+
+def test_the_operator_can_leave_the_gate_out(gated_file: Path, requests: list[Request], expected: Answers) -> None:
+    with engine(gated_file, {**FREE, "SARSTEER_GATE": "off"}) as llm:
+        assert ask_all(llm, requests[:8]) == {alpha: expected[alpha][:8] for alpha in ALPHAS}
+
+
+@pytest.mark.parametrize("mode", ["eager", "compiled"])
+def test_a_gate_that_does_not_decide_stops_the_server(
+    mode: str, gated_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sarsteer.vllm.gates import Gates
+
+    def always_open(self: Gates, h: torch.Tensor, judges: Any) -> None:
+        self.gated[: h.shape[0]].copy_(self.strengths[: h.shape[0]])
+
+    monkeypatch.setattr(Gates, "decide", always_open)
+    with (
+        pytest.raises(SteeringError, match="does not score that layer"),
+        engine(gated_file, enforce_eager=mode == "eager"),
+    ):
+        pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -291,6 +292,42 @@ def test_activations_that_are_no_numbers_are_steered(model: AudioLanguageModel, 
     logits(model)
     hook.remove()
     assert openings(handle)[0] == 1.0
+
+
+def test_two_answers_at_once_are_an_error_and_not_one_gates_mixture(
+    model: AudioLanguageModel, vectors: torch.Tensor, gate: Gate
+) -> None:
+    """A second prefill would decide for the tokens that are still to come of the first answer."""
+    alone = "".join(model.stream(TURNS[0], 12))
+    with attach(model.module, model.decoder_layers, vectors, ALPHA):
+        first, second = model.stream(TURNS[0], 12), model.stream(TURNS[1], 12)
+        next(first), next(second)  # ungated, calls may overlap
+        list(first), list(second)
+    with attach(model.module, model.decoder_layers, vectors, ALPHA, gate=gate) as handle:
+        expected = "".join(model.stream(TURNS[0], 12))
+        entered, leave = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with handle.answering():
+                entered.set()
+                leave.wait()
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        entered.wait()
+        try:
+            for answer in (
+                lambda: model.generate(TURNS[:1], 4),
+                lambda: list(model.stream(TURNS[0], 4)),
+                lambda: model.module.generate(**model.collate(model.prepare(TURNS[:1])), max_new_tokens=2),
+            ):
+                with pytest.raises(SteeringError, match="is answering another request"):
+                    answer()
+        finally:
+            leave.set()
+            holder.join()
+        assert "".join(model.stream(TURNS[0], 12)) == expected
+    assert "".join(model.stream(TURNS[0], 12)) == alone
 
 
 # ---- compiled --------------------------------------------------------------------------------------------------------

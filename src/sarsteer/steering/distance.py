@@ -47,7 +47,8 @@ class MahalanobisDistance:
         """``[...]`` of activations ``[..., D]``, in float32."""
         scale = torch.tensor(self.residual_precision, dtype=torch.float32, device=h.device)
         means, basis, precision = (t.to(h.device) for t in (self.means, self.basis, self.precision))
-        return mahalanobis(h.float(), means, basis, precision, scale)
+        rows = h.float().reshape(-1, h.shape[-1])
+        return mahalanobis(rows, means, basis, precision, scale).view(h.shape[:-1])
 
 
 def mahalanobis(
@@ -56,16 +57,22 @@ def mahalanobis(
     basis: torch.Tensor,
     precision: torch.Tensor,
     residual_precision: torch.Tensor,
+    *,
+    one_by_one: bool = False,
 ) -> torch.Tensor:
-    """``MahalanobisDistance`` on bare tensors, as the hooks compute it: ``[...]`` of ``h`` ``[..., D]`` in float32."""
+    """``MahalanobisDistance`` on bare tensors, as the hooks compute it: ``[B]`` of ``h`` ``[B, D]`` in float32.
+
+    All classes at once is the fewest operations; ``one_by_one`` holds fewer copies of ``h``, for many rows.
+    """
     squares = []
-    for mean in means:  # one at a time: vLLM's rows are a whole prompt's tokens
-        z = h - mean
+    for some in torch.split(means, 1 if one_by_one else len(means)):
+        z = (h - some[:, None]).flatten(0, 1)
         along = z @ basis.T
         # the remainder itself, not ‖z‖² − ‖along‖²: a few coordinates of large models dwarf all others and would cancel
-        rest = z - along @ basis
-        squares.append((along.square() * precision).sum(-1) + rest.square().sum(-1) * residual_precision)
-    return (torch.stack(squares).amin(0) / h.shape[-1]).sqrt()
+        rest = torch.addmm(z, along, basis, alpha=-1)
+        square = along.square() @ precision + torch.linalg.vecdot(rest, rest) * residual_precision
+        squares.append(square.view(len(some), -1))
+    return (torch.cat(squares).amin(0) / h.shape[-1]).sqrt()
 
 
 def fit_distance(activations: torch.Tensor, classes: torch.Tensor, max_rank: int = 64) -> MahalanobisDistance:

@@ -25,11 +25,18 @@ STATE = "_sarsteer_gate"
 
 
 class GateNumbers(nn.Module):
-    """A gate's numbers as buffers, and what they say of activations."""
+    """A gate's numbers as buffers, and what they say of activations.
 
-    def __init__(self, gate: Gate, device: torch.device) -> None:
+    Args:
+        gate: whose numbers.
+        device: where the activations are.
+        many: whether thousands of rows may be judged at once, as where prompts are not parted from their last tokens.
+
+    """
+
+    def __init__(self, gate: Gate, device: torch.device, *, many: bool = False) -> None:
         super().__init__()
-        self.layer = gate.layer
+        self.layer, self._many = gate.layer, many
         for name, tensor in _tensors(gate).items():
             self.register_buffer(name, tensor.to(device), persistent=False)
 
@@ -43,7 +50,7 @@ class GateNumbers(nn.Module):
         opened = opening(score, b.threshold, b.temperature, b.hard)
         if not b.means.shape[0]:
             return score, torch.full_like(score, math.nan), opened
-        distance = mahalanobis(h, b.means, b.basis, b.precision, b.residual_precision)
+        distance = mahalanobis(h, b.means, b.basis, b.precision, b.residual_precision, one_by_one=self._many)
         return score, distance, opened.masked_fill(~(distance <= b.limit), 1.0)  # NaN is beyond the limit
 
     def put(self, gate: Gate) -> None:

@@ -37,7 +37,7 @@ class Judge(GateNumbers):
     """One vector set's gate."""
 
     def __init__(self, index: int, gate: Gate, device: torch.device) -> None:
-        super().__init__(gate, device)
+        super().__init__(gate, device, many=True)
         self.index, self.gate = index, gate
 
 

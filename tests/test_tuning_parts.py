@@ -20,15 +20,15 @@ from sarsteer.data.manifest import Item
 from sarsteer.data.overlap import shared_items
 from sarsteer.data.pairs import Pair, Pairs
 from sarsteer.errors import SarsteerError, SteeringError, TuningError
-from sarsteer.evaluation.metrics import upper_bound
+from sarsteer.evaluation.metrics import rate, upper_bound
 from sarsteer.steering.artifact import FORMAT_VERSION, GATED_VERSION, Steering
-from sarsteer.tuning.front import Limits, Point, choose, keeps, next_on_front, pareto_front
+from sarsteer.tuning.front import Limits, Point, _bound, choose, keeps, next_on_front, pareto_front, unproven
 from sarsteer.tuning.gates import gate_layers
 from sarsteer.tuning.measuring import Measured
 from sarsteer.tuning.refusal_tokens import refusal_tokens
 from sarsteer.tuning.setting import Setting, above_gate, describe_layers, own_gate
 from sarsteer.tuning.space import PUSH, Space
-from sarsteer.tuning.split import MIN_PAIRS, split_pairs
+from sarsteer.tuning.split import MIN_PAIRS, request_groups, split_pairs
 from sarsteer.tuning.study import SURROGATE, Memory
 
 # ---- weights of layers, and the closed form --------------------------------------------------------------------------
@@ -155,10 +155,29 @@ def test_bisection_finds_where_the_limits_end(n: int, data: st.DataObject) -> No
     while (index := next_on_front(costs, within, guess, n - len(within))) is not None:
         assert index not in within
         within[index] = index <= last
-        if len(within) == 8:  # a guess, and at most log2(40) + 1 halvings
+        if len(within) == 11:  # a guess, log2(40) doublings, and as many halvings of the last one's half
             assert last < 0 or within.get(last), "the last point that keeps the limits is found"
     assert len(within) == n
     assert next_on_front(costs, {}, guess, 0) is None
+
+
+@given(st.integers(1, 40), st.data())
+def test_while_nothing_fails_steps_double(n: int, data: st.DataObject) -> None:
+    """What breaks everything lies at the end of a front: it is not measured before what lies near the guess."""
+    guess = data.draw(st.integers(0, n - 1))
+    costs, within, order = [i / n for i in range(n)], dict[int, bool](), list[int]()
+    while (index := next_on_front(costs, within, guess, 1)) is not None and len(within) < n:
+        order.append(index)
+        within[index] = True
+    rising = [guess]
+    while rising[-1] < n - 1:
+        rising.append(min(guess + 2 * (rising[-1] - guess) + 1, n - 1))
+    assert order[: len(rising)] == rising
+
+
+def test_a_starting_point_on_the_front_does_not_replace_the_guess() -> None:
+    assert next_on_front([0.1, 0.2, 0.3, 0.4, 0.5], {0: True}, 2, 1) == 2
+    assert next_on_front([0.1, 0.2, 0.3, 0.4, 0.5], {0: True, 1: False}, 2, 1) != 2
 
 
 def _measured(asr: int, over: int, broken: int) -> Measured:
@@ -194,6 +213,11 @@ def test_what_cannot_be_kept_is_said_with_the_nearest() -> None:
         TuningError, match=r"no setting of 2 measured keeps .*nearest is α 0.3.*over-refusal \+15.0 points"
     ):
         choose([_point(0.3, 9, 3, 0), _point(0.5, 0, 12, 4)], undefended, Limits(0.05, 0.01, 0.5))
+    with pytest.raises(
+        TuningError,
+        match=r"over-refusal \+5\.0 points \(at most \+10\.9 points with 80 % confidence\), broken 0\.0 %; allow",
+    ):
+        choose([_point(0.3, 9, 1, 0)], undefended, Limits(0.05, 0.01, 0.8))
     with pytest.raises(TuningError, match=r"lowers the ASR .*nearest is α 0.5"):
         choose([_point(0.0, 18, 0, 0), _point(0.5, 2, 3, 0)], undefended, Limits(0.05, 0.01, 0.5))
     with pytest.raises(TuningError, match="between 0 and 100"):
@@ -216,6 +240,48 @@ def test_limits_are_kept_with_a_confidence() -> None:
     assert str(Limits(confidence=0.8)).endswith("(confidence 80 %)")
 
 
+def test_variants_of_one_request_count_once_against_the_limits() -> None:
+    """Five voices of four requests say no more than four requests do."""
+    groups = tuple(i // 5 for i in range(20))
+    alone, together = _measured(4, 5, 0), replace(_measured(4, 5, 0), groups=groups)
+    assert (alone.over_refusal.n, alone.over_refusal.clusters) == (20, None)
+    assert (together.over_refusal.n, together.over_refusal.clusters) == (20, 4)
+    assert together.over_refusal.value == alone.over_refusal.value
+    assert together.broken.clusters == 8, "a harmful request and its safe twin are two"
+    assert together.over_refusal.high > alone.over_refusal.high
+    limits, undefended = Limits(0.35, 0.1, 0.8), _measured(18, 0, 0)
+    assert keeps(alone, undefended, limits)
+    assert not keeps(together, undefended, limits)
+    assert Measured.from_json(together.to_json()) == together
+    # what could not be read is left out of n, and of its group
+    unread = replace(together, safe=(None, *together.safe[1:]))
+    assert (unread.over_refusal.n, unread.over_refusal.clusters) == (19, 4)
+
+
+def test_the_groups_of_pairs_are_told_apart() -> None:
+    found = request_groups(_pairs(12, {1: 0, 2: 0, 7: 3}))
+    assert len(found) == 12
+    assert len({*found}) == 12 - 3
+    assert found[0] == found[1] == found[2]
+    assert found[3] == found[7] != found[0]
+
+
+def test_what_so_few_requests_cannot_show_is_noted() -> None:
+    """Of twenty safe requests none refused may be 3.4 % by Wilson's bound at 80 %, of forty none broken 1.7 %."""
+    undefended = measured = _measured(18, 0, 0)
+    assert keeps(measured, undefended, Limits(0.03, 0.01, 0.8))
+    over, broken = unproven(measured, undefended, Limits(0.03, 0.01, 0.8))
+    assert over.startswith("over-refusal: 0.0 %")
+    assert "up to +3.4 points (confidence 80 %), beyond the 3 allowed" in over
+    assert broken.startswith("broken answers: 0.0 %")
+    assert "up to 1.7 % (confidence 80 %), beyond the 1 allowed" in broken
+    assert unproven(measured, undefended, Limits(0.05, 0.02, 0.8)) == []
+    assert unproven(measured, undefended, Limits(0.0, 0.0, 0.5)) == []
+    # a bound that adds to an undefended rate says what may be added
+    (again,) = unproven(_measured(18, 4, 0), _measured(18, 4, 0), Limits(0.05, 0.5, 0.8))
+    assert "up to +8.5 points" in again
+
+
 @given(st.integers(0, 50), st.floats(0.5, 0.999))
 def test_the_upper_bound_is_wilsons(hits: int, confidence: float) -> None:
     from scipy.stats import binomtest
@@ -225,6 +291,8 @@ def test_the_upper_bound_is_wilsons(hits: int, confidence: float) -> None:
     wanted = binomtest(hits, 50).proportion_ci(max(2 * confidence - 1, 1e-12), method="wilson").high
     assert bound == pytest.approx(wanted, abs=1e-6)
     assert hits / 50 - 1e-12 <= bound <= 1
+    estimate = rate([True] * hits + [False] * (50 - hits))
+    assert _bound(estimate, confidence) == pytest.approx(bound, abs=1e-9), "n is what the interval was made of"
 
 
 # ---- the space -------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from sarsteer.models.base import AudioLanguageModel
 from sarsteer.models.interface import DEFAULT_BATCH
 from sarsteer.steering.artifact import DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA, Steering
 from sarsteer.steering.calibration import INSTRUCTION, REFUSAL_PROMPT, calibrate
-from sarsteer.tuning.front import Limits, Point, choose, goals, keeps, next_on_front, pareto_front
+from sarsteer.tuning.front import Limits, Point, choose, goals, keeps, next_on_front, pareto_front, unproven
 from sarsteer.tuning.gates import fit_gates, gate_layers, last_tokens
 from sarsteer.tuning.measuring import Measured, Measurer
 from sarsteer.tuning.references import References, Report, Requests, answer_all, hear
@@ -184,7 +184,7 @@ def _tune(
         # from all pairs, at the layer that was measured
         refitted = fit_gates(last_tokens(model, pairs, instruction, options.batch_size), [layer])
         whole = whole.with_gate(refitted.get(layer, gates[layer]))
-    notes += _unreadable(points, judge)
+    notes += unproven(chosen.measured, undefended, options.limits) + _unreadable(points, judge)
     tuned = Tuned(whole, chosen, tuple(points), undefended, tuple(candidates), tuple(notes))
     from sarsteer.tuning.record import recorded
 

@@ -23,7 +23,7 @@ from sarsteer.errors import SarsteerError, SteeringError, TuningError
 from sarsteer.evaluation.metrics import rate, upper_bound
 from sarsteer.steering.artifact import FORMAT_VERSION, GATED_VERSION, Steering
 from sarsteer.tuning.front import Limits, Point, _bound, choose, keeps, next_on_front, pareto_front, unproven
-from sarsteer.tuning.gates import gate_layers
+from sarsteer.tuning.gates import fit_gates, gate_layers, refit
 from sarsteer.tuning.measuring import Measured
 from sarsteer.tuning.refusal_tokens import refusal_tokens
 from sarsteer.tuning.setting import Setting, above_gate, describe_layers, own_gate
@@ -353,6 +353,25 @@ def test_gates_are_tried_at_layers_that_leave_some_to_steer() -> None:
     assert (len(many), many[0], many[-1]) == (8, 0, 30)
 
 
+def test_a_gate_that_is_not_the_measured_one_is_noted() -> None:
+    """Real fits: activations that a direction tells apart, and some that nothing does."""
+    rng = torch.Generator().manual_seed(0)
+    harmful, safe = torch.randn(30, 3, 12, generator=rng), torch.randn(30, 3, 12, generator=rng)
+    apart = (harmful[:15] + 3, safe[:15])
+    measured = fit_gates(apart, [1])[1]
+    gate, notes = refit(measured, (harmful + 3, safe))
+    assert (gate.layer, gate.metadata["pairs"]) == (1, 30)
+    assert notes == []
+    gate, (note,) = refit(measured, (harmful, safe))
+    assert gate is measured
+    assert "the file keeps the one that was measured, fitted on 15 of them" in note
+    other = replace(measured, metadata={**measured.metadata, "method": "logistic"})
+    gate, (note,) = refit(other, (harmful + 3, safe))
+    assert gate.metadata["method"] != "logistic"
+    assert "became another detector" in note
+    assert "where logistic was measured" in note
+
+
 def test_an_unknown_search_of_layers_is_refused(steering: Steering) -> None:
     with pytest.raises(TuningError, match="use one of all, range, weights"):
         Space(steering, "some")  # type: ignore[arg-type]
@@ -399,6 +418,19 @@ def test_a_study_of_other_settings_is_refused_by_name(tmp_path: Path) -> None:
     Memory(tmp_path, SETTINGS)
     with pytest.raises(TuningError, match="another pairs, seed; delete"):
         Memory(tmp_path, {**SETTINGS, "pairs": "q", "seed": 1})
+
+
+def test_a_folder_of_other_search_rules_is_refused_by_name(
+    embedded: sarsteer.AudioLanguageModel, calibration_pairs: Pairs, tmp_path: Path
+) -> None:
+    from sarsteer.evaluation.judges import make_judge
+    from sarsteer.tuning.run import Options, _settings
+
+    now = _settings(embedded, calibration_pairs, make_judge("embedded"), Options())
+    before = {name: value for name, value in now.items() if name != "search_version"}  # as files of old have it
+    Memory(tmp_path, before)
+    with pytest.raises(TuningError, match="another search_version; delete"):
+        Memory(tmp_path, now)
 
 
 def test_a_damaged_study_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,46 @@ def test_the_upper_bound_is_wilsons(hits: int, confidence: float) -> None:
     assert hits / 50 - 1e-12 <= bound <= 1
     estimate = rate([True] * hits + [False] * (50 - hits))
     assert _bound(estimate, confidence) == pytest.approx(bound, abs=1e-9), "n is what the interval was made of"
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+
+def test_the_picture_marks_what_does_not_keep_the_limits() -> None:
+    """One more of twenty is on the limit of five points, and beyond it with a confidence."""
+    pytest.importorskip("matplotlib")
+    from matplotlib import pyplot
+
+    from sarsteer.tuning.plots import draw_front
+    from sarsteer.tuning.run import Tuned
+
+    chosen, beyond = _point(0.1, 9, 0, 0), _point(0.2, 5, 1, 0)
+    tuned = Tuned(None, chosen, (chosen, beyond), _measured(18, 0, 0), ())  # type: ignore[arg-type]
+    for confidence, kept in ((0.5, 2), (0.8, 1)):
+        left, right, _ = (figure := draw_front(tuned, Limits(0.05, 0.01, confidence), "")).axes
+        shown = [text.get_text() for text in left.get_legend().get_texts()]
+        assert shown[:2] == [f"{kept} measured, within the limits", f"{2 - kept} measured, beyond them"]
+        crosses, dots = right.collections[:2]
+        assert (len(crosses.get_offsets()), len(dots.get_offsets())) == (2 - kept, kept)
+        pyplot.close(figure)
+
+
+def test_a_layer_with_no_other_is_not_drawn_at_nothing() -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib import pyplot
+
+    from sarsteer.tuning.layer_study import LayerRow, LayerStudy
+    from sarsteer.tuning.plots import draw_layer_study
+    from sarsteer.tuning.surrogate import Scores
+
+    scores = Scores(0.4, 0.1, 0.0)
+    study = LayerStudy(_point(0.1, 1, 0, 0).setting, (LayerRow(6, scores, 0.1, None),), scores, scores)
+    figure = draw_layer_study(study, "")
+    alone, without = ([line for line in axis.lines if line.get_marker() == "o"] for axis in figure.axes)
+    assert [list(line.get_ydata()) for line in alone] == [[60.0], [10.0], [0.0]]
+    assert all(math.isnan(line.get_ydata()[0]) for line in without)
+    assert [text.get_text() for text in figure.axes[1].texts] == ["no other layer is steered"]
+    pyplot.close(figure)
 
 
 # ---- the space -------------------------------------------------------------------------------------------------------

@@ -243,6 +243,14 @@ def test_a_killed_search_goes_on_and_ends_as_one_that_was_not(tmp_path: Path) ->
     assert not cut.exists()
     resumed = subprocess.run(command(cut, "--json"), capture_output=True, text=True, timeout=300)
     assert resumed.returncode == 0, resumed.stderr
+    # into a log go plain lines, on standard error alone: each stage, each setting that was measured
+    lines = resumed.stderr.splitlines()
+    for stage in ("Answering undefended: 0 of 3", "Searching by first tokens: 6 of 6", "Calibrating on all: 20 of 20"):
+        assert stage in lines
+    assert [line.split(": α")[0] for line in lines if line.startswith("measured")] == [
+        f"measured {n}" for n in (1, 2, 3)
+    ]
+    assert any(line.endswith(", within the limits") for line in lines)
     whole = tmp_path / "whole.safetensors"
     picture = tmp_path / "front.png"
     plain = subprocess.run(command(whole, "--plot", picture), capture_output=True, text=True, timeout=300)

@@ -152,10 +152,11 @@ def _print(tuned: Tuned, out: Path, judge: str) -> None:
         highlight=False,
     )
     for note in tuned.notes:
-        errors.print(f"[yellow]note:[/] {note}", highlight=False)
+        errors.print(f"[yellow]note:[/] {note}", highlight=False, soft_wrap=True)
     errors.print(
         "[yellow]note:[/] these are the pairs that the setting was chosen on; measure it on others: sarsteer evaluate",
         highlight=False,
+        soft_wrap=True,
     )
     console.print(f"\n[bold]{out}[/]: its defaults are {tuned.chosen.setting}", highlight=False)
 

@@ -21,7 +21,7 @@ import sarsteer
 from sarsteer.errors import SteeringError
 from sarsteer.steering.distance import fit_distance
 from sarsteer.steering.gate import Gate
-from sarsteer.vllm import settings
+from sarsteer.vllm import runner_v1, settings
 from sarsteer.vllm.attachment import Attachment
 from sarsteer.vllm.engine_core import block_key
 from sarsteer.vllm.gate_proof import prove_gates
@@ -29,6 +29,7 @@ from sarsteer.vllm.gates import CAPACITY, RequestSlots
 from sarsteer.vllm.proof import ROWS, prove
 from sarsteer.vllm.requests import SteeredRequests
 from sarsteer.vllm.rows import NOWHERE, OPEN
+from sarsteer.vllm.worker import SteeredWorker
 from tests.vllm_parts import LAYERS, WIDTH, Decoder, configured, one_set
 
 CPU = torch.device("cpu")
@@ -40,6 +41,13 @@ CLOSE = 1e-5
 def gate_at(layer: int = G, **changes: Any) -> Gate:
     generator = torch.Generator().manual_seed(layer)
     return replace(Gate(layer, torch.randn(WIDTH, generator=generator), 0.1, 0.0), **changes)
+
+
+def measuring(**changes: Any) -> Gate:
+    """One with a distance, too."""
+    generator = torch.Generator().manual_seed(0)
+    distance = fit_distance(torch.randn(40, WIDTH, generator=generator), torch.arange(40) % 2)
+    return gate_at(distance=distance, **changes)
 
 
 def vectors_of(sets: int = 1) -> torch.Tensor:
@@ -172,9 +180,7 @@ def test_who_was_never_decided_is_steered() -> None:
 
 
 def test_out_of_distribution_is_open_and_counted() -> None:
-    generator = torch.Generator().manual_seed(0)
-    distance = fit_distance(torch.randn(40, WIDTH, generator=generator), torch.arange(40) % 2)
-    gate = gate_at(threshold=1e9, distance=distance, limit=1e-6)
+    gate = measuring(threshold=1e9, limit=1e-6)
     requests, _, decoder = gated_requests(gate)
     assert requests.slots is not None
     one = Sequence("a", 3, 1, 0, 0.5)
@@ -223,7 +229,7 @@ def proven(*gates: Gate | None) -> tuple[Attachment, Any]:
 
 
 def test_the_proof_passes_and_leaves_all_as_it_was() -> None:
-    attachment, run = proven(gate_at(), None, gate_at(2))
+    attachment, run = proven(measuring(limit=2.0), None, gate_at(2))
     prove(attachment, run)
     prove_gates(attachment, run)
     assert attachment.gates is not None
@@ -316,4 +322,56 @@ def test_slots_run_out_last() -> None:
     slots = RequestSlots(torch.ones(CAPACITY, 4))
     assert len(slots._free) == CAPACITY - 2
     assert {OPEN, NOWHERE}.isdisjoint(slots._free)
-    assert np.all(np.array(slots.of(["unknown"], [True])) == [[OPEN], [NOWHERE]])
+    assert np.all(np.array(slots.begin_step(["unknown"], [True])) == [[OPEN], [NOWHERE]])
+
+
+# ---- workers -------------------------------------------------------------------------------------------------------
+
+
+def test_an_engine_that_falls_idle_gives_the_slots_back() -> None:
+    """Its last step has no token: the runner's states are told who finished, and no inputs are prepared."""
+    requests, _, _ = gated_requests(gate_at())
+    assert requests.slots is not None
+    runner = SimpleNamespace(input_batch=None, _update_states=lambda _: None, _prepare_inputs=lambda *_: None)
+    runner_v1.follow(runner, requests)
+    free = len(requests.slots._free)
+    for number in range(3):
+        new = SimpleNamespace(req_id=str(number), sampling_params=SimpleNamespace(extra_args=None))
+        runner._update_states(SimpleNamespace(finished_req_ids=set(), scheduled_new_reqs=[new]))
+        assert len(requests.slots._free) == free - 1
+        runner._update_states(SimpleNamespace(finished_req_ids={str(number)}, scheduled_new_reqs=[]))
+    assert len(requests.slots._free) == free
+
+
+def test_a_dummy_batch_decides_for_no_request() -> None:
+    """Data-parallel engines run one while another has work, through the same graphs and past the model runner."""
+    requests, _, decoder = gated_requests(gate_at())
+    assert requests.slots is not None
+    worker = SteeredWorker.__new__(SteeredWorker)
+    worker.requests = requests
+    one = Sequence("a", 3, 2, 0, 0.5)
+    requests.add("a", one.params)
+    requests.step(["a"], [0], [3], [3])
+    forward(decoder, one.tokens[:3])
+    before = requests.slots.take()["a"][:2]
+    worker._dummy_batch(lambda: forward(decoder, torch.randn(6, WIDTH)))
+    assert requests.slots.take()["a"][:2] == before
+    requests.step(["a"], [3], [2], [3])
+    found = forward(decoder, one.tokens[3:])
+    assert torch.allclose(found, one.by_hand(Decoder(), vectors_of(), gate_at())[3:], atol=CLOSE)
+
+
+def test_a_stage_without_the_gate_counts_nothing() -> None:
+    requests = SteeredRequests(configured(replace(one_set(), gate_layer=G)))
+    requests.attach(Attachment(Decoder(range(1)), vectors_of(), 8, CPU, [gate_at()]))
+    requests.add("a", SimpleNamespace(extra_args=None))
+    requests.step(["a"], [0], [3], [3])
+    requests.remove(["a"])
+    assert requests.slots is None
+
+
+def test_buffers_that_no_longer_hang_together_are_noticed() -> None:
+    _, attachment, decoder = gated_requests(gate_at())
+    assert attachment.intact
+    decoder._apply(torch.clone)
+    assert not attachment.intact

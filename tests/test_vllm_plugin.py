@@ -365,30 +365,34 @@ def test_the_proof_sees_rows_that_leak() -> None:
 def test_a_stage_of_the_second_runner_is_proven_by_what_it_hands_on() -> None:
     """Its dummy step returns nothing before the last stage; what it sends is what ``execute_model`` returns."""
     decoder, start = Decoder(range(2)), torch.randn(ROWS, WIDTH)
+    asked: list[dict[str, int]] = []
 
-    def execute_model(dummy_run: bool) -> SimpleNamespace:
+    def execute_model(output: Any) -> SimpleNamespace:
+        asked.append(output.num_scheduled_tokens)
         hidden, residual = decoder(start, torch.zeros_like(start))
         return SimpleNamespace(tensors={"hidden_states": hidden, "residual": residual})
 
     def dummy_run(rows: int, **options: Any) -> tuple[None, None]:
-        runner.execute_model(dummy_run=True)
+        runner.execute_model(SimpleNamespace(num_scheduled_tokens=dict.fromkeys("abcd", 1)), dummy_run=True)
         return None, None
 
     class Runner(SimpleNamespace):
-        def execute_model(self, dummy_run: bool) -> SimpleNamespace:
-            return execute_model(dummy_run)
+        def execute_model(self, scheduler_output: Any, dummy_run: bool) -> SimpleNamespace:
+            return execute_model(scheduler_output)
 
     runner = Runner(max_num_tokens=8, _dummy_run=dummy_run)
     worker = SteeredWorker.__new__(SteeredWorker)
     worker.runner, worker.proven, worker.requests = runner, False, SteeredRequests(configured())
     worker.worker = SimpleNamespace(
-        vllm_config=SimpleNamespace(model_config=SimpleNamespace(enforce_eager=True), speculative_config=None)
+        use_v2_model_runner=True,
+        vllm_config=SimpleNamespace(model_config=SimpleNamespace(enforce_eager=True), speculative_config=None),
     )
     worker.worker.vllm_config.scheduler_config = SimpleNamespace(max_num_seqs=8)
     worker.requests.attach(Attachment(decoder, torch.randn(1, LAYERS, WIDTH), 8, torch.device("cpu")))
     worker.prove()
     assert worker.proven
     assert "execute_model" not in vars(runner)
+    assert all(list(tokens.values()) == [2, 2] for tokens in asked), "no graph of pure decoding"
     decoder.layers[1]._forward_hooks.clear()
     with pytest.raises(SteeringError, match="decoder layer 1 does not act"):
         worker.prove()
@@ -458,12 +462,14 @@ def test_the_first_runner_is_followed() -> None:
         num_computed_tokens_cpu=np.array([0, 7, 4, 99]),
         num_prompt_tokens=np.array([4, 8, 3, 99]),
     )
-    runner = SimpleNamespace(input_batch=batch, _prepare_inputs=lambda *_: "prepared")
+    runner = SimpleNamespace(input_batch=batch, _update_states=lambda _: None, _prepare_inputs=lambda *_: "prepared")
     runner_v1.follow(runner, requests)
     step = scheduled(new("a", sarsteer_alpha=0.5), new("b", sarsteer_alpha=0))
+    runner._update_states(step)
     assert runner._prepare_inputs(step, np.array([4, 2, 1])) == "prepared"
     assert np.allclose(attachment.strengths[:8, 0].numpy(), [0, 0, 0, 0, 0.5, 0.5, 0.1, 0])
-    runner._prepare_inputs(scheduled(finished=("b",)), np.array([4, 2, 1]))
+    runner._update_states(scheduled(finished=("b",)))
+    runner._prepare_inputs(scheduled(), np.array([4, 2, 1]))
     assert np.allclose(attachment.strengths[:7, 0].numpy(), [0, 0, 0, 0.1, 0.5, 0.5, 0.1])
 
 
@@ -511,6 +517,7 @@ def test_capture_reads_the_last_prompt_token_and_no_other() -> None:
             num_computed_tokens_cpu=np.array([0, 2, 9]),
             num_prompt_tokens=np.array([9, 4, 5]),  # a chunk; a prompt's end; decoding
         ),
+        _update_states=lambda _: None,
         _prepare_inputs=lambda *_: None,
     )
     worker: Any = SimpleNamespace(model_runner=runner, vllm_config=config, use_v2_model_runner=False)

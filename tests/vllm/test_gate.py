@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def test_chunks_preemption_and_prefix_caching(
         number = int(request_id.split("-")[0]) // len(ALPHAS)
         assert score == pytest.approx(wanted[number], abs=CLOSE)
         assert opening == float(gated.gate is not None and wanted[number] > gated.gate.threshold)
-    # those that finished in the last step are counted in the next
+    # those that finished in the last step are counted in the next, which an engine in this process never makes
     assert 0 < status["gated"]["openings"] < status["gated"]["requests"] <= len(decided)
 
 
@@ -57,11 +58,30 @@ def test_compiled_graphs_and_cached_prefixes(
     with engine(gated_file, FREE_GATED, enforce_eager=False, block_size=32) as llm:
         assert ask_all(llm, requests, TIMES) == gated_expected
         assert ask_all(llm, requests, TIMES) == gated_expected
+        (output,) = llm.generate([requests[0].prompt], sampling(sarsteer_alpha=TIMES * ALPHAS[-1]), use_tqdm=False)
+        assert output.num_cached_tokens >= 32
+        assert list(output.outputs[0].token_ids) == gated_expected[ALPHAS[-1]][0]
+
+
+def test_an_engine_that_falls_idle_counts_and_forgets(gated_file: Path, requests: list[Request]) -> None:
+    """In a process of its own, as in production: its last step has no token."""
+    count = 6
+    with engine(gated_file, {**FREE_GATED, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}) as llm:
+        for request in requests[:count]:
+            llm.generate([request.prompt], sampling(4), use_tqdm=False)
+        for _ in range(100):
+            (status,) = llm.collective_rpc("sarsteer_status")
+            if status["gated"]["requests"] == count:
+                break
+            time.sleep(0.1)
+        (decided,) = llm.collective_rpc("sarsteer_decisions")
+        llm.llm_engine.engine_core.shutdown()
+    assert status["gated"]["requests"] == len(decided) == count
+    assert status["gated"]["openings"] == sum(opening for opening, *_ in decided.values())
 
 
 def test_gated_and_always_on_in_one_server(
     gated: sarsteer.Steering,
-    steering_file: Path,
     requests: list[Request],
     expected: Answers,
     gated_expected: Answers,

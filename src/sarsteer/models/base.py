@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jinja2 import TemplateError
@@ -24,6 +25,9 @@ from sarsteer.models.families import Family, family_of
 from sarsteer.models.fingerprint import Fingerprint, fingerprint_of
 from sarsteer.models.interface import DEFAULT_BATCH, LanguageModel
 from sarsteer.models.layers import find_decoder_layers, generating_part, hidden_size, language_root, unwrap
+
+if TYPE_CHECKING:
+    from sarsteer.steering.hooks import SteeringHandle
 
 
 @dataclass(frozen=True)
@@ -335,21 +339,22 @@ class AudioLanguageModel(LanguageModel):
         prompts = self._prompts(conversations)
         generation = self._generation_options(generation)
         answers: dict[int, list[str]] = {}
-        steered = getattr(unwrap(self.module), "_sarsteer_handle", None)
+        steered = self._steered
         decisions: dict[int, list[Any]] = {}  # a gate's, of each answer
-        for batch in self._batches(prompts, batch_size):
-            inputs = self.collate([prompts[i] for i in batch])
+        with self._one_at_a_time():
+            for batch in self._batches(prompts, batch_size):
+                inputs = self.collate([prompts[i] for i in batch])
+                if steered is not None:
+                    steered._collect()
+                tokens = self._answer(inputs, max_new_tokens=max_new_tokens, **generation)
+                texts = self._decode(tokens)
+                each = len(texts) // len(batch)
+                for place, index in enumerate(batch):
+                    answers[index] = texts[place * each : (place + 1) * each]
+                if steered is not None:
+                    decisions.update(zip(batch, steered._take(len(batch), each), strict=True))
             if steered is not None:
-                steered._collect()
-            tokens = self._answer(inputs, max_new_tokens=max_new_tokens, **generation)
-            texts = self._decode(tokens)
-            each = len(texts) // len(batch)
-            for place, index in enumerate(batch):
-                answers[index] = texts[place * each : (place + 1) * each]
-            if steered is not None:
-                decisions.update(zip(batch, steered._take(len(batch), each), strict=True))
-        if steered is not None:
-            steered._answer([made for index in sorted(decisions) for made in decisions[index]])
+                steered._answer([made for index in sorted(decisions) for made in decisions[index]])
         return [text.strip() for index in range(len(prompts)) for text in answers[index]]
 
     def stream(
@@ -369,7 +374,8 @@ class AudioLanguageModel(LanguageModel):
 
         def run() -> None:
             try:
-                self._answer(inputs, max_new_tokens=max_new_tokens, streamer=streamer, **options)
+                with self._one_at_a_time():
+                    self._answer(inputs, max_new_tokens=max_new_tokens, streamer=streamer, **options)
             except BaseException as error:  # raised again in the reader's thread
                 failure.append(error)
                 streamer.end()
@@ -382,6 +388,16 @@ class AudioLanguageModel(LanguageModel):
             worker.join()
         if failure:
             raise failure[0]
+
+    @property
+    def _steered(self) -> SteeringHandle | None:
+        """The steering that is attached, if any is."""
+        handle: SteeringHandle | None = getattr(unwrap(self.module), "_sarsteer_handle", None)
+        return handle
+
+    def _one_at_a_time(self) -> AbstractContextManager[None]:
+        """A gate remembers one call's decisions: a second call while one answers is an error."""
+        return nullcontext() if self._steered is None else self._steered.answering()
 
     def _generation_options(self, generation: dict[str, Any]) -> dict[str, Any]:
         if not generation.get("do_sample"):

@@ -235,7 +235,8 @@ class KimiAudio(AudioLanguageModel):
 
         def run() -> None:
             try:
-                said.put(self._answer(inputs, max_new_tokens=max_new_tokens, **options))
+                with self._one_at_a_time():
+                    said.put(self._answer(inputs, max_new_tokens=max_new_tokens, **options))
             except BaseException as error:  # raised again in the reader's thread
                 said.put(error)
 

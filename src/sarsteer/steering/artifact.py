@@ -146,10 +146,12 @@ class Steering:
         """The gate to steer with: none for False, the artifact's for True, its default for None, else what is given.
 
         Raises:
-            SteeringError: the artifact has no gate; the message says why.
+            SteeringError: the artifact has no gate; the message says why. Or the gate was calibrated on another model,
+                or beside another instruction.
 
         """
         if isinstance(wanted, Gate):
+            self._check_gate(wanted)
             return wanted
         if not (self.gate_by_default if wanted is None else wanted):
             return None
@@ -158,8 +160,24 @@ class Steering:
             raise SteeringError(f"this steering has no gate: {why}; steer without, or calibrate anew")
         return self.gate
 
+    def _check_gate(self, gate: Gate) -> None:
+        """One that was made by hand, and does not say of what, is taken as it is."""
+        own = {"fingerprint": self.fingerprint.digest, "instruction": self.metadata["instruction"]}
+        for name, what in (("fingerprint", "on another model"), ("instruction", "beside another instruction")):
+            if gate.metadata.get(name, own[name]) != own[name]:
+                raise SteeringError(
+                    f"this gate was calibrated {what} than this steering; use its own, or calibrate anew"
+                )
+
     def with_gate(self, gate: Gate | None) -> Steering:
-        """The same artifact with another gate, such as ``steering.gate.with_threshold(0.5)``; None takes it out."""
+        """The same artifact with another gate, such as ``steering.gate.with_threshold(0.5)``; None takes it out.
+
+        Raises:
+            SteeringError: the gate was calibrated on another model, or beside another instruction.
+
+        """
+        if gate is not None:
+            self._check_gate(gate)
         metadata = dict(self.metadata)
         if gate is None:
             metadata["no_gate"] = "it was taken out"

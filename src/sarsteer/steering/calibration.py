@@ -216,7 +216,9 @@ def _with_gate(steering: Steering, state: CalibrationState, target_fpr: float | 
     why = "none was asked for"
     if target_fpr is not None:
         try:
-            return steering.with_gate(fit_gate(state.harmful[: state.done], state.safe[: state.done], target_fpr))
+            gate = fit_gate(state.harmful[: state.done], state.safe[: state.done], target_fpr)
+            made_for = {"fingerprint": steering.fingerprint.digest, "instruction": steering.metadata["instruction"]}
+            return steering.with_gate(replace(gate, metadata={**gate.metadata, **made_for}))
         except CalibrationError as error:
             why = str(error)
     return replace(steering, metadata={**steering.metadata, "no_gate": why})

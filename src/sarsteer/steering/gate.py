@@ -119,13 +119,18 @@ class Gate:
             SteeringError: no held-out harmful clip of the calibration scored as high: the gate would never open.
 
         """
+        metadata = {key: value for key, value in self.metadata.items() if key != "target_fpr"}  # no longer aimed at
+        return replace(self, threshold=float(threshold), metadata=metadata)._opening()
+
+    def _opening(self) -> Gate:
+        """Itself, if it opens for any harmful clip of its calibration."""
         highest = max(self.metadata.get("held_out", {}).get("harmful", [math.inf]))
-        if threshold >= highest:
+        if self.threshold >= highest:
             raise SteeringError(
-                f"the gate's threshold {threshold:g} is not below {highest:.3g}, the highest score of a held-out "
-                "harmful clip: it would steer none of them"
+                f"the gate's threshold {self.threshold:.3g} is not below {highest:.3g}, the highest score of a "
+                "held-out harmful clip: it would steer none of them"
             )
-        return replace(self, threshold=float(threshold))
+        return self
 
     def with_mode(self, mode: str, temperature: float | None = None) -> Gate:
         """The same gate in ``"hard"`` or ``"logistic"`` mode."""
@@ -145,7 +150,8 @@ class Gate:
         Each was scored by a detector that was not fitted on it.
 
         Raises:
-            SteeringError: the share is not between 0 and 1, or the gate was not made by calibration.
+            SteeringError: the share is not between 0 and 1, the gate was not made by calibration, or no held-out
+                harmful clip scores above so many safe ones.
 
         """
         if isinstance(target_fpr, bool) or not 0 < target_fpr < 1:
@@ -154,7 +160,7 @@ class Gate:
         if not scores:
             raise SteeringError("this gate keeps no held-out scores to choose a threshold by; give a threshold")
         metadata = {**self.metadata, "target_fpr": float(target_fpr)}
-        return replace(self, threshold=threshold_for(scores, target_fpr), metadata=metadata)
+        return replace(self, threshold=threshold_for(scores, target_fpr), metadata=metadata)._opening()
 
     # ---- files ---------------------------------------------------------------------------------------------------
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from sarsteer.errors import CalibrationError
+from sarsteer.errors import CalibrationError, SteeringError
 from sarsteer.steering.distance import fit_distance, ledoit_wolf
 from sarsteer.steering.gate import Gate, threshold_for
+from sarsteer.steering.gate_chance import LOGISTIC_C, MAX_P, ChanceTest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -76,7 +77,8 @@ def fit_gate(
         layers: that may be chosen; all but the last by default, above which nothing is left to steer.
 
     Raises:
-        CalibrationError: too few pairs, classes that cannot be told apart, or activations that are no numbers.
+        CalibrationError: too few pairs, classes that cannot be told apart, a rate that no threshold keeps while
+            opening for anything harmful, or activations that are no numbers.
 
     """
     n, depth, _ = harmful.shape
@@ -87,19 +89,28 @@ def fit_gate(
         raise CalibrationError("a model of one layer has none above a gate to steer")
     if not (torch.isfinite(harmful).all() and torch.isfinite(safe).all()):
         raise CalibrationError("the activations hold NaN or infinite values; load the model in bfloat16 or float32")
-    found = [
-        cross_validate(name, layer, reduced, n, harmful.shape[-1])
-        for layer in (range(depth - 1) if layers is None else layers)
-        for reduced in [_in_span(torch.cat([harmful[:, layer], safe[:, layer]]))]
-        for name in methods or METHODS
-    ]
+    found, chance, width = [], ChanceTest(n, folds(n)), harmful.shape[-1]
+    for layer in range(depth - 1) if layers is None else layers:
+        reduced = _in_span(torch.cat([harmful[:, layer], safe[:, layer]]))
+        chance.add(reduced, width)
+        found += [cross_validate(name, layer, reduced, n, width) for name in methods or METHODS]
     chosen, best = choose(found)
     if best.auroc - best.error < MIN_AUROC:
         raise CalibrationError(
             f"no layer tells harmful from safe clips (best cross-validated AUROC {best.auroc:.2f} ± {best.error:.2f}, "
             f"needed {MIN_AUROC}): check the labels, or give more pairs"
         )
-    return _finish(harmful[:, chosen.layer], safe[:, chosen.layer], chosen, found, target_fpr)
+    if chance.p_value > MAX_P:
+        raise CalibrationError(
+            f"no layer tells harmful from safe clips beyond chance (best cross-validated AUROC {best.auroc:.2f}; with "
+            f"labels swapped at random as good in {chance.p_value:.0%} of draws): check the labels, or give more pairs"
+        )
+    gate = _finish(harmful[:, chosen.layer], safe[:, chosen.layer], chosen, found, target_fpr)
+    gate.metadata["p_value"] = chance.p_value
+    try:
+        return gate.with_target_fpr(target_fpr)
+    except SteeringError as error:
+        raise CalibrationError(f"{error}; allow a higher target false-positive rate, or give more pairs") from None
 
 
 def check_target(target_fpr: float) -> None:
@@ -167,7 +178,7 @@ def logistic_regression(x: Floats, y: Labels, width: int) -> Floats:
 
     centred = x - x.mean(0)
     unit = np.sqrt(np.square(centred).sum(1).mean()) or 1.0
-    return np.asarray(LogisticRegression(C=100.0, max_iter=2000).fit(centred / unit, y).coef_[0])
+    return np.asarray(LogisticRegression(C=LOGISTIC_C, max_iter=2000).fit(centred / unit, y).coef_[0])
 
 
 METHODS: dict[str, Method] = {

@@ -18,7 +18,9 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -77,6 +79,7 @@ class SteeringHandle:
         self._finished: list[Decision] | None = None  # of the batch that is being answered
         self._answered: tuple[int, list[Decision]] = (-1, [])
         self._undo: list[Callable[[], None]] = []
+        self._busy = threading.RLock()  # generate() calls a part's generate() in some families
 
     @property
     def attached(self) -> bool:
@@ -165,6 +168,30 @@ class SteeringHandle:
 
     def __exit__(self, *_: object) -> None:
         self.remove()
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Hold the gate's memory, which keeps the decisions of one call, while that call answers.
+
+        ``generate`` and ``stream`` do. A loop of one's own over the model's forward must, too, from each prefill to the
+        last token that is decoded after it. With no gate nothing is held: calls may overlap.
+
+        Raises:
+            SteeringError: another thread answers: its later tokens would be steered by this call's decisions.
+
+        """
+        if self._state is None:
+            yield
+            return
+        if not self._busy.acquire(blocking=False):
+            raise SteeringError(
+                "this gated model is answering another request, and remembers one call's decisions; let calls take "
+                "turns, put them into one batch, or load the model again for each thread"
+            )
+        try:
+            yield
+        finally:
+            self._busy.release()
 
     # ---- decisions of many batches -------------------------------------------------------------------------------
 
@@ -347,9 +374,10 @@ def _guarded_generate(owner: Any, handle: SteeringHandle) -> Callable[..., Any]:
             raise SteeringError("use_cache=False breaks steering: earlier answer tokens are recomputed unsteered then")
         if handle._state is None:
             return plain(*args, **kwargs)
-        handle._state.forget()
-        out = plain(*args, **kwargs)
-        handle._finish()
+        with handle.answering():
+            handle._state.forget()
+            out = plain(*args, **kwargs)
+            handle._finish()
         return out
 
     return generate

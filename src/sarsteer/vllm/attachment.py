@@ -19,7 +19,7 @@ from torch import nn
 
 from sarsteer.errors import SteeringError
 from sarsteer.steering.gate import Gate
-from sarsteer.vllm.gates import Gates
+from sarsteer.vllm.gates import Gates, send
 from sarsteer.vllm.layers import local_layers
 from sarsteer.vllm.rows import Rows
 
@@ -64,8 +64,7 @@ class Attachment:
         for number, layer in self.layers.items():
             # one buffer a layer, a copy: the proof writes into it; the rows' buffers are shared by all
             layer.register_buffer(_VECTORS, self._vectors[:, number].to(device, copy=True), persistent=False)
-            strengths = self.strengths if self.gates is None or number <= self.gates.first else self.gates.gated
-            layer.register_buffer(_STRENGTHS, strengths, persistent=False)
+            layer.register_buffer(_STRENGTHS, self._strengths_of(number), persistent=False)
             layer.register_buffer(_SETS, self.row_sets, persistent=False)
             layer.register_forward_hook(_steer_one if self.sets == 1 else _steer_many, prepend=True)
             judges = [judge for judge in self.gates.judges if judge.layer == number] if self.gates is not None else []
@@ -81,13 +80,19 @@ class Attachment:
         count = len(rows)
         if count > len(self.strengths):
             raise SteeringError(f"a step of {count} tokens, where at most {len(self.strengths)} were announced")
-        self.strengths[:count, 0].copy_(torch.from_numpy(rows.strengths))
+        send(self.strengths[:count, 0], rows.strengths)
         if self.sets > 1:
-            self.row_sets[:count].copy_(torch.from_numpy(rows.sets))
+            send(self.row_sets[:count], rows.sets)
         if self.gates is not None:
             before = len(self._filled) if self._filled is not None else len(self.strengths)
-            self.gates.set_rows(torch.from_numpy(rows.slots), torch.from_numpy(rows.decided), before)
+            self.gates.set_rows(rows.slots, rows.decided, before)
         self._filled = rows
+
+    def rest(self) -> None:
+        """Decide nothing until rows are filled again: before forwards that no request is in."""
+        if self.gates is not None:
+            self.gates.rest()
+        self._filled = None
 
     def clear(self) -> None:
         """Steer no row."""
@@ -109,11 +114,18 @@ class Attachment:
 
     @property
     def intact(self) -> bool:
-        """Whether the hooks read this steering's vectors and gates, at this moment."""
+        """Whether the hooks read this steering's vectors and gates, and the rows that are filled, at this moment."""
         return (self.gates is None or self.gates.intact) and all(
-            torch.equal(getattr(layer, _VECTORS).cpu(), self._vectors[:, number])
+            getattr(layer, _STRENGTHS) is self._strengths_of(number)
+            and getattr(layer, _SETS) is self.row_sets
+            and getattr(layer, _GATES, self.gates) is self.gates
+            and torch.equal(getattr(layer, _VECTORS).cpu(), self._vectors[:, number])
             for number, layer in self.layers.items()
         )
+
+    def _strengths_of(self, number: int) -> torch.Tensor:
+        """What a layer's hook reads: above a gate, strengths times openings."""
+        return self.strengths if self.gates is None or number <= self.gates.first else self.gates.gated
 
 
 def _stream(output: Any) -> torch.Tensor:

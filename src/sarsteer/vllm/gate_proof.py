@@ -2,15 +2,17 @@
 
 Dummy steps run through them with known marks, as in ``proof``:
 
-1. A mark on the gate's own layer that must raise the score by a known amount raises it by that, in the rows that
-   decide, and is written to their requests' slots and to no other.
+1. A mark on the gate's own layer that must raise the score by a known amount raises it by that, in the marked rows
+   alone, each in its own request's slot; no other slot is written.
 2. Where the gate is open, marks on the layers above change the rows; where it is closed, they change nothing.
 3. A step that decides nothing goes by what was decided before.
+4. Where distances are measured, one that is beyond the limit opens a gate that its score would close.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,10 +20,10 @@ import torch
 from sarsteer.errors import SteeringError
 from sarsteer.vllm.attachment import Attachment
 from sarsteer.vllm.gates import SCORE, Gates, Judge
-from sarsteer.vllm.proof import LEAK, ROWS, signs_of, states_of
+from sarsteer.vllm.proof import LEAK, MARKED, ROWS, signs_of, states_of
 from sarsteer.vllm.rows import NOWHERE, rows_of
 
-_FAR = 1e30
+_FAR, _NEAR = 1e30, 1e-30
 _RAISE = 16.0
 """In units of the score, where the classes' means are 2 apart: more than rounding to bfloat16 can blur."""
 _SLOTS = [2, 3, 4, 5]
@@ -54,9 +56,8 @@ def _prove(attachment: Attachment, gates: Gates, judge: Judge, run: Callable[[],
     marks = torch.zeros(attachment.sets, attachment.width)
 
     def step(decide: bool) -> torch.Tensor:
-        chosen = [1.0, 0.0] * (ROWS // 2)
         decided = _SLOTS if decide else NOWHERE
-        attachment.fill(rows_of(chosen, judge.index, [0] * ROWS, [1] * ROWS, [1] * ROWS, _SLOTS, decided))
+        attachment.fill(rows_of(MARKED, judge.index, [0] * ROWS, [1] * ROWS, [1] * ROWS, _SLOTS, decided))
         states: torch.Tensor = states_of(run())
         return states
 
@@ -69,7 +70,12 @@ def _prove(attachment: Attachment, gates: Gates, judge: Judge, run: Callable[[],
     step(True)
     raised = scores() - before
     attachment.write_vectors(judge.layer, marks)
-    if not bool(((raised[::2] - _RAISE).abs() < 0.5 * _RAISE).all() and (raised[1::2].abs() < 0.1 * _RAISE).all()):
+    right = (raised[1::2] - _RAISE).abs() < 0.5 * _RAISE
+    others = torch.ones(len(gates.decisions), dtype=torch.bool)
+    others[[NOWHERE, *_SLOTS]] = False
+    if not bool(
+        right.all() and (raised[::2].abs() < 0.1 * _RAISE).all() and (gates.decisions.cpu()[others] == 1).all()
+    ):
         raise SteeringError(
             f"{where} does not score that layer in what vLLM compiled; nothing was answered. "
             "Clear vLLM's compile cache, or start with --enforce-eager"
@@ -86,10 +92,15 @@ def _prove(attachment: Attachment, gates: Gates, judge: Judge, run: Callable[[],
         remembered = (step(False) - plain).abs().amax(-1)
         for found, when in ((change, "as it decides"), (remembered, "as it decided before")):
             if opened:
-                scale = found[::2].min()
+                scale = found[1::2].min()
                 if above and not bool(scale > 0):
                     raise SteeringError(
                         f"{where} is open and the layers above do not steer {when}; nothing was answered"
                     )
             elif bool((found > LEAK * scale).any()):
                 raise SteeringError(f"{where} is closed and the layers above steer {when}; nothing was answered")
+    if judge.gate.distance is not None:
+        judge.put(replace(judge.gate, mode="hard", threshold=_FAR, limit=_NEAR))
+        change = (step(True) - plain).abs().amax(-1)
+        if above and not bool((change[1::2] > 0).all()):
+            raise SteeringError(f"{where} does not open for what is unlike its calibration; nothing was answered")

@@ -14,18 +14,20 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from sarsteer.errors import SteeringError
 from sarsteer.steering.gate import Gate
 from sarsteer.steering.gate_hooks import GateNumbers
-from sarsteer.vllm.rows import NOWHERE, OPEN
+from sarsteer.vllm.rows import NOWHERE, OPEN, Ints
 
 logger = logging.getLogger(__name__)
 
 CAPACITY = 16384
-"""Requests that a worker remembers at once; those beyond are steered whatever they ask."""
+"""Slots, two of which are no request's. Requests that run and wait beyond that many are steered whatever they ask."""
 
 OPENING, SCORE, DISTANCE, FAR = range(4)
 """Columns of ``Gates.decisions``; ``FAR`` is 1 for what is unlike the calibration."""
@@ -95,18 +97,22 @@ class Gates(nn.Module):
         opening = self.decisions[self.slots[:rows], OPENING]
         self.gated[:rows].copy_(self.strengths[:rows] * opening[:, None])
 
-    def set_rows(self, slots: torch.Tensor, decided: torch.Tensor, before: int) -> None:
+    def set_rows(self, slots: Ints, decided: Ints, before: int) -> None:
         """Set the rows of the next step, where ``before`` rows were set last."""
         rows = len(slots)
-        self.slots[:rows].copy_(slots)
-        self.decided[:rows].copy_(decided)
+        send(self.slots[:rows], slots)
+        send(self.decided[:rows], decided)
         if before > rows:  # padding of a captured graph runs through stale rows, and must decide nothing
             self.decided[rows:before].fill_(NOWHERE)
 
-    def clear(self) -> None:
-        """No row reads or decides anything."""
-        self.slots.fill_(OPEN)
+    def rest(self) -> None:
+        """No row decides anything: for forwards that no request is in."""
         self.decided.fill_(NOWHERE)
+
+    def clear(self) -> None:
+        """Forget every decision, and read none."""
+        self.rest()
+        self.slots.fill_(OPEN)
         self.decisions.fill_(1.0)
 
     @property
@@ -123,6 +129,7 @@ class RequestSlots:
         self._free = list(range(len(decisions) - 1, max(OPEN, NOWHERE), -1))
         self._of: dict[str, int] = {}
         self._decided: set[str] = set()
+        self._warned = False
         self._totals = torch.zeros(3, dtype=torch.float64, device=decisions.device)
         self._finished: deque[tuple[list[str], torch.Tensor]] = deque(maxlen=1024)
 
@@ -131,7 +138,9 @@ class RequestSlots:
         if request_id in self._of:
             return
         if not self._free:
-            logger.warning("sarsteer: %d requests at once; those beyond are steered ungated", len(self._of))
+            if not self._warned:
+                logger.warning("sarsteer: over %d requests at once; those beyond are steered ungated", len(self._of))
+            self._warned = True
             return
         self._of[request_id] = slot = self._free.pop()
         self._decisions[slot].fill_(1.0)
@@ -148,7 +157,7 @@ class RequestSlots:
             self._free.append(self._of.pop(request_id))
             self._decided.discard(request_id)
 
-    def of(self, request_ids: Iterable[str], deciding: Iterable[bool]) -> tuple[list[int], list[int]]:
+    def begin_step(self, request_ids: Iterable[str], deciding: Iterable[bool]) -> tuple[list[int], list[int]]:
         """Each request's slot, and the slot that its last prompt token decides, in this step if it is ``deciding``."""
         slots, decided = [], []
         for request_id, now in zip(request_ids, deciding, strict=True):
@@ -174,4 +183,12 @@ class RequestSlots:
         return found | (dict(zip(running, self._rows(running).tolist(), strict=True)) if running else {})
 
     def _rows(self, request_ids: list[str]) -> torch.Tensor:
-        return self._decisions[torch.tensor([self._of[one] for one in request_ids], device=self._decisions.device)]
+        index = torch.empty(len(request_ids), dtype=torch.int64, device=self._decisions.device)
+        send(index, np.array([self._of[one] for one in request_ids]))
+        return self._decisions[index]
+
+
+def send(target: torch.Tensor, values: NDArray[Any]) -> None:
+    """Copy from the host in the device's own order; from pinned memory the host does not wait for it."""
+    source = torch.from_numpy(values)
+    target.copy_(source.pin_memory() if target.is_cuda else source, non_blocking=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 
 from sarsteer.errors import SteeringError
@@ -18,6 +17,9 @@ from sarsteer.vllm.attachment import Attachment
 from sarsteer.vllm.rows import rows_of
 
 ROWS = 4
+MARKED = [0.0, 1.0] * (ROWS // 2)
+"""Strengths of the rows. Where a dummy step has requests of two tokens, the marked one is the second: no row attends to
+it but itself."""
 LEAK = 1e-2
 """How much an unmarked row may change, relative to the marked ones: kernels may batch rows in other orders."""
 
@@ -33,18 +35,17 @@ def prove(attachment: Attachment, run: Callable[[], Any]) -> None:
     """
     zeros = torch.zeros(attachment.sets, attachment.width)
     signs = signs_of(attachment.width)
-    chosen = np.array([1.0, 0.0] * (ROWS // 2), dtype=np.float32)
     try:
         for number in attachment.layers:
             attachment.write_vectors(number, zeros)
-        attachment.fill(rows_of(chosen, attachment.sets - 1, [0] * ROWS, [1] * ROWS, [1] * ROWS))
+        attachment.fill(rows_of(MARKED, attachment.sets - 1, [0] * ROWS, [1] * ROWS, [1] * ROWS))
         plain = states_of(run())
         for number in attachment.layers:
             attachment.write_vectors(number, signs.expand_as(zeros))
             marked = states_of(run())
             attachment.write_vectors(number, zeros)
             change = (marked - plain).abs().amax(-1)
-            steered, others = change[::2], change[1::2]
+            steered, others = change[1::2], change[::2]
             if not bool((steered > 0).all()) or not bool(torch.isfinite(change).all()):
                 raise SteeringError(
                     f"the hook on decoder layer {number} does not act in what vLLM compiled; nothing was answered. "

@@ -41,15 +41,19 @@ class SteeredRequests:
         self._of: dict[str, Strength] = {}
 
     def attach(self, attachment: Attachment) -> None:
-        """Write into this from now on."""
+        """Write into this from now on, and know of no request so far."""
+        gates = attachment.gates
+        decides = gates is not None and any(judge.layer in attachment.layers for judge in gates.judges)
         self.attachment = attachment
-        self.slots = None if attachment.gates is None else RequestSlots(attachment.gates.decisions)
+        self.slots = RequestSlots(gates.decisions) if gates is not None and decides else None
+        self._of.clear()
 
     def add(self, request_id: str, sampling_params: Any) -> None:
         """Note its strength, and give it a slot where it is gated."""
         strength = applied_strength(getattr(sampling_params, "extra_args", None), self._settings)
         self._of[request_id] = strength
-        if self.slots is not None and self._settings.sets[strength.index].gate_layer is not None:
+        gate_layer = self._settings.sets[strength.index].gate_layer
+        if self.slots is not None and self.attachment is not None and gate_layer in self.attachment.layers:
             self.slots.add(request_id)
 
     def remove(self, request_ids: Iterable[str]) -> None:
@@ -70,5 +74,5 @@ class SteeredRequests:
         if self.slots is not None:
             last = np.asarray(prompt_lengths) - 1
             deciding = (np.asarray(computed) <= last) & (last < np.asarray(computed) + np.asarray(scheduled))
-            slots, decided = self.slots.of(request_ids, deciding.tolist())
+            slots, decided = self.slots.begin_step(request_ids, deciding.tolist())
         self.attachment.fill(rows_of(alphas, sets, computed, scheduled, prompt_lengths, slots, decided))

@@ -62,6 +62,7 @@ class SteeredWorker:
         self._attached_digest: str | None = None
         wrap(self.runner, "load_model", self._load_model)
         wrap(worker, "compile_or_warm_up_model", self._compile)
+        wrap(worker, "execute_dummy_batch", self._dummy_batch)
         follow_runner(worker, self.requests)
         worker.sarsteer_status = self.status
         worker.sarsteer_confirm = self.confirm
@@ -127,14 +128,24 @@ class SteeredWorker:
                 step = functools.partial(self._dummy_step, uniform)
                 prove(self.requests.attachment, step)
                 prove_gates(self.requests.attachment, step)
+        self.requests.attach(self.requests.attachment)  # requests that warmed up the kernels count nowhere
         self.proven = True
+
+    def _dummy_batch(self, original: Any) -> Any:
+        """Data-parallel engines run one while another has work: it must not decide for the last step's requests."""
+        if self.requests.attachment is not None:
+            self.requests.attachment.rest()
+        return original()
 
     def _dummy_step(self, uniform_decode: bool) -> Any:
         handed_on: list[Any] = []
         execute = self.runner.execute_model
 
-        def recording(*args: Any, **kwargs: Any) -> Any:
-            handed_on.append(execute(*args, **kwargs))
+        def recording(scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+            if self.worker.use_v2_model_runner and not uniform_decode:
+                # requests of one token would run in the graphs of decoding here, too
+                scheduler_output.num_scheduled_tokens = {f"_dummy_req_{i}": 2 for i in range(ROWS // 2)}
+            handed_on.append(execute(scheduler_output, *args, **kwargs))
             return handed_on[-1]
 
         self.runner.execute_model = recording  # the second runner returns a pipeline stage's tensors only from there

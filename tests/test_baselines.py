@@ -13,7 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sarsteer
+from sarsteer import Steering
 from sarsteer.errors import CalibrationError, MessageError, SarsteerError
+from sarsteer.evaluation.defenses import Supplies, make_defense
+from sarsteer.evaluation.defenses.making import FROM_FILE
 from sarsteer.evaluation.defenses.prompts import (
     NO_DEFENSE,
     PROMPT_DEFENSES,
@@ -159,6 +162,24 @@ def test_mean_ablation_takes_the_mean_direction_away(vectors: torch.Tensor) -> N
     assert torch.equal(mean_ablation(vectors, torch.zeros(4, 32)), vectors)
     basis = (mean / mean.norm(dim=-1, keepdim=True))[:, None]  # one component, the mean's: SARSteer's own ablation
     torch.testing.assert_close(ablated, ablate(vectors, basis, 1, 1.0), atol=1e-5, rtol=1e-5)
+
+
+def test_every_control_keeps_a_tuned_files_layers(embedded: sarsteer.AudioLanguageModel, steering: Steering) -> None:
+    """One steered in other layers than what it is compared with would be a comparison of layers."""
+    weights = [0.0] * 4 + [0.5] * 2 + [1.0] * 2
+    plain, tuned = (
+        {spec: make_defense(spec, embedded, Supplies(steering=one)) for spec in FROM_FILE}
+        for one in (steering, steering.with_defaults(layer_weights=weights))
+    )
+    for spec in FROM_FILE:
+        before, after = plain[spec].vectors, tuned[spec].vectors
+        assert before is not None
+        assert after is not None
+        scaled = before.norm(dim=1) * torch.tensor(weights)
+        torch.testing.assert_close(after.norm(dim=1), scaled, rtol=1e-5, atol=1e-6)  # float32 products
+        assert "layer_weights" not in plain[spec].settings
+        assert tuned[spec].settings["layer_weights"] == weights
+    assert torch.equal(tuned["mean-ablation"].vectors, plain["mean-ablation"].vectors * torch.tensor(weights)[:, None])
 
 
 def test_mean_differences_point_as_their_names_say() -> None:

@@ -25,6 +25,7 @@ from sarsteer.errors import TuningError
 from sarsteer.evaluation.judges import make_judge
 from sarsteer.steering.calibration import INSTRUCTION
 from sarsteer.tuning.continuations import Continuations
+from sarsteer.tuning.gates import fit_gates, last_tokens
 from sarsteer.tuning.layer_study import study_layers
 from sarsteer.tuning.measuring import Measurer
 from sarsteer.tuning.references import answer, hear
@@ -143,6 +144,57 @@ def test_the_layer_study_takes_apart_what_the_whole_does(surrogate: Surrogate, s
     assert [row.layer for row in gated.rows] == list(range(steering.gate.layer + 1, 8))
 
 
+def test_a_gated_file_is_studied_as_it_steers(
+    embedded: sarsteer.AudioLanguageModel,
+    steering: Steering,
+    calibration_pairs: Pairs,
+    test_pairs: Pairs,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its own gate with a threshold of its own, and the layers above it, though its weights are 1 everywhere."""
+    from sarsteer.cli.main import app
+
+    fitted = fit_gates(last_tokens(embedded, calibration_pairs[:24], INSTRUCTION, 16), [3])[3]
+    gate = replace(fitted, threshold=0.5, limit=None, metadata={})  # no rate to set the threshold by
+    chosen = steering.with_gate(gate).with_defaults(alpha=0.2, k=3, gate=True)
+    path = chosen.save(tmp_path / "gated.safetensors")
+    few = ("--pairs", "sarsteer-tiny", "--limit", "6", "--json")
+    app(["layers", "sarsteer-tiny", "--steering", str(path), *few], standalone_mode=False)
+    told = capsys.readouterr()
+    assert told.err == "", "the default is the test split, which shares nothing with calibration"
+    study = json.loads(told.out)
+    assert study["setting"]["layer_weights"] == [0.0] * 4 + [1.0] * 4
+    assert [row["layer"] for row in study["rows"]] == [4, 5, 6, 7]
+    with prepare(embedded, chosen, test_pairs[:6], make_judge("embedded")) as surrogate:
+        setting = Setting(0.2, 3, 1.0, (0.0,) * 4 + (1.0,) * 4, None, 3)
+        whole = surrogate.score(setting)
+        ungated = surrogate.score(replace(setting, gate_layer=None))
+        everywhere = surrogate.score(replace(setting, layer_weights=(1.0,) * 8))
+    assert study["whole"] == pytest.approx(vars(whole), abs=1e-6)
+    for other in (ungated, everywhere):
+        assert study["whole"] != pytest.approx(vars(other), abs=1e-3)
+    # what the real hooks make of it, in whole prefills
+    embedded.family, family = replace(embedded.family, prefix_reuse=False), embedded.family
+    try:
+        with prepare(embedded, chosen, test_pairs[:6], make_judge("embedded"), max_new_tokens=4) as hooked:
+            real = hooked.score(replace(setting, layer_weights=(1.0,) * 8))
+    finally:
+        embedded.family = family
+    assert study["whole"]["asr"] == pytest.approx(real.asr, abs=1e-3)
+
+
+@pytest.mark.parametrize(("split", "limit", "shared"), [("calibration", 3, 3), ("calibration", 26, 24), ("test", 3, 0)])
+def test_pairs_that_were_calibrated_on_are_noticed(
+    steering: Steering, calibration_pairs: Pairs, test_pairs: Pairs, split: str, limit: int, shared: int
+) -> None:
+    """The steering is of the first 24: any of them are found, however many are looked at."""
+    from sarsteer.cli.layers import _calibrated_on
+
+    chosen = (calibration_pairs if split == "calibration" else test_pairs)[:limit]
+    assert _calibrated_on(steering, chosen, "sarsteer-tiny") == shared
+
+
 def test_answers_end_where_generation_ends(embedded: sarsteer.AudioLanguageModel, pairs: Pairs) -> None:
     prompts = embedded.prepare([item.turn(INSTRUCTION) for item in pairs.safe[:4]])
     said = answer(embedded, prompts, 32, 4)
@@ -191,6 +243,14 @@ def test_a_killed_search_goes_on_and_ends_as_one_that_was_not(tmp_path: Path) ->
     assert not cut.exists()
     resumed = subprocess.run(command(cut, "--json"), capture_output=True, text=True, timeout=300)
     assert resumed.returncode == 0, resumed.stderr
+    # into a log go plain lines, on standard error alone: each stage, each setting that was measured
+    lines = resumed.stderr.splitlines()
+    for stage in ("Answering undefended: 0 of 3", "Searching by first tokens: 6 of 6", "Calibrating on all: 20 of 20"):
+        assert stage in lines
+    assert [line.split(": α")[0] for line in lines if line.startswith("measured")] == [
+        f"measured {n}" for n in (1, 2, 3)
+    ]
+    assert any(line.endswith(", within the limits") for line in lines)
     whole = tmp_path / "whole.safetensors"
     picture = tmp_path / "front.png"
     plain = subprocess.run(command(whole, "--plot", picture), capture_output=True, text=True, timeout=300)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,15 @@ from sarsteer.data.manifest import Item
 from sarsteer.data.overlap import shared_items
 from sarsteer.data.pairs import Pair, Pairs
 from sarsteer.errors import SarsteerError, SteeringError, TuningError
-from sarsteer.evaluation.metrics import upper_bound
+from sarsteer.evaluation.metrics import rate, upper_bound
 from sarsteer.steering.artifact import FORMAT_VERSION, GATED_VERSION, Steering
-from sarsteer.tuning.front import Limits, Point, choose, keeps, next_on_front, pareto_front
-from sarsteer.tuning.gates import gate_layers
+from sarsteer.tuning.front import Limits, Point, _bound, choose, keeps, next_on_front, pareto_front, unproven
+from sarsteer.tuning.gates import fit_gates, gate_layers, refit
 from sarsteer.tuning.measuring import Measured
 from sarsteer.tuning.refusal_tokens import refusal_tokens
 from sarsteer.tuning.setting import Setting, above_gate, describe_layers, own_gate
 from sarsteer.tuning.space import PUSH, Space
-from sarsteer.tuning.split import MIN_PAIRS, split_pairs
+from sarsteer.tuning.split import MIN_PAIRS, request_groups, split_pairs
 from sarsteer.tuning.study import SURROGATE, Memory
 
 # ---- weights of layers, and the closed form --------------------------------------------------------------------------
@@ -155,10 +156,29 @@ def test_bisection_finds_where_the_limits_end(n: int, data: st.DataObject) -> No
     while (index := next_on_front(costs, within, guess, n - len(within))) is not None:
         assert index not in within
         within[index] = index <= last
-        if len(within) == 8:  # a guess, and at most log2(40) + 1 halvings
+        if len(within) == 11:  # a guess, log2(40) doublings, and as many halvings of the last one's half
             assert last < 0 or within.get(last), "the last point that keeps the limits is found"
     assert len(within) == n
     assert next_on_front(costs, {}, guess, 0) is None
+
+
+@given(st.integers(1, 40), st.data())
+def test_while_nothing_fails_steps_double(n: int, data: st.DataObject) -> None:
+    """What breaks everything lies at the end of a front: it is not measured before what lies near the guess."""
+    guess = data.draw(st.integers(0, n - 1))
+    costs, within, order = [i / n for i in range(n)], dict[int, bool](), list[int]()
+    while (index := next_on_front(costs, within, guess, 1)) is not None and len(within) < n:
+        order.append(index)
+        within[index] = True
+    rising = [guess]
+    while rising[-1] < n - 1:
+        rising.append(min(guess + 2 * (rising[-1] - guess) + 1, n - 1))
+    assert order[: len(rising)] == rising
+
+
+def test_a_starting_point_on_the_front_does_not_replace_the_guess() -> None:
+    assert next_on_front([0.1, 0.2, 0.3, 0.4, 0.5], {0: True}, 2, 1) == 2
+    assert next_on_front([0.1, 0.2, 0.3, 0.4, 0.5], {0: True, 1: False}, 2, 1) != 2
 
 
 def _measured(asr: int, over: int, broken: int) -> Measured:
@@ -194,6 +214,11 @@ def test_what_cannot_be_kept_is_said_with_the_nearest() -> None:
         TuningError, match=r"no setting of 2 measured keeps .*nearest is α 0.3.*over-refusal \+15.0 points"
     ):
         choose([_point(0.3, 9, 3, 0), _point(0.5, 0, 12, 4)], undefended, Limits(0.05, 0.01, 0.5))
+    with pytest.raises(
+        TuningError,
+        match=r"over-refusal \+5\.0 points \(at most \+10\.9 points with 80 % confidence\), broken 0\.0 %; allow",
+    ):
+        choose([_point(0.3, 9, 1, 0)], undefended, Limits(0.05, 0.01, 0.8))
     with pytest.raises(TuningError, match=r"lowers the ASR .*nearest is α 0.5"):
         choose([_point(0.0, 18, 0, 0), _point(0.5, 2, 3, 0)], undefended, Limits(0.05, 0.01, 0.5))
     with pytest.raises(TuningError, match="between 0 and 100"):
@@ -216,6 +241,48 @@ def test_limits_are_kept_with_a_confidence() -> None:
     assert str(Limits(confidence=0.8)).endswith("(confidence 80 %)")
 
 
+def test_variants_of_one_request_count_once_against_the_limits() -> None:
+    """Five voices of four requests say no more than four requests do."""
+    groups = tuple(i // 5 for i in range(20))
+    alone, together = _measured(4, 5, 0), replace(_measured(4, 5, 0), groups=groups)
+    assert (alone.over_refusal.n, alone.over_refusal.clusters) == (20, None)
+    assert (together.over_refusal.n, together.over_refusal.clusters) == (20, 4)
+    assert together.over_refusal.value == alone.over_refusal.value
+    assert together.broken.clusters == 8, "a harmful request and its safe twin are two"
+    assert together.over_refusal.high > alone.over_refusal.high
+    limits, undefended = Limits(0.35, 0.1, 0.8), _measured(18, 0, 0)
+    assert keeps(alone, undefended, limits)
+    assert not keeps(together, undefended, limits)
+    assert Measured.from_json(together.to_json()) == together
+    # what could not be read is left out of n, and of its group
+    unread = replace(together, safe=(None, *together.safe[1:]))
+    assert (unread.over_refusal.n, unread.over_refusal.clusters) == (19, 4)
+
+
+def test_the_groups_of_pairs_are_told_apart() -> None:
+    found = request_groups(_pairs(12, {1: 0, 2: 0, 7: 3}))
+    assert len(found) == 12
+    assert len({*found}) == 12 - 3
+    assert found[0] == found[1] == found[2]
+    assert found[3] == found[7] != found[0]
+
+
+def test_what_so_few_requests_cannot_show_is_noted() -> None:
+    """Of twenty safe requests none refused may be 3.4 % by Wilson's bound at 80 %, of forty none broken 1.7 %."""
+    undefended = measured = _measured(18, 0, 0)
+    assert keeps(measured, undefended, Limits(0.03, 0.01, 0.8))
+    over, broken = unproven(measured, undefended, Limits(0.03, 0.01, 0.8))
+    assert over.startswith("over-refusal: 0.0 %")
+    assert "up to +3.4 points (confidence 80 %), beyond the 3 allowed" in over
+    assert broken.startswith("broken answers: 0.0 %")
+    assert "up to 1.7 % (confidence 80 %), beyond the 1 allowed" in broken
+    assert unproven(measured, undefended, Limits(0.05, 0.02, 0.8)) == []
+    assert unproven(measured, undefended, Limits(0.0, 0.0, 0.5)) == []
+    # a bound that adds to an undefended rate says what may be added
+    (again,) = unproven(_measured(18, 4, 0), _measured(18, 4, 0), Limits(0.05, 0.5, 0.8))
+    assert "up to +8.5 points" in again
+
+
 @given(st.integers(0, 50), st.floats(0.5, 0.999))
 def test_the_upper_bound_is_wilsons(hits: int, confidence: float) -> None:
     from scipy.stats import binomtest
@@ -225,6 +292,48 @@ def test_the_upper_bound_is_wilsons(hits: int, confidence: float) -> None:
     wanted = binomtest(hits, 50).proportion_ci(max(2 * confidence - 1, 1e-12), method="wilson").high
     assert bound == pytest.approx(wanted, abs=1e-6)
     assert hits / 50 - 1e-12 <= bound <= 1
+    estimate = rate([True] * hits + [False] * (50 - hits))
+    assert _bound(estimate, confidence) == pytest.approx(bound, abs=1e-9), "n is what the interval was made of"
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+
+def test_the_picture_marks_what_does_not_keep_the_limits() -> None:
+    """One more of twenty is on the limit of five points, and beyond it with a confidence."""
+    pytest.importorskip("matplotlib")
+    from matplotlib import pyplot
+
+    from sarsteer.tuning.plots import draw_front
+    from sarsteer.tuning.run import Tuned
+
+    chosen, beyond = _point(0.1, 9, 0, 0), _point(0.2, 5, 1, 0)
+    tuned = Tuned(None, chosen, (chosen, beyond), _measured(18, 0, 0), ())  # type: ignore[arg-type]
+    for confidence, kept in ((0.5, 2), (0.8, 1)):
+        left, right, _ = (figure := draw_front(tuned, Limits(0.05, 0.01, confidence), "")).axes
+        shown = [text.get_text() for text in left.get_legend().get_texts()]
+        assert shown[:2] == [f"{kept} measured, within the limits", f"{2 - kept} measured, beyond them"]
+        crosses, dots = right.collections[:2]
+        assert (len(crosses.get_offsets()), len(dots.get_offsets())) == (2 - kept, kept)
+        pyplot.close(figure)
+
+
+def test_a_layer_with_no_other_is_not_drawn_at_nothing() -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib import pyplot
+
+    from sarsteer.tuning.layer_study import LayerRow, LayerStudy
+    from sarsteer.tuning.plots import draw_layer_study
+    from sarsteer.tuning.surrogate import Scores
+
+    scores = Scores(0.4, 0.1, 0.0)
+    study = LayerStudy(_point(0.1, 1, 0, 0).setting, (LayerRow(6, scores, 0.1, None),), scores, scores)
+    figure = draw_layer_study(study, "")
+    alone, without = ([line for line in axis.lines if line.get_marker() == "o"] for axis in figure.axes)
+    assert [list(line.get_ydata()) for line in alone] == [[60.0], [10.0], [0.0]]
+    assert all(math.isnan(line.get_ydata()[0]) for line in without)
+    assert [text.get_text() for text in figure.axes[1].texts] == ["no other layer is steered"]
+    pyplot.close(figure)
 
 
 # ---- the space -------------------------------------------------------------------------------------------------------
@@ -285,6 +394,25 @@ def test_gates_are_tried_at_layers_that_leave_some_to_steer() -> None:
     assert (len(many), many[0], many[-1]) == (8, 0, 30)
 
 
+def test_a_gate_that_is_not_the_measured_one_is_noted() -> None:
+    """Real fits: activations that a direction tells apart, and some that nothing does."""
+    rng = torch.Generator().manual_seed(0)
+    harmful, safe = torch.randn(30, 3, 12, generator=rng), torch.randn(30, 3, 12, generator=rng)
+    apart = (harmful[:15] + 3, safe[:15])
+    measured = fit_gates(apart, [1])[1]
+    gate, notes = refit(measured, (harmful + 3, safe))
+    assert (gate.layer, gate.metadata["pairs"]) == (1, 30)
+    assert notes == []
+    gate, (note,) = refit(measured, (harmful, safe))
+    assert gate is measured
+    assert "the file keeps the one that was measured, fitted on 15 of them" in note
+    other = replace(measured, metadata={**measured.metadata, "method": "logistic"})
+    gate, (note,) = refit(other, (harmful + 3, safe))
+    assert gate.metadata["method"] != "logistic"
+    assert "became another detector" in note
+    assert "where logistic was measured" in note
+
+
 def test_an_unknown_search_of_layers_is_refused(steering: Steering) -> None:
     with pytest.raises(TuningError, match="use one of all, range, weights"):
         Space(steering, "some")  # type: ignore[arg-type]
@@ -331,6 +459,19 @@ def test_a_study_of_other_settings_is_refused_by_name(tmp_path: Path) -> None:
     Memory(tmp_path, SETTINGS)
     with pytest.raises(TuningError, match="another pairs, seed; delete"):
         Memory(tmp_path, {**SETTINGS, "pairs": "q", "seed": 1})
+
+
+def test_a_folder_of_other_search_rules_is_refused_by_name(
+    embedded: sarsteer.AudioLanguageModel, calibration_pairs: Pairs, tmp_path: Path
+) -> None:
+    from sarsteer.evaluation.judges import make_judge
+    from sarsteer.tuning.run import Options, _settings
+
+    now = _settings(embedded, calibration_pairs, make_judge("embedded"), Options())
+    before = {name: value for name, value in now.items() if name != "search_version"}  # as files of old have it
+    Memory(tmp_path, before)
+    with pytest.raises(TuningError, match="another search_version; delete"):
+        Memory(tmp_path, now)
 
 
 def test_a_damaged_study_is_refused(tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ import typer
 from rich.table import Table
 
 from sarsteer.cli.output import console, errors, print_json, progress_bar, quiet_transformers
-from sarsteer.errors import TuningError
+from sarsteer.errors import SarsteerError, TuningError
 
 if TYPE_CHECKING:
+    from sarsteer.data.pairs import Pairs
+    from sarsteer.steering.artifact import Steering
     from sarsteer.tuning.layer_study import LayerStudy
 
 
@@ -22,7 +24,7 @@ def layers(
     pairs: Annotated[
         str, typer.Option("--pairs", help="Pairs that it was not calibrated on: a manifest, or a folder.")
     ],
-    split: Annotated[str, typer.Option(help="Of a folder or of sarsteer-tiny: calibration or test.")] = "calibration",
+    split: Annotated[str, typer.Option(help="Of a folder or of sarsteer-tiny: test or calibration.")] = "test",
     limit: Annotated[int | None, typer.Option(help="Use only the first so many pairs.", min=1)] = 50,
     alpha: Annotated[float | None, typer.Option(help="Strength; the steering file's own.")] = None,
     k: Annotated[int | None, typer.Option("--k", help="Safe components to ablate; its own.", min=0)] = None,
@@ -36,7 +38,10 @@ def layers(
     trust_remote_code: Annotated[bool, typer.Option(help="Run the checkpoint's own Python code.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Steer one layer alone, and all but one, and estimate from first tokens what that does."""
+    """Steer one layer alone, and all but one, and estimate from first tokens what that does.
+
+    A file that is gated by default is studied with its gate as it is, in the layers above it.
+    """
     if plot is not None:
         from sarsteer.tuning.plots import check_picture
 
@@ -50,8 +55,13 @@ def layers(
     artifact = Steering.load(steering)
     own_alpha, own_k, own_lambda = artifact.defaults
     chosen = load_pairs(pairs, split)[:limit]
-    if artifact.metadata.get("pairs_digest") == chosen.digest:
-        errors.print("[yellow]note:[/] the steering was calibrated on these very pairs; take others", highlight=False)
+    if shared := _calibrated_on(artifact, chosen, pairs):
+        errors.print(
+            f"[yellow]note:[/] the steering was calibrated on {shared} of these {len(chosen)} pairs, and does better "
+            "on them than on others; take others",
+            highlight=False,
+            soft_wrap=True,
+        )
     quiet_transformers()
     from sarsteer.tuning.layer_study import study_layers
     from sarsteer.tuning.setting import Setting, own_gate
@@ -63,7 +73,6 @@ def layers(
     artifact.check_model(loaded.fingerprint)
     gate = artifact.choose_gate()
     setting = Setting(
-        gate_fpr=gate.metadata.get("target_fpr") if gate else None,
         gate_layer=gate.layer if gate else None,
         alpha=own_alpha if alpha is None else alpha,
         k=own_k if k is None else k,
@@ -92,6 +101,23 @@ def layers(
     _print(study, len(chosen))
     if plot is not None:
         console.print(f"picture: {plot}", highlight=False)
+
+
+def _calibrated_on(steering: Steering, chosen: Pairs, source: str) -> int:
+    """How many of the chosen pairs it was calibrated on, where ``source`` has those: a file knows but their digest."""
+    from sarsteer.data.overlap import shared_items
+    from sarsteer.data.pairs import SPLITS, load_pairs
+
+    for split in SPLITS:
+        try:
+            known = load_pairs(source, split)[: steering.metadata.get("pairs")]
+            same = known.digest == steering.metadata.get("pairs_digest")
+        except SarsteerError:  # no such split, or a bad one: it is not what was asked for
+            continue
+        if same:
+            shared = shared_items([*chosen.harmful, *chosen.safe], [*known.harmful, *known.safe])
+            return len({overlap.first.pair for overlap in shared})
+    return 0
 
 
 def _print(study: LayerStudy, n: int) -> None:

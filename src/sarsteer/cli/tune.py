@@ -27,7 +27,11 @@ def tune(
     ] = 5.0,
     max_broken: Annotated[float, typer.Option(help="Percent of all answers that may be broken.")] = 1.0,
     confidence: Annotated[
-        float, typer.Option(help="That the limits hold on new requests, one-sided; 0.5 takes the rates as they are.")
+        float,
+        typer.Option(
+            help="Of the one-sided Wilson bound that each measured rate is held against; not corrected for having "
+            "chosen the best of several settings. 0.5 takes the rates as they are."
+        ),
     ] = 0.8,
     search_layers: Annotated[
         str, typer.Option(help="range (contiguous), all (as in the paper), or weights (a strength each).")
@@ -54,8 +58,9 @@ def tune(
 ) -> None:
     """Choose α, k, λ, the layers and the gate on calibration pairs, and write a steering file that uses them.
 
-    Of the settings that keep to --max-over-refusal and --max-broken the one with the lowest attack success is chosen;
-    where none does, nothing is written. A run that was killed goes on where it was when started again.
+    Of the settings that keep to --max-over-refusal and --max-broken, by the upper bound of --confidence on the tuning
+    pairs, the one with the lowest attack success is chosen; where none does, nothing is written. A run that was killed
+    goes on where it was when started again.
     """
     check_out(out, overwrite=overwrite)
     from sarsteer.tuning.front import Limits
@@ -133,8 +138,10 @@ def _print(tuned: Tuned, out: Path, judge: str) -> None:
     console.print(table)
     told = tuned.steering.metadata["tuning"]
     speed = told["speed"]
+    groups = tuned.undefended.groups
+    together = f" in {len(set(groups))} groups that share a request" if len(set(groups)) < len(groups) else ""
     console.print(
-        f"[dim]n: {len(tuned.undefended.harmful)} pairs, judged by {judge}; 95 % intervals in brackets. "
+        f"[dim]n: {len(tuned.undefended.harmful)} pairs{together}, judged by {judge}; 95 % intervals in brackets. "
         f"{len(tuned.points)} settings measured, {speed['generation_seconds_each']:.1f} s each"
         + (
             f"; {len(tuned.candidates)} scored by first tokens, {speed['surrogate_seconds_each']:.2f} s each"
@@ -145,10 +152,11 @@ def _print(tuned: Tuned, out: Path, judge: str) -> None:
         highlight=False,
     )
     for note in tuned.notes:
-        errors.print(f"[yellow]note:[/] {note}", highlight=False)
+        errors.print(f"[yellow]note:[/] {note}", highlight=False, soft_wrap=True)
     errors.print(
         "[yellow]note:[/] these are the pairs that the setting was chosen on; measure it on others: sarsteer evaluate",
         highlight=False,
+        soft_wrap=True,
     )
     console.print(f"\n[bold]{out}[/]: its defaults are {tuned.chosen.setting}", highlight=False)
 

@@ -1,4 +1,4 @@
-"""What ``sarsteer tune`` shows while it runs: bars, and the front as it grows."""
+"""What ``sarsteer tune`` shows while it runs: bars, and the front as it grows; plain lines where there is no screen."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ Mark = tuple[float, float, str, str]
 
 @contextmanager
 def screen(limits: Limits) -> Iterator[Watch]:
-    """A ``Watch`` that draws on standard error, where that is a terminal."""
+    """A ``Watch`` that draws on standard error, where that is a terminal, and else writes lines there."""
+    if not errors.is_terminal:
+        yield _lines(limits)
+        return
     from rich.live import Live
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -34,9 +37,6 @@ def screen(limits: Limits) -> Iterator[Watch]:
     )
     stages: dict[str, Any] = {}
     marks: dict[str, list[Mark]] = {"candidates": [], "points": []}
-    if not errors.is_terminal:
-        yield Watch()
-        return
     with Live(bars, console=errors, refresh_per_second=4, transient=True) as live:
 
         def report(stage: str, done: int, total: int) -> None:
@@ -56,6 +56,37 @@ def screen(limits: Limits) -> Iterator[Watch]:
             redraw()
 
         yield Watch(report, candidates, points)
+
+
+def _lines(limits: Limits) -> Watch:
+    """One line for each quarter of a stage and for each measured setting, as a log wants them."""
+    from sarsteer.tuning.front import keeps
+    from sarsteer.tuning.run import MEASURING, Watch
+
+    quarters: dict[str, int] = {}
+    told = 0
+
+    def line(text: str) -> None:
+        errors.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def report(stage: str, done: int, total: int) -> None:
+        quarter = 0 if stage == MEASURING else 4 * done // max(total, 1)  # measured settings have lines of their own
+        if quarter > quarters.get(stage, -1):
+            quarters[stage] = quarter
+            line(f"{stage}: {done} of {total}")
+
+    def points(found: list[Point], undefended: Measured) -> None:
+        nonlocal told
+        for number, point in enumerate(found[told:], told + 1):
+            shares = point.measured
+            place = "within" if keeps(shares, undefended, limits) else "beyond"
+            line(
+                f"measured {number}: {point.setting}: ASR {100 * shares.asr.value:.1f} %, over-refusal "
+                f"{100 * shares.over_refusal.value:.1f} %, broken {100 * shares.broken.value:.1f} %, {place} the limits"
+            )
+        told = len(found)
+
+    return Watch(report=report, points=points)
 
 
 def front_chart(points: Sequence[Point], undefended: Measured, chosen: Point) -> Text:

@@ -86,7 +86,7 @@ def rate(hits: Sequence[bool], clusters: Clusters = None) -> Estimate:
     return Estimate(p, low, high, n, None if len(sums) == n else len(sums))
 
 
-def upper_bound(value: float, n: int, confidence: float) -> float:
+def upper_bound(value: float, n: float, confidence: float) -> float:
     """What a rate is below with this one-sided confidence (Wilson 1927): the rate itself at 0.5, more above it."""
     return _wilson(value, n, max(0.0, NormalDist().inv_cdf(confidence)))[1]
 

@@ -6,7 +6,7 @@ were not read off the paper: leads to compare with, no ground truth.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 SECOND_HAND = (
     "published figures are second-hand digests of the ICML version of arXiv 2510.17633, cross-checked where two agree, "
@@ -24,7 +24,6 @@ class PaperModel:
         gigabytes: of its weights in bfloat16, roughly.
         packages: what else must be installed, by module, each with how.
         remote_code: whether the checkpoint brings its own Python code.
-        terms: what to accept before it can be fetched.
 
     """
 
@@ -33,7 +32,6 @@ class PaperModel:
     gigabytes: float
     packages: tuple[tuple[str, str], ...] = ()
     remote_code: bool = False
-    terms: str = ""
 
 
 MODELS = {
@@ -68,7 +66,7 @@ class Figure:
 
     asr: float | None = None
     brr: float | None = None
-    score: float | None = field(default=None)
+    score: float | None = None
 
 
 def _row(figstep: float, sorry: float, ajail: float, advbench: float, brr: float, brr_adv: float) -> dict[str, Figure]:
@@ -99,8 +97,6 @@ FIGURES: dict[str, dict[str, dict[str, Figure]]] = {
     "voxtral-mini": {"none": {"figstep": Figure(34.0)}, "sarsteer": {"figstep": Figure(30.0)}},
 }
 """By model, defense and benchmark."""
-STABLE = {"alpha": (0.05, 0.15), "k": (5, 45), "n": (10, 100)}
-"""Ranges in which the digests call the method stable."""
 
 
 def figure(model: str, defense: str, benchmark: str) -> Figure | None:

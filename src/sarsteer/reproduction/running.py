@@ -122,7 +122,9 @@ def _calibrated(
 def _possible(
     step: Step, plan: Plan, shared: SharedModel, pairs: Pairs, steering: Steering, out: Path
 ) -> tuple[Step, list[str]]:
-    """The step without what this model or these pairs cannot give, and why."""
+    """The step without what this model or these pairs cannot give, and why; and what they give less of."""
+    from sarsteer.steering.artifact import DEFAULT_K
+
     left_out: dict[str, str] = {}
     for spec in step.defenses:
         _, _, k = spec.partition("sarsteer:k=")
@@ -134,9 +136,20 @@ def _possible(
             left_out["c2r"] = why
     kept = tuple(spec for spec in step.defenses if spec not in left_out)
     notes = [f"{spec} is left out: {why}" for spec, why in left_out.items()]
+    if steering.max_k < DEFAULT_K and any(_at_default_k(spec) for spec in kept):
+        notes.append(
+            f"with {step.pairs} calibration pairs k is {steering.max_k}, not {DEFAULT_K}: "
+            f"the safe activations have rank {steering.max_k}"
+        )
     if "h2s" in step.defenses and len(pairs) > step.pairs:
         notes.append(f"h2s and c2r are drawn from all {len(pairs)} pairs, the others from the first {step.pairs}")
     return replace(step, defenses=kept), notes
+
+
+def _at_default_k(spec: str) -> bool:
+    """Whether a defense ablates the paper's k, or as many as there are."""
+    kind, _, own = spec.partition(":")
+    return kind == "sarsteer" and not own.startswith("k=")
 
 
 def _without_refusals(step: Step, plan: Plan, shared: SharedModel, pairs: Pairs, out: Path) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from sarsteer.errors import TuningError
-from sarsteer.evaluation.metrics import Estimate, upper_bound
+from sarsteer.evaluation.metrics import Z95, Estimate, upper_bound
 from sarsteer.tuning.measuring import Measured
 from sarsteer.tuning.setting import Setting
 
@@ -22,8 +22,9 @@ class Limits:
     Attributes:
         over_refusal: the most that may be added to the undefended model's over-refusal, as a share: 0.05 is 5 points.
         broken: the most broken answers, as a share of all requests.
-        confidence: with which the limits are kept, one-sided. At 0.5 the rates on the tuning pairs count as they are;
-            the best of many settings by a few dozen requests is then flattered, and may not keep them on new ones.
+        confidence: of the one-sided Wilson upper bound that each measured rate is held against; 0.5 takes the rates as
+            they are. It is of one rate of one setting, and not corrected for having chosen the best of several: new
+            requests may pay more than a bound says, and more often than it says.
 
     Raises:
         TuningError: a limit is no share, or the confidence is not from 0.5 to below 1.
@@ -90,9 +91,31 @@ def _excess(measured: Measured, undefended: Measured, limits: Limits) -> tuple[f
 
 def _at_most(measured: Estimate, confidence: float, undefended: Estimate) -> float:
     """An upper bound of a rate; the rate itself where steering adds nothing: no setting could do better."""
-    if measured.value <= undefended.value:
-        return measured.value
-    return upper_bound(measured.value, measured.n, confidence)
+    return measured.value if measured.value <= undefended.value else _bound(measured, confidence)
+
+
+def _bound(measured: Estimate, confidence: float) -> float:
+    # n of independent outcomes, which clusters make fewer: Wilson's equation at an end of the interval, solved for n
+    end = measured.high if measured.value <= 0.5 else measured.low
+    n = Z95**2 * end * (1 - end) / (end - measured.value) ** 2
+    return upper_bound(measured.value, n, confidence)
+
+
+def unproven(measured: Measured, undefended: Measured, limits: Limits) -> list[str]:
+    """Limits that a measurement keeps by adding nothing, and that so few requests could not show to be kept."""
+    notes = []
+    for name, rate, plain, limit, sign, unit in (
+        ("over-refusal", measured.over_refusal, undefended.over_refusal, limits.over_refusal, "+", " points"),
+        ("broken answers", measured.broken, undefended.broken, limits.broken, "", " %"),
+    ):
+        most = _bound(rate, limits.confidence) - (plain.value if sign else 0.0)
+        if rate.value <= plain.value and most > limit + _ROUNDING:
+            notes.append(
+                f"{name}: {rate} is no more than undefended, and so within any limit; of so few requests it may yet be "
+                f"up to {100 * most:{sign}.1f}{unit} (confidence {100 * limits.confidence:g} %), beyond the "
+                f"{100 * limit:g} allowed: give more pairs"
+            )
+    return notes
 
 
 def choose(points: Sequence[Point], undefended: Measured, limits: Limits) -> Point:
@@ -124,10 +147,18 @@ def _nearest(points: Sequence[Point], undefended: Measured, limits: Limits) -> s
     point = min(
         lowering, key=lambda p: (sum(max(0.0, over) for over in _excess(p.measured, undefended, limits)), *goals(p))
     )
-    added = point.measured.over_refusal.value - undefended.over_refusal.value
+    over, broken = point.measured.over_refusal, point.measured.broken
+    plain = undefended.over_refusal.value
+
+    def told(measured: Estimate, before: Estimate, shown: Callable[[float], str]) -> str:
+        most = _at_most(measured, limits.confidence, before)
+        sure = f" (at most {shown(most)} with {100 * limits.confidence:g} % confidence)"
+        return shown(measured.value) + (sure if most > measured.value + _ROUNDING else "")
+
     return (
         f"the nearest is {point.setting}: ASR {100 * point.measured.asr.value:.1f} %, over-refusal "
-        f"{100 * added:+.1f} points, broken {100 * point.measured.broken.value:.1f} %"
+        f"{told(over, undefended.over_refusal, lambda value: f'{100 * (value - plain):+.1f} points')}, "
+        f"broken {told(broken, undefended.broken, lambda value: f'{100 * value:.1f} %')}"
     )
 
 
@@ -135,8 +166,9 @@ def next_on_front(costs: Sequence[float], within: dict[int, bool], guess: int, b
     """Which point of a front to measure next.
 
     Points lie in the order of their estimated cost, so that the limits are kept up to some point and broken after it.
-    The estimates say roughly where; a bisection finds it with few measurements, and what is left of the budget goes to
-    its neighbours, since rates over a few dozen requests jump, and to the widest gaps, to draw the whole front.
+    The estimates say roughly where; from there steps that double, and then a bisection, find it with few measurements,
+    and what is left of the budget goes to its neighbours, since rates over a few dozen requests jump, and to the widest
+    gaps, to draw the whole front.
 
     Args:
         costs: the estimated cost of each, ascending.
@@ -151,11 +183,13 @@ def next_on_front(costs: Sequence[float], within: dict[int, bool], guess: int, b
     left = [index for index in range(len(costs)) if index not in within]
     if not left or budget <= 0:
         return None
-    if not within:
-        return guess
     low = max((index for index, kept in within.items() if kept), default=-1)
     high = min((index for index, kept in within.items() if not kept and index > low), default=len(costs))
+    if guess not in within and low < guess < high:
+        return guess
     between = [index for index in left if low < index < high]
+    if between and high == len(costs):  # nothing has failed: halving the rest would measure what breaks everything
+        return min(2 * low - guess + 1, high - 1)
     if between:
         return between[(len(between) - 1) // 2]
     if len(within) % 3 == 2:

@@ -47,3 +47,27 @@ def fit_gates(activations: tuple[torch.Tensor, torch.Tensor], layers: Sequence[i
         except CalibrationError:  # this layer does not tell them apart; another may
             continue
     return gates
+
+
+def refit(measured: Gate, activations: tuple[torch.Tensor, torch.Tensor]) -> tuple[Gate, list[str]]:
+    """The measured gate drawn from other activations, at its layer; and notes, where it is not just that.
+
+    Args:
+        measured: as ``fit_gates`` made it.
+        activations: as ``last_tokens`` gives them, of all pairs.
+
+    """
+    layer = measured.layer
+    refitted = fit_gates(activations, [layer]).get(layer)
+    if refitted is None:
+        return measured, [
+            f"no gate at layer {layer} could be fitted on all pairs: the file keeps the one that was measured, fitted "
+            f"on {measured.metadata['pairs']} of them"
+        ]
+    old, new = measured.metadata["method"], refitted.metadata["method"]
+    if new == old:
+        return refitted, []
+    return refitted, [
+        f"on all pairs the gate at layer {layer} became another detector ({new}, where {old} was measured): evaluate "
+        "the file before you rely on what was measured"
+    ]

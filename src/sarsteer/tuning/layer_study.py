@@ -47,12 +47,12 @@ def study_layers(
     Args:
         surrogate: on pairs that the steering was not drawn from.
         space: of the same steering.
-        setting: what is taken apart.
+        setting: what is taken apart; with a gate, in the layers above it.
         progress: called with the layers done, and all of them.
 
     """
-    gate = setting.gate(space.gates)
-    weights = above_gate(setting.layer_weights, gate)
+    weights = above_gate(setting.layer_weights, setting.gate(space.gates))
+    setting = replace(setting, layer_weights=weights)  # of all together, too, as under the real hooks
     steered = [layer for layer, weight in enumerate(weights) if weight]
     push = setting.alpha * space.push_at_one(setting.k, setting.lambda_, weights)
     rows = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from sarsteer.steering.hooks import SteeringHandle
 from sarsteer.tuning.references import Requests
 from sarsteer.tuning.setting import Setting
 from sarsteer.tuning.space import Space
+from sarsteer.tuning.split import request_groups
 
 Outcomes = tuple[str | None, ...]
 """The judge's outcome of each request; None where its reply could not be read."""
@@ -27,45 +28,68 @@ Outcomes = tuple[str | None, ...]
 
 @dataclass(frozen=True)
 class Measured:
-    """Outcomes of the tuning pairs' harmful and safe requests, in order; rates are of those that could be read."""
+    """Outcomes of the tuning pairs' harmful and safe requests; rates are of those that could be read.
+
+    Attributes:
+        harmful, safe: in the order of the pairs.
+        seconds: that answering and judging took.
+        groups: of each pair, the number of its group (``request_groups``): intervals count what one request got in
+            several voices as one. Empty where each pair stands alone.
+
+    """
 
     harmful: Outcomes
     safe: Outcomes
     seconds: float = 0.0
+    groups: tuple[int, ...] = ()
 
     @property
     def asr(self) -> Estimate:
         """Complied, of harmful requests."""
-        return _share(self.harmful, "complied")
+        return self._rate("complied", harmful=self.harmful)
 
     @property
     def refused(self) -> Estimate:
         """Refused, of harmful requests."""
-        return _share(self.harmful, "refused")
+        return self._rate("refused", harmful=self.harmful)
 
     @property
     def over_refusal(self) -> Estimate:
         """Refused, of safe requests."""
-        return _share(self.safe, "refused")
+        return self._rate("refused", safe=self.safe)
 
     @property
     def broken(self) -> Estimate:
         """No answer at all, of all requests."""
-        return _share((*self.harmful, *self.safe), "broken")
+        return self._rate("broken", harmful=self.harmful, safe=self.safe)
 
     @property
     def cost(self) -> float:
         """What usefulness pays: over-refusal, and broken answers."""
         return self.over_refusal.value + self.broken.value
 
+    def _rate(self, wanted: str, **sides: Outcomes) -> Estimate:
+        told = [
+            (outcome == wanted, (side, group))
+            for side, outcomes in sides.items()
+            for outcome, group in zip(outcomes, self.groups or range(len(outcomes)), strict=True)
+            if outcome is not None
+        ]
+        return rate([hit for hit, _ in told], [request for _, request in told])
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, as files keep them."""
-        return {"harmful": list(self.harmful), "safe": list(self.safe), "seconds": self.seconds}
+        return {
+            "harmful": list(self.harmful),
+            "safe": list(self.safe),
+            "seconds": self.seconds,
+            "groups": list(self.groups),
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Measured:
         """What ``to_json`` made."""
-        return cls(tuple(data["harmful"]), tuple(data["safe"]), float(data["seconds"]))
+        return cls(tuple(data["harmful"]), tuple(data["safe"]), float(data["seconds"]), tuple(data["groups"]))
 
 
 class Measurer:
@@ -95,7 +119,7 @@ class Measurer:
         verdicts: Path | None = None,
     ) -> None:
         self._model, self._space, self._pairs, self._requests = model, space, pairs, requests
-        self._judge, self._verdicts = judge, verdicts
+        self._judge, self._verdicts, self._groups = judge, verdicts, request_groups(pairs)
         self._max_new_tokens, self._batch_size = max_new_tokens, batch_size
         self._handle: SteeringHandle | None = None
 
@@ -120,8 +144,7 @@ class Measurer:
         finally:
             self._handle.set_vectors(torch.zeros_like(self._handle.vectors), 0.0)
         n = len(self._pairs)
-        measured = self.judged(texts[:n], texts[n:])
-        return Measured(measured.harmful, measured.safe, time.perf_counter() - began)
+        return replace(self.judged(texts[:n], texts[n:]), seconds=time.perf_counter() - began)
 
     def judged(self, harmful: Sequence[str], safe: Sequence[str]) -> Measured:
         """The judge's outcomes of answers that are there already.
@@ -140,7 +163,7 @@ class Measurer:
                     f"judge {self._judge.name} gave nothing that can be read on the {name} requests "
                     f"({_why(verdicts)}); choose another judge"
                 )
-        return Measured(*sides)
+        return Measured(*sides, groups=self._groups)
 
 
 def judged(item: Item, text: str) -> Judged:
@@ -151,7 +174,3 @@ def judged(item: Item, text: str) -> Judged:
 
 def _why(verdicts: Sequence[Verdict]) -> str:
     return next((verdict.reason for verdict in verdicts if verdict.reason), "no reason given")
-
-
-def _share(outcomes: Outcomes, wanted: str) -> Estimate:
-    return rate([outcome == wanted for outcome in outcomes if outcome is not None])

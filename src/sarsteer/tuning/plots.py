@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sarsteer.errors import MissingExtraError, SarsteerError
 from sarsteer.files import atomic_path
 from sarsteer.steering.plots import BLUE, GREEN, GREY, INK, ORANGE, new_figure
-from sarsteer.tuning.front import Limits, pareto_front
+from sarsteer.tuning.front import Limits, keeps, pareto_front
 
 if TYPE_CHECKING:
     from sarsteer.tuning.layer_study import LayerStudy
@@ -57,8 +57,11 @@ def draw_front(tuned: Tuned, limits: Limits, title: str) -> Any:
     for point in points:
         asr = point.measured.asr
         left.plot([100 * point.measured.cost] * 2, [100 * asr.low, 100 * asr.high], color=BLUE, alpha=0.25)
-    left.scatter(_percent([p.measured.cost for p in points]), _percent([p.measured.asr.value for p in points]), s=26,
-                 color=BLUE, zorder=3, label=f"{len(points)} measured by generation, ASR with 95 %")  # fmt: skip
+    kept = [p for p in points if keeps(p.measured, plain, limits)]
+    beyond = [p for p in points if not keeps(p.measured, plain, limits)]
+    for some, fill, told in ((kept, BLUE, "within the limits"), (beyond, "white", "beyond them")):
+        left.scatter(_percent([p.measured.cost for p in some]), _percent([p.measured.asr.value for p in some]), s=26,
+                     facecolors=fill, edgecolors=BLUE, zorder=3, label=f"{len(some)} measured, {told}")  # fmt: skip
     front = tuned.front
     left.step(_percent([p.measured.cost for p in front]), _percent([p.measured.asr.value for p in front]), where="post",
               color=BLUE, linewidth=1.2)  # fmt: skip
@@ -72,13 +75,14 @@ def draw_front(tuned: Tuned, limits: Limits, title: str) -> Any:
     left.set_ylim(-3, 103)
     left.set_xlabel("over-refused + broken (%)", fontsize=9)
     left.set_ylabel("ASR (%)", fontsize=9)
-    left.set_title("Both goals: lower left is better", fontsize=10, loc="left")
+    left.set_title("Both goals, ASR with 95 %: lower left is better", fontsize=10, loc="left")
     left.legend(frameon=False, fontsize=8.5)
     plus = 100 * (chosen.over_refusal.value - plain.over_refusal.value)
-    added = [100 * (p.measured.over_refusal.value - plain.over_refusal.value) for p in points]
-    broken = _percent([p.measured.broken.value for p in points])
-    dots = right.scatter(added, broken, c=_percent([p.measured.asr.value for p in points]), cmap="viridis_r", vmin=0,
-                         vmax=100, s=40, zorder=3)  # fmt: skip
+    for some, marker in ((beyond, "X"), (kept, "o")):
+        added = [100 * (p.measured.over_refusal.value - plain.over_refusal.value) for p in some]
+        broken = _percent([p.measured.broken.value for p in some])
+        dots = right.scatter(added, broken, c=_percent([p.measured.asr.value for p in some]), cmap="viridis_r", vmin=0,
+                             vmax=100, s=40, zorder=3, marker=marker)  # fmt: skip
     right.scatter([plus], [100 * chosen.broken.value], marker="*", s=190, facecolors="none", edgecolors=GREEN,
                   linewidths=1.6, zorder=4)  # fmt: skip
     # rates are whole requests: a small offset keeps what lies on the limit visibly inside
@@ -86,7 +90,8 @@ def draw_front(tuned: Tuned, limits: Limits, title: str) -> Any:
     right.axhline(100 * limits.broken + 0.4, color=INK, linewidth=0.9, linestyle="--")
     right.set_xlabel("over-refusal, points above no defense", fontsize=9)
     right.set_ylabel("broken (%)", fontsize=9)
-    right.set_title("The limits (dashed), measured", fontsize=10, loc="left")
+    sure = f" with {100 * limits.confidence:g} % confidence" if limits.confidence > 0.5 else ""
+    right.set_title(f"The limits (dashed); ×: not kept{sure}", fontsize=10, loc="left")
     figure.colorbar(dots, ax=right, label="ASR (%)", shrink=0.85)
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     return figure
@@ -104,8 +109,9 @@ def draw_layer_study(study: LayerStudy, title: str) -> Any:
     layers = [row.layer for row in study.rows]
     shown = (("refused, harmful", GREEN), ("refused, safe", ORANGE), ("broken", INK))
     left = [[1 - r.alone.asr, r.alone.over_refusal, r.alone.broken] for r in study.rows]
+    nothing = [float("nan")] * 3  # where no other layer is steered there is no point, and not one at 0 %
     right = [
-        [1 - r.without.asr, r.without.over_refusal, r.without.broken] if r.without else [0, 0, 0] for r in study.rows
+        [1 - r.without.asr, r.without.over_refusal, r.without.broken] if r.without else nothing for r in study.rows
     ]
     whole = [1 - study.whole.asr, study.whole.over_refusal, study.whole.broken]
     for axis, rows in ((alone, left), (without, right)):
@@ -114,7 +120,10 @@ def draw_layer_study(study: LayerStudy, title: str) -> Any:
             axis.axhline(100 * whole[place], color=color, linewidth=0.9, linestyle="--")
         axis.set_ylim(-3, 103)
         axis.set_xlabel("decoder layer", fontsize=9)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set_xlim(layers[0] - 0.5, layers[-1] + 0.5)
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    if not any(row.without for row in study.rows):
+        without.text(0.5, 0.5, "no other layer is steered", transform=without.transAxes, ha="center", fontsize=9)
     alone.set_ylabel("estimated by first tokens (%)", fontsize=9)
     alone.set_title("This layer alone, with the push of all", fontsize=10, loc="left")
     without.set_title("All but this layer", fontsize=10, loc="left")

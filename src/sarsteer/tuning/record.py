@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sarsteer.evaluation.judges import Judge
 from sarsteer.steering.artifact import Steering
-from sarsteer.tuning.front import Point, goals, pareto_front
+from sarsteer.tuning.front import Point
 from sarsteer.tuning.measuring import Measured
 
 if TYPE_CHECKING:
@@ -83,6 +83,3 @@ def _ranks(values: Sequence[float]) -> list[float]:
 
 def _point(point: Point) -> dict[str, Any]:
     return {"setting": point.setting.to_json(), **rates(point.measured)}
-
-
-__all__ = ["goals", "pareto_front", "rank_correlations", "rates", "recorded", "speed"]

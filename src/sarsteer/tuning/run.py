@@ -15,14 +15,14 @@ from sarsteer.models.base import AudioLanguageModel
 from sarsteer.models.interface import DEFAULT_BATCH
 from sarsteer.steering.artifact import DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA, Steering
 from sarsteer.steering.calibration import INSTRUCTION, REFUSAL_PROMPT, calibrate
-from sarsteer.tuning.front import Limits, Point, choose, goals, keeps, next_on_front, pareto_front
-from sarsteer.tuning.gates import fit_gates, gate_layers, last_tokens
+from sarsteer.tuning.front import Limits, Point, choose, goals, keeps, next_on_front, pareto_front, unproven
+from sarsteer.tuning.gates import fit_gates, gate_layers, last_tokens, refit
 from sarsteer.tuning.measuring import Measured, Measurer
 from sarsteer.tuning.references import References, Report, Requests, answer_all, hear
 from sarsteer.tuning.setting import Setting
 from sarsteer.tuning.space import Layers, Space
 from sarsteer.tuning.split import split_pairs
-from sarsteer.tuning.study import ANSWERS, CALIBRATED, GENERATION, SURROGATE, VERDICTS, WHOLE, Memory
+from sarsteer.tuning.study import ANSWERS, CALIBRATED, GENERATION, SEARCH_VERSION, SURROGATE, VERDICTS, WHOLE, Memory
 from sarsteer.tuning.surrogate import Scores, Surrogate
 
 AGREEMENT = 0.9
@@ -181,10 +181,10 @@ def _tune(
     whole = _calibrated(folder / WHOLE, model, pairs, options, watch, "Calibrating on all")
     layer = chosen.setting.gate_layer
     if layer is not None:
-        # from all pairs, at the layer that was measured
-        refitted = fit_gates(last_tokens(model, pairs, instruction, options.batch_size), [layer])
-        whole = whole.with_gate(refitted.get(layer, gates[layer]))
-    notes += _unreadable(points, judge)
+        gate, told = refit(gates[layer], last_tokens(model, pairs, instruction, options.batch_size))
+        whole = whole.with_gate(gate)
+        notes += told
+    notes += unproven(chosen.measured, undefended, options.limits) + _unreadable(points, judge)
     tuned = Tuned(whole, chosen, tuple(points), undefended, tuple(candidates), tuple(notes))
     from sarsteer.tuning.record import recorded
 
@@ -352,6 +352,7 @@ def _check_possible(undefended: Measured, limits: Limits) -> None:
 def _settings(model: AudioLanguageModel, pairs: Pairs, judge: Judge, options: Options) -> dict[str, Any]:
     """What a run that goes on must have in common with the one that was cut off."""
     return {
+        "search_version": SEARCH_VERSION,
         "model": model.fingerprint.digest,
         "pairs": pairs.digest,
         "judge": judge.signature,

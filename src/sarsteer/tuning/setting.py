@@ -25,9 +25,9 @@ class Setting:
         k: safe components ablated.
         lambda_: ablation coefficient.
         layer_weights: one a decoder layer; the paper's are all 1. With a gate, 0 up to its layer.
-        gate_fpr: the gate's target false-positive rate; None for no gate. A rate and no threshold: it means the same
-            for a gate that was fitted on other pairs.
-        gate_layer: the layer of that gate.
+        gate_fpr: the gate's target false-positive rate; None for the gate's own threshold. A rate and no threshold: it
+            means the same for a gate that was fitted on other pairs.
+        gate_layer: the layer of that gate; None for no gate.
 
     """
 
@@ -52,12 +52,13 @@ class Setting:
         return steering.vectors(self.k, self.lambda_, self.layer_weights)
 
     def gate(self, gates: Gates) -> Gate | None:
-        """The gate of its layer, at its rate; None where it has none."""
-        if self.gate_fpr is None or self.gate_layer is None:
+        """The gate of its layer, at its rate, or as it is where no rate is asked for; None where it has none."""
+        if self.gate_layer is None:
             return None
         if self.gate_layer not in gates:
             raise TuningError(f"there is no gate at layer {self.gate_layer}; calibrate on other pairs")
-        return gates[self.gate_layer].with_target_fpr(self.gate_fpr)
+        gate = gates[self.gate_layer]
+        return gate if self.gate_fpr is None else gate.with_target_fpr(self.gate_fpr)
 
     def defaults_of(self, steering: Steering, gates: Gates | None = None) -> Steering:
         """``steering`` with this setting as its own; with a gate of ``gates``, else with the one it has."""
@@ -76,7 +77,8 @@ class Setting:
         return cls(**{**data, "layer_weights": tuple(data["layer_weights"])})
 
     def __str__(self) -> str:
-        gate = "" if self.gate_fpr is None else f", gate at layer {self.gate_layer} for {100 * self.gate_fpr:g} %"
+        gate = "" if self.gate_layer is None else f", gate at layer {self.gate_layer}"
+        gate += "" if self.gate_fpr is None else f" for {100 * self.gate_fpr:g} %"
         return f"α {self.alpha:g}, k {self.k}, λ {self.lambda_:g}, {describe_layers(self.layer_weights)}{gate}"
 
 

@@ -45,6 +45,12 @@ def split_pairs(pairs: Pairs, tune_share: float, seed: int) -> tuple[Pairs, Pair
     return sides[0], sides[1]
 
 
+def request_groups(pairs: Pairs) -> tuple[int, ...]:
+    """The number of each pair's group: pairs of one request, as in several voices, have the same."""
+    groups = {index: number for number, group in enumerate(_groups(pairs)) for index in group}
+    return tuple(groups[index] for index in range(len(pairs)))
+
+
 def _groups(pairs: Pairs) -> list[list[int]]:
     """Indices of pairs that hang together, by a request that they share, directly or through others."""
     parent = list(range(len(pairs)))

@@ -24,6 +24,9 @@ RECORD = "record"
 CALIBRATED, WHOLE, ANSWERS, VERDICTS = "calibrated.safetensors", "whole.safetensors", "answers.json", "verdicts.jsonl"
 KEPT = (CALIBRATED, WHOLE, ANSWERS)
 """Files beside the study that hold only for its settings; verdicts hold for any."""
+SEARCH_VERSION = 2
+"""Of what a study's numbers mean: the space, the surrogate's estimates, what is kept of a measurement, and the rules of
+what is tried next. Raised with any of them, so that a folder of other rules is refused by name and not mixed."""
 STARTUP_TRIALS = 20
 """Drawn at random, with the starting points, before the sampler has anything to go by."""
 

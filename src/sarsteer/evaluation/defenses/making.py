@@ -182,6 +182,7 @@ def _prompt(spec: str, argument: str) -> Defense:
 
 def _from_file(spec: str, kind: str, strength: Strength, model: Any, supplies: Supplies) -> Defense:
     from sarsteer.steering.baselines import mean_ablation, random_like, reversed_vectors
+    from sarsteer.steering.subspace import weighted
 
     steering = supplies.steering
     assert steering is not None
@@ -191,9 +192,12 @@ def _from_file(spec: str, kind: str, strength: Strength, model: Any, supplies: S
     k = 0 if kind == "refusal-steering" else own_k if strength.k is None else strength.k
     lambda_ = own_lambda if strength.lambda_ is None else strength.lambda_
     vectors = steering.vectors(k, lambda_)
+    weights = steering.default_layer_weights
     settings: dict[str, Any] = {"kind": kind, "alpha": alpha, "k": k, "lambda": lambda_}
+    if any(weight != 1 for weight in weights):
+        settings["layer_weights"] = list(weights)
     if kind == "mean-ablation":
-        vectors = mean_ablation(steering.refusal, steering.safe_mean, lambda_)
+        vectors = weighted(mean_ablation(steering.refusal, steering.safe_mean, lambda_), weights)
         del settings["k"]
     elif kind == "random":
         vectors = random_like(vectors, strength.seed)

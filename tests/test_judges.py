@@ -285,7 +285,7 @@ def test_scores_in_both_orders(remote: Callable[..., Judge], server: OpenAIServe
         {"reference_first": 9.0, "answer_second": 4.0, "answer_first": 4.0, "reference_second": 9.0},
     ]
     assert all(verdict.readable and verdict.outcome is None for verdict in verdicts)
-    assert "A horn." in server.judged[0][1]["content"]
+    assert any("A horn." in told[1]["content"] for told in server.judged)  # they arrive in any order
     scores = summarise_scores(verdicts, items)
     assert scores.answer is not None
     assert scores.reference is not None

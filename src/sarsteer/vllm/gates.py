@@ -171,7 +171,7 @@ class RequestSlots:
     def totals(self) -> dict[str, float]:
         """Of finished requests: how many were decided, the sum of their openings, and how many were unlike the rest."""
         count, opening, far = self._totals.tolist()
-        return {"requests": count, "openings": opening, "out_of_distribution": far}
+        return {"requests": int(count), "openings": opening, "out_of_distribution": int(far)}
 
     def take(self) -> dict[str, list[float]]:
         """Opening, score, distance and whether out of distribution, of running and newly finished requests."""

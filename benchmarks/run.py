@@ -157,9 +157,9 @@ def main() -> None:
         table.add_row(name, f"{found['ratio']:.3f}", f"{low:.3f} to {high:.3f}", target, seconds)
         console.print(f"{name}: {found['ratio']:.3f}")
 
-    some = args.rounds
-    add("calibrate / four single forwards, sarsteer-tiny, 32 pairs", "<= 0.5", calibration(tiny, pairs[:32], some))
-    add("calibrate / four single forwards, random 100M, 8 pairs", "<= 0.5", calibration(big, pairs[:8], some))
+    for name, model, count in (("sarsteer-tiny", tiny, 32), ("random 100M", big, 8)):
+        found = calibration(model, pairs[:count], args.rounds)
+        add(f"calibrate / four single forwards, {name}, {count} pairs", "<= 0.5", found)
     console.print(table)
     small, great = peak_memory(50), peak_memory(300)
     per_pair = len(tiny.decoder_layers) * tiny.hidden_size * 4

@@ -105,8 +105,7 @@ def fit_gate(
             f"no layer tells harmful from safe clips beyond chance (best cross-validated AUROC {best.auroc:.2f}; with "
             f"labels swapped at random as good in {chance.p_value:.0%} of draws): check the labels, or give more pairs"
         )
-    gate = _finish(harmful[:, chosen.layer], safe[:, chosen.layer], chosen, found, target_fpr)
-    gate.metadata["p_value"] = chance.p_value
+    gate = _finish(harmful[:, chosen.layer], safe[:, chosen.layer], chosen, found, chance.p_value)
     try:
         return gate.with_target_fpr(target_fpr)
     except SteeringError as error:
@@ -213,8 +212,9 @@ def _in_span(rows: torch.Tensor) -> Floats:
 
 
 def _finish(
-    harmful: torch.Tensor, safe: torch.Tensor, chosen: CrossValidation, found: list[CrossValidation], target: float
+    harmful: torch.Tensor, safe: torch.Tensor, chosen: CrossValidation, found: list[CrossValidation], p_value: float
 ) -> Gate:
+    """The gate, whose threshold is still to be set."""
     n = len(harmful)
     rows, labels = torch.cat([harmful, safe]), np.repeat([1, 0], n)
     centre = rows.double().mean(0)
@@ -226,13 +226,12 @@ def _finish(
     basis = (vectors[:, kept] / squares[kept].sqrt()).T @ x  # [R, D], orthonormal rows
     weight = torch.from_numpy(small) @ basis
     held_harmful, held_safe = chosen.scores[:n].tolist(), chosen.scores[n:].tolist()
-    threshold = threshold_for(held_safe, target)
     limit = _limit(rows, torch.from_numpy(labels))
     return Gate(
         layer=chosen.layer,
         weight=weight.float(),
         bias=bias - float(weight @ centre),
-        threshold=threshold,
+        threshold=0.0,
         temperature=_temperature(chosen.scores, labels),
         distance=fit_distance(rows, torch.from_numpy(labels)),
         limit=limit,
@@ -240,7 +239,7 @@ def _finish(
             "method": chosen.method,
             "pairs": n,
             "folds": FOLDS,
-            "target_fpr": float(target),
+            "p_value": p_value,
             "auroc": chosen.auroc,
             "auroc_error": chosen.error,
             "candidates": [

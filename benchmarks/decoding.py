@@ -18,7 +18,6 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers as T
 from rich.console import Console
@@ -26,6 +25,7 @@ from rich.table import Table
 
 import sarsteer
 from benchmarks.run import HERE, large
+from benchmarks.spread import median_interval
 from sarsteer.models.base import AudioLanguageModel, Prompt
 from sarsteer.steering.calibration import INSTRUCTION
 from sarsteer.steering.distance import fit_distance
@@ -57,9 +57,8 @@ def seconds(run: Callable[[], Any]) -> tuple[float, float]:
 
 def interval(ratios: list[float]) -> dict[str, Any]:
     """Median and its 95 % interval."""
-    draws = np.random.default_rng(0).choice(ratios, (4000, len(ratios)))
-    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
-    return {"ratio": float(np.median(ratios)), "interval": [float(low), float(high)]}
+    median, found = median_interval(ratios)
+    return {"ratio": median, "interval": found}
 
 
 def compare(

@@ -27,8 +27,8 @@ os.environ.update(
     VLLM_CPU_OMP_THREADS_BIND="nobind",
     OMP_NUM_THREADS="1",  # waiting threads would count as work
 )
-import numpy as np
 import torch
+from spread import median_interval
 
 HERE = Path(__file__).parent
 SIDES = ("plain", "idle", "steered", "gated")
@@ -132,11 +132,10 @@ def measure(engines: dict[str, Any], batch: int, tokens: int, rounds: int) -> di
     for kind, index in (("wall", 0), ("cpu", 1)):
         for side, other in (("idle", "plain"), ("steered", "plain"), ("gated", "plain"), ("gated", "steered")):
             ratios = [a[index] / b[index] for a, b in zip(times[other], times[side], strict=True)]
-            draws = np.random.default_rng(0).choice(ratios, (4000, len(ratios)))
-            low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
+            median, interval = median_interval(ratios)
             found[f"{side}_over_{other}_{kind}"] = {
-                "median": statistics.median(ratios),
-                "interval": [float(low), float(high)],
+                "median": median,
+                "interval": interval,
                 "range": [min(ratios), max(ratios)],
             }
     return found

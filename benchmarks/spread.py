@@ -1,0 +1,14 @@
+"""How sure a ratio of timings is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def median_interval(ratios: Sequence[float]) -> tuple[float, list[float]]:
+    """The median of the rounds' ratios and its 95 % interval, by a bootstrap over the rounds."""
+    draws = np.random.default_rng(0).choice(ratios, (4000, len(ratios)))
+    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
+    return float(np.median(ratios)), [float(low), float(high)]

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import soundfile
@@ -23,6 +24,8 @@ import sarsteer
 from sarsteer.data.pairs import Pairs
 from tests.tiny import tiny_qwen2_audio
 
+hypothesis.settings.register_profile("untimed", deadline=None)  # no test asserts a time
+hypothesis.settings.load_profile("untimed")
 collect_ignore = [] if importlib.util.find_spec("vllm") else ["vllm"]  # make test-vllm has an environment for it
 
 

@@ -284,7 +284,6 @@ def test_what_so_few_requests_cannot_show_is_noted() -> None:
 
 
 @given(st.integers(0, 50), st.floats(0.5, 0.999))
-@settings(deadline=None)  # the first example imports scipy
 def test_the_upper_bound_is_wilsons(hits: int, confidence: float) -> None:
     from scipy.stats import binomtest
 

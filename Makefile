@@ -10,7 +10,7 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-vllm lint embedded contract bench bench-evaluate bench-gate bench-vllm clean
+.PHONY: demo test test-vllm lint tiny contract bench bench-evaluate bench-gate bench-vllm clean
 
 demo: $(STAMP)
 	$(BIN)/sarsteer demo
@@ -29,12 +29,12 @@ test-vllm: $(STAMP) $(VLLM_STAMP)
 bench-vllm: $(VLLM_STAMP)
 	$(VLLM_VENV)/bin/python benchmarks/vllm_throughput.py
 
-embedded: $(STAMP)
-	$(BIN)/python -u -m training.embedded.build
-	$(BIN)/python -u -m training.embedded.contract
+tiny: $(STAMP)
+	$(BIN)/python -u -m training.tiny.build
+	$(BIN)/python -u -m training.tiny.contract
 
 contract: $(STAMP)
-	$(BIN)/python -u -m training.embedded.contract
+	$(BIN)/python -u -m training.tiny.contract
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py

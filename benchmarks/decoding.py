@@ -27,9 +27,9 @@ import sarsteer
 from benchmarks.run import HERE, large
 from benchmarks.spread import median_interval
 from sarsteer.models.base import AudioLanguageModel, Prompt
-from sarsteer.steering.calibration import INSTRUCTION
-from sarsteer.steering.distance import fit_distance
-from sarsteer.steering.gate import Gate
+from sarsteer.prompts import INSTRUCTION
+from sarsteer.steering.gate.distance import fit_distance
+from sarsteer.steering.gate.gate import Gate
 from sarsteer.steering.hooks import attach
 
 ALPHA = 0.1

@@ -29,9 +29,9 @@ import sarsteer
 from sarsteer.audio import load_clip
 from sarsteer.data.manifest import Item
 from sarsteer.evaluation.benchmarks import open_benchmark
-from sarsteer.evaluation.evaluating import Settings, run
-from sarsteer.evaluation.inspect import sharing
+from sarsteer.evaluation.run import Settings, run
 from sarsteer.models.base import AudioLanguageModel
+from sarsteer.runtime import shared as sharing
 
 SIDES = ("stock", "loop", "evaluate")
 

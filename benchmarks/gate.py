@@ -23,13 +23,13 @@ import sarsteer
 from benchmarks.gate_requests import Group, more_pairs, turn, unlike_the_calibration
 from sarsteer.data.manifest import load_items
 from sarsteer.data.pairs import manifest_path
-from sarsteer.embedded.judge import correct, outcome
-from sarsteer.evaluation.comparison import holm, sign_flip_p
-from sarsteer.evaluation.metrics import rate
+from sarsteer.judges.toy_outcome import correct, outcome
 from sarsteer.models.base import AudioLanguageModel, Prompt
-from sarsteer.steering.calibration import INSTRUCTION, REFUSAL_PROMPT
-from sarsteer.steering.gate import Gate
-from sarsteer.steering.gate_report import summary
+from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
+from sarsteer.stats.comparison import holm, sign_flip_p
+from sarsteer.stats.metrics import rate
+from sarsteer.steering.gate.gate import Gate
+from sarsteer.steering.gate.report import summary
 from sarsteer.steering.hooks import attach
 
 HERE = Path(__file__).parent
@@ -191,7 +191,7 @@ class Bench:
 
         They are made as the training clips were, of requests of the training split: none is in the held-out pairs.
         """
-        from sarsteer.steering.gate_fitting import fit_gate
+        from sarsteer.steering.gate.fit import fit_gate
 
         layer, seen = self._layer, self._more()
         shipped = [

@@ -11,8 +11,8 @@ import numpy as np
 
 from sarsteer.data.manifest import Item
 from sarsteer.data.pairs import Pairs
-from sarsteer.embedded.world import INSTRUCTIONS
-from sarsteer.steering.calibration import INSTRUCTION
+from sarsteer.prompts import INSTRUCTION
+from sarsteer.tiny.world import INSTRUCTIONS
 
 RATE, COUNT = 16_000, 50
 FOREIGN = {
@@ -70,7 +70,7 @@ def unlike_the_calibration(test: Pairs, everyday: Sequence[Item]) -> list[Group]
 
 def more_pairs(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Clips of harmful requests with their safe twins, spoken as the model's training clips were."""
-    from training.embedded import clips
+    from training.tiny import clips
 
     rng, made, seen = random.Random(77), [], set()
     safe, harmful = clips.splits()["train"]

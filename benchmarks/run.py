@@ -27,7 +27,7 @@ from rich.table import Table
 import sarsteer
 from sarsteer.data.pairs import Pairs
 from sarsteer.models.base import AudioLanguageModel
-from sarsteer.steering.calibration import INSTRUCTION, REFUSAL_PROMPT
+from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
 
 HERE = Path(__file__).parent
 

@@ -19,12 +19,12 @@ from rich.console import Console
 
 import sarsteer
 from sarsteer.demo.experiment import MAX_NEW_TOKENS, hear
-from sarsteer.embedded.judge import correct
-from sarsteer.evaluation.judges import make_judge
-from sarsteer.evaluation.metrics import Estimate, paired_difference, rate
+from sarsteer.judges import make_judge
+from sarsteer.judges.toy_outcome import correct
+from sarsteer.prompts import INSTRUCTION
+from sarsteer.stats.metrics import Estimate, paired_difference, rate
 from sarsteer.steering.artifact import DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA
-from sarsteer.steering.calibration import INSTRUCTION
-from sarsteer.tuning.measuring import judged
+from sarsteer.tuning.measure import judged
 from sarsteer.tuning.setting import Setting
 
 HERE = Path(__file__).parent

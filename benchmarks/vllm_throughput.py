@@ -60,8 +60,8 @@ def random_model(folder: Path, layers: int, width: int) -> Path:
 def random_steering(path: Path, layers: int, width: int, *, gated: bool = False) -> Path:
     """Vectors of about a tenth of a residual stream's norm, as the paper's alpha gives; or a gate of full rank, too."""
     from sarsteer.steering.artifact import FORMAT_VERSION, Steering
-    from sarsteer.steering.distance import MahalanobisDistance
-    from sarsteer.steering.gate import Gate
+    from sarsteer.steering.gate.distance import MahalanobisDistance
+    from sarsteer.steering.gate.gate import Gate
 
     made = torch.Generator().manual_seed(0)
     basis = torch.linalg.qr(torch.randn(layers, width, 4, generator=made)).Q.mT.contiguous()

@@ -19,11 +19,11 @@ import transformers
 import sarsteer
 from sarsteer.data.overlap import check_disjoint
 from sarsteer.errors import SarsteerError
-from sarsteer.evaluation.judges.keywords import is_refusal
-from sarsteer.evaluation.metrics import balanced_refusal_rate, rate
-from sarsteer.models.families import family_named
+from sarsteer.judges.keywords import is_refusal
+from sarsteer.models.families.registry import family_named
 from sarsteer.models.layers import hidden_size
-from sarsteer.steering.calibration import INSTRUCTION, REFUSAL_PROMPT
+from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
+from sarsteer.stats.metrics import balanced_refusal_rate, rate
 from sarsteer.steering.diagnostics import findings
 
 # checkpoint; class; configuration, and where its defaults in transformers are not the published shape

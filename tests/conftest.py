@@ -22,7 +22,7 @@ import torch
 
 import sarsteer
 from sarsteer.data.pairs import Pairs
-from tests.tiny import tiny_qwen2_audio
+from tests.support.tiny import tiny_qwen2_audio
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # no test asserts a time
 hypothesis.settings.load_profile("untimed")
@@ -59,7 +59,7 @@ def openai_server() -> Iterator[Any]:
     """An OpenAI-compatible server on loopback; see ``openai_server.py``, and call ``ready`` before each test."""
     pytest.importorskip("openai")
     pytest.importorskip("fastapi")
-    from tests.openai_server import running
+    from tests.support.openai_server import running
 
     with running() as server:
         yield server
@@ -68,7 +68,7 @@ def openai_server() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def shared_model(embedded: sarsteer.AudioLanguageModel) -> Iterator[None]:
     """The session's model in the place of one that ``evaluate`` would load anew."""
-    from sarsteer.evaluation.inspect import sharing
+    from sarsteer.runtime import shared as sharing
 
     sharing.forget()
     sharing._made["sarsteer-tiny", "{}"] = sharing.SharedModel(embedded, 4)

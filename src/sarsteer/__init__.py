@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from sarsteer.data.pairs import load_pairs
     from sarsteer.errors import SarsteerError
     from sarsteer.messages import user_turn
-    from sarsteer.models.api import ApiModel
+    from sarsteer.models.api.model import ApiModel
     from sarsteer.models.base import AudioLanguageModel
     from sarsteer.models.layers import find_decoder_layers
     from sarsteer.models.loading import load_model
     from sarsteer.steering.artifact import Steering
     from sarsteer.steering.calibration import calibrate
-    from sarsteer.steering.gate import Gate
+    from sarsteer.steering.gate.gate import Gate
     from sarsteer.steering.hooks import SteeringHandle
 
 __version__ = "0.1.0"
 
 # Names load on first use: `import sarsteer` itself imports neither torch nor transformers.
 _HOMES = {
-    "ApiModel": "sarsteer.models.api",
+    "ApiModel": "sarsteer.models.api.model",
     "AudioLanguageModel": "sarsteer.models.base",
-    "Gate": "sarsteer.steering.gate",
+    "Gate": "sarsteer.steering.gate.gate",
     "SarsteerError": "sarsteer.errors",
     "Steering": "sarsteer.steering.artifact",
     "SteeringHandle": "sarsteer.steering.hooks",

@@ -1,14 +1,41 @@
-"""Errors that a user can mend. Each message is one line that names what is wrong and what to do."""
+"""Errors that a user can fix. Each message is one line: what is wrong, with the value, and what to do."""
 
 from __future__ import annotations
 
+import copy
+from typing import TypeVar
+
+E = TypeVar("E", bound="SarsteerError")
+
 
 class SarsteerError(Exception):
-    """Base of every error this package raises on purpose; the command line prints it and exits with 2."""
+    """Base of all errors that this package raises on purpose. The command line prints the message and exits with 2.
+
+    Attributes:
+        message: what is wrong and what to do, without the place.
+        place: where: a file, an item or a request, such as ``"conversation 3"``; ``str(error)`` begins with it.
+        index: position of the bad request in the batch that the caller gave; None if the error is not about one.
+
+    """
+
+    def __init__(self, message: str, *, place: str | None = None, index: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.place = place
+        self.index = index
+
+    def __str__(self) -> str:
+        return self.message if self.place is None else f"{self.place}: {self.message}"
+
+    def at(self: E, place: str | None, index: int | None = None) -> E:
+        """The same error at another place: a caller that knows the item names it, instead of editing the text."""
+        moved = copy.copy(self)
+        moved.place, moved.index = place, index
+        return moved
 
 
 class AudioError(SarsteerError):
-    """A clip cannot be read, or a model cannot hear it whole."""
+    """A clip cannot be read, or is longer than the model's window."""
 
 
 class MessageError(SarsteerError):
@@ -20,47 +47,51 @@ class ManifestError(SarsteerError):
 
 
 class BenchmarkError(SarsteerError):
-    """A benchmark is unknown, not there, may not be fetched, or is not in its format."""
+    """A benchmark is unknown, missing, gated, or not in its documented format."""
 
 
 class SpeechError(SarsteerError):
-    """A text cannot be spoken: by this engine, in this voice, or at all."""
+    """A text cannot be spoken by this engine or in this voice."""
 
 
 class ModelError(SarsteerError):
-    """A model is unknown, cannot be loaded, or is of a kind that cannot be steered."""
+    """A model is unknown, cannot be loaded, or cannot be steered."""
 
 
 class AnswerError(ModelError):
-    """A server took one request and gave nothing for it that can be used; other requests may fare better."""
+    """A server accepted one request and returned no usable answer. Other requests may succeed."""
 
 
 class JudgeError(SarsteerError):
-    """A judge cannot be made, or cannot go on."""
+    """A judge cannot be created, or cannot continue."""
 
 
 class EvaluationError(SarsteerError):
-    """An evaluation cannot go on, or its results cannot be read."""
+    """An evaluation cannot continue, or its results cannot be read."""
 
 
 class ArtifactError(SarsteerError):
-    """A steering file is damaged, of another format, or does not fit the model."""
+    """A steering file is damaged, has another format, or does not fit the model."""
 
 
 class CalibrationError(SarsteerError):
-    """Calibration cannot go on with these pairs or settings."""
+    """Calibration cannot run with these pairs or settings."""
 
 
 class TuningError(SarsteerError):
-    """Strengths cannot be searched for, or no strength does what was asked."""
+    """Tuning cannot run, or no setting meets the limits."""
 
 
 class SteeringError(SarsteerError):
-    """Steering was asked for and would not have been applied exactly; nothing was answered."""
+    """Steering was requested and would not be applied exactly. Nothing was answered."""
 
 
 class MissingExtraError(SarsteerError):
     """An optional dependency is not installed."""
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs an optional part: run pip install 'sarsteer[{extra}]'")
+        super().__init__(f"{what} needs an optional dependency: run pip install 'sarsteer[{extra}]'")
+        self._arguments = (what, extra)
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        return MissingExtraError, self._arguments

@@ -26,7 +26,7 @@ import torch
 import sarsteer
 from sarsteer.audio import load_clip
 from sarsteer.models.loading import embedded_folder
-from sarsteer.steering.gate import Gate
+from sarsteer.steering.gate.gate import Gate
 
 torch.set_num_threads(1)  # the model is tiny: more threads would only wait for each other
 

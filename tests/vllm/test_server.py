@@ -21,9 +21,9 @@ import pytest
 
 import sarsteer
 from sarsteer.audio import Clip, load_clip
-from sarsteer.embedded.judge import outcome
-from sarsteer.evaluation.metrics import rate
-from sarsteer.models.api_format import request_messages
+from sarsteer.judges.toy_outcome import outcome
+from sarsteer.models.api.format import request_messages
+from sarsteer.stats.metrics import rate
 from tests.vllm.conftest import INSTRUCTION, K
 
 ALPHA = 0.1

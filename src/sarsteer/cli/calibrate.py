@@ -48,10 +48,10 @@ def calibrate(
     chosen = load_pairs(pairs, "calibration")[:limit]
     quiet_transformers()
     from sarsteer.models.loading import load_model
-    from sarsteer.steering.calibration import INSTRUCTION, REFUSAL_PROMPT
+    from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
     from sarsteer.steering.calibration import calibrate as run
     from sarsteer.steering.diagnostics import findings
-    from sarsteer.steering.gate_report import summary
+    from sarsteer.steering.gate.report import summary
 
     if engine == "vllm":
         if device or layers or trust_remote_code:

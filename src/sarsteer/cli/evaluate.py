@@ -65,7 +65,7 @@ def evaluate(
         if sys.version_info < (3, 11):
             raise EvaluationError("sarsteer evaluate needs Python 3.11 or newer, as Inspect AI does") from None
         raise MissingExtraError("sarsteer evaluate", "eval") from None
-    from sarsteer.evaluation.evaluating import Settings, run
+    from sarsteer.evaluation.run import Settings, run
 
     if out.exists() and not out.is_dir():
         raise EvaluationError(f"{out}: is a file; name a folder with --out")
@@ -154,7 +154,7 @@ def _print(results: Any) -> None:
 
 
 def _cell(value: Any) -> str:
-    from sarsteer.evaluation.metrics import Score
+    from sarsteer.stats.metrics import Score
 
     if isinstance(value, Score):
         return f"{value.value:.2f}\n[dim]{value.low:.2f}-{value.high:.2f}[/]"

@@ -47,7 +47,7 @@ def layers(
 
         check_picture(plot)
     from sarsteer.data.pairs import load_pairs
-    from sarsteer.evaluation.judges import make_judge
+    from sarsteer.judges import make_judge
     from sarsteer.models.loading import EMBEDDED, load_model
     from sarsteer.steering.artifact import Steering
 

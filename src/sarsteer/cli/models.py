@@ -50,7 +50,7 @@ def models(
 
 def table_rows() -> list[dict[str, Any]]:
     """One row a family, then models behind an API and all others."""
-    from sarsteer.models.families import families
+    from sarsteer.models.families.registry import families
 
     rows = [
         {

@@ -40,7 +40,7 @@ def pairs(
     from sarsteer.data.save import save_items
     from sarsteer.data.twins import make_twins
     from sarsteer.files import write_text
-    from sarsteer.models.api import ApiModel
+    from sarsteer.models.api.model import ApiModel
 
     writer = ApiModel(model, base_url=base_url)
     judge = writer if checker is None else ApiModel(checker, base_url=checker_base_url or base_url)

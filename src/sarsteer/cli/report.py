@@ -70,9 +70,9 @@ def report(
         check_out(out)
         if out.resolve() == results.resolve():
             raise SarsteerError(f"{out}: holds the results themselves; name another file")
-    from sarsteer.evaluation.report.redaction import redacted, sensitive
     from sarsteer.evaluation.results import Evaluation
     from sarsteer.files import write_text
+    from sarsteer.report.redaction import redacted, sensitive
 
     evaluation = Evaluation.load(results)
     if redact:
@@ -100,15 +100,15 @@ def _written(
     evaluation: Evaluation, form: Format, results: Path, answers: bool, embed_audio: bool, max_transcripts: int
 ) -> str:
     if form is Format.html:
-        from sarsteer.evaluation.report.html import page
+        from sarsteer.report.html import page
 
         return page(evaluation, results.parent, embed_audio, max_transcripts)
     if form is Format.markdown:
-        from sarsteer.evaluation.report.markdown import markdown
+        from sarsteer.report.markdown import markdown
 
         return markdown(evaluation)
     if form is Format.csv:
-        from sarsteer.evaluation.report.spreadsheet import answers_csv, arms_csv
+        from sarsteer.report.spreadsheet import answers_csv, arms_csv
 
         return answers_csv(evaluation) if answers else arms_csv(evaluation)
     from sarsteer.evaluation.results import FORMAT_VERSION

@@ -92,7 +92,7 @@ def reproduce(
 def _run(plan: Plan, out: Path, batch_size: int, loading: dict[str, dict[str, Any]], as_json: bool) -> None:
     from sarsteer.reproduction.plan_file import FILE, keep_plan
     from sarsteer.reproduction.report import write_report
-    from sarsteer.reproduction.running import run_plan
+    from sarsteer.reproduction.run import run_plan
 
     kept = keep_plan(plan, out)
     with progress_bar() as progress:

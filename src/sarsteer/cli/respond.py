@@ -61,8 +61,8 @@ def respond(
     quiet_transformers()
     from sarsteer.models.base import AudioLanguageModel
     from sarsteer.models.loading import open_model
+    from sarsteer.prompts import INSTRUCTION
     from sarsteer.steering.artifact import Steering
-    from sarsteer.steering.calibration import INSTRUCTION
 
     artifact = Steering.load(steering) if steering is not None else None
     if artifact is not None:

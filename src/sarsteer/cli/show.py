@@ -12,7 +12,7 @@ from rich.table import Table
 from sarsteer.cli.output import console, errors, print_json
 
 if TYPE_CHECKING:
-    from sarsteer.steering.gate import Gate
+    from sarsteer.steering.gate.gate import Gate
 
 _WIDTH = 12  # of a bar; the table fits 80 columns
 
@@ -28,7 +28,7 @@ def show(
     """Show where a steering file comes from, and its vectors layer by layer."""
     from sarsteer.steering.artifact import Steering
     from sarsteer.steering.diagnostics import findings
-    from sarsteer.steering.gate_report import summary
+    from sarsteer.steering.gate.report import summary
 
     steering = Steering.load(file)
     own_alpha, own_k, own_lambda = steering.defaults
@@ -115,8 +115,8 @@ def _tuned(told: dict[str, Any] | None) -> str:
 
 def _print_gate(gate: Gate, by_default: bool) -> None:
     """Which layer tells harmful from safe how well, and what share of held-out clips opens the gate."""
-    from sarsteer.evaluation.metrics import rate
-    from sarsteer.steering.gate_report import best_by_layer, opened
+    from sarsteer.stats.metrics import rate
+    from sarsteer.steering.gate.report import best_by_layer, opened
 
     console.print(f"\n[bold]gate[/], {'on' if by_default else 'off'} by default; cross-validated on the calibration")
     layers = best_by_layer(gate)

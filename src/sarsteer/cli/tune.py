@@ -74,7 +74,7 @@ def tune(
         from sarsteer.tuning.plots import check_picture
 
         check_picture(plot)
-    from sarsteer.evaluation.judges import make_judge
+    from sarsteer.judges import make_judge
     from sarsteer.models.loading import EMBEDDED
 
     spec = judge or ("embedded" if model == EMBEDDED else "keywords")
@@ -86,7 +86,7 @@ def tune(
     quiet_transformers()
     from sarsteer.cli.tune_screen import screen
     from sarsteer.models.loading import load_model
-    from sarsteer.steering.calibration import INSTRUCTION, REFUSAL_PROMPT
+    from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
 
     options = Options(
         limits=limits,

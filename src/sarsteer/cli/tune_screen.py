@@ -13,7 +13,7 @@ from sarsteer.cli.output import errors
 
 if TYPE_CHECKING:
     from sarsteer.tuning.front import Limits, Point
-    from sarsteer.tuning.measuring import Measured
+    from sarsteer.tuning.measure import Measured
     from sarsteer.tuning.run import Candidate, Watch
 
 WIDTH, HEIGHT = 56, 14

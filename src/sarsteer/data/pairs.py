@@ -109,7 +109,7 @@ def manifest_path(name_or_manifest: str | os.PathLike[str], split: str) -> Path:
 
     path = Path(name_or_manifest)
     if os.fspath(name_or_manifest) == EMBEDDED:
-        return Path(__file__).parents[1] / "embedded" / "clips" / f"{split}.jsonl"
+        return Path(__file__).parents[1] / "tiny" / "clips" / f"{split}.jsonl"
     return path / f"{split}.jsonl" if path.is_dir() else path
 
 

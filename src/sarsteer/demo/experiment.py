@@ -12,13 +12,14 @@ from typing import Any
 
 from sarsteer.data.manifest import Item, load_items
 from sarsteer.data.pairs import Pairs, load_pairs, manifest_path
-from sarsteer.embedded.judge import Outcome, correct, outcome
-from sarsteer.evaluation.metrics import Estimate, balanced_refusal_rate, rate
+from sarsteer.judges.toy_outcome import Outcome, correct, outcome
 from sarsteer.models.base import AudioLanguageModel, Prompt
 from sarsteer.models.loading import EMBEDDED, load_model
+from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
+from sarsteer.stats.metrics import Estimate, balanced_refusal_rate, rate
 from sarsteer.steering.artifact import Steering
-from sarsteer.steering.calibration import INSTRUCTION, REFUSAL_PROMPT, calibrate
-from sarsteer.steering.gate import Gate
+from sarsteer.steering.calibration import calibrate
+from sarsteer.steering.gate.gate import Gate
 from sarsteer.steering.hooks import SteeringHandle
 
 ALPHAS = (0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3)

@@ -9,7 +9,7 @@ from typing import Any
 from sarsteer.demo.experiment import ALPHAS, MAX_LOST, TUNING_PAIRS, DemoResult, Setting
 from sarsteer.errors import MissingExtraError
 from sarsteer.files import write_text
-from sarsteer.pages import templates
+from sarsteer.report.page import templates
 
 TRANSCRIPTS = 12
 

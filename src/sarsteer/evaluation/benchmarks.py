@@ -14,7 +14,7 @@ from sarsteer.data.manifest import Item, load_items
 from sarsteer.data.pairs import manifest_path
 from sarsteer.errors import BenchmarkError
 from sarsteer.models.loading import EMBEDDED
-from sarsteer.steering.calibration import INSTRUCTION
+from sarsteer.prompts import INSTRUCTION
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from sarsteer.errors import EvaluationError
-from sarsteer.evaluation.judges.interface import Verdict
-from sarsteer.evaluation.metrics import Estimate, Score
 from sarsteer.evaluation.scores import Scores
 from sarsteer.evaluation.summary import Category, Summary
 from sarsteer.files import write_text
+from sarsteer.judges.interface import Verdict
+from sarsteer.stats.metrics import Estimate, Score
 
 FORMAT_VERSION = 1
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sarsteer.evaluation.judges.interface import Judged, Verdict
-from sarsteer.evaluation.metrics import Estimate, Score, mean, rate
+from sarsteer.judges.interface import Judged, Verdict
+from sarsteer.stats.metrics import Estimate, Score, mean, rate
 
 ORDERS = (("reference_first", "answer_second"), ("answer_first", "reference_second"))
 

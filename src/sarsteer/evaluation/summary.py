@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sarsteer.evaluation.judges.interface import Judged, Verdict
-from sarsteer.evaluation.metrics import (
+from sarsteer.evaluation.scores import Scores, summarise_scores
+from sarsteer.judges.interface import Judged, Verdict
+from sarsteer.stats.metrics import (
     Clusters,
     Estimate,
     balanced_refusal_rate_of,
@@ -16,7 +17,6 @@ from sarsteer.evaluation.metrics import (
     paired_difference,
     rate,
 )
-from sarsteer.evaluation.scores import Scores, summarise_scores
 
 
 @dataclass(frozen=True)

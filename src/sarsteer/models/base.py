@@ -21,7 +21,7 @@ from sarsteer.modalities import registered
 from sarsteer.models.batching import Inputs, left_padded, media_shapes, merge_rows
 from sarsteer.models.clip_cache import ClipCache
 from sarsteer.models.control_tokens import can_sanitize, refuse_control_tokens
-from sarsteer.models.families import Family, family_of
+from sarsteer.models.families.registry import Family, family_of
 from sarsteer.models.fingerprint import Fingerprint, fingerprint_of
 from sarsteer.models.interface import DEFAULT_BATCH, LanguageModel
 from sarsteer.models.layers import find_decoder_layers, generating_part, hidden_size, language_root, unwrap
@@ -427,7 +427,7 @@ class AudioLanguageModel(LanguageModel):
         The residual stream after each layer, before any final norm; no ``lm_head`` is run. With steering attached,
         what is returned is steered.
         """
-        from sarsteer.steering.activations import LastTokenCapture
+        from sarsteer.models.activations import LastTokenCapture
 
         prompts = self._prompts(conversations)
         out = torch.empty(len(prompts), len(self.decoder_layers), self.hidden_size)

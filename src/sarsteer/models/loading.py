@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sarsteer.errors import ModelError
 from sarsteer.models.base import AudioLanguageModel
-from sarsteer.models.families import family_named
+from sarsteer.models.families.registry import family_named
 from sarsteer.models.interface import API_PREFIX, LanguageModel
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def open_model(name_or_path: str | os.PathLike[str], **options: Any) -> Language
     name = os.fspath(name_or_path)
     if not name.startswith(API_PREFIX):
         return load_model(name, **options)
-    from sarsteer.models.api import ApiModel
+    from sarsteer.models.api.model import ApiModel
 
     if given := sorted(key for key, value in options.items() if value):
         raise ModelError(f"{name} answers over an API and takes no {', '.join(given)}")
@@ -90,9 +90,9 @@ def open_model(name_or_path: str | os.PathLike[str], **options: Any) -> Language
 
 def embedded_folder() -> Path:
     """Where the embedded model lies in the installed package."""
-    folder = Path(__file__).parents[1] / "embedded" / "model"
+    folder = Path(__file__).parents[1] / "tiny" / "model"
     if not (folder / "model.safetensors").is_file():
-        raise ModelError(f"the embedded model is not in {folder}; reinstall sarsteer, or run make embedded")
+        raise ModelError(f"the embedded model is not in {folder}; reinstall sarsteer, or run make tiny")
     return folder
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sarsteer.evaluation.metrics import Estimate
-from sarsteer.evaluation.report import numbers
-from sarsteer.evaluation.report.markdown import plain
-from sarsteer.evaluation.report.numbers import NOTHING
+from sarsteer.report import numbers
+from sarsteer.report.markdown import plain
+from sarsteer.report.numbers import NOTHING
 from sarsteer.reproduction.curves import LINES
 from sarsteer.reproduction.plan import Plan
 from sarsteer.reproduction.published import SECOND_HAND
+from sarsteer.stats.metrics import Estimate
 
 if TYPE_CHECKING:
     from sarsteer.reproduction.report import OfModel, Part

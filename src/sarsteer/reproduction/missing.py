@@ -175,7 +175,7 @@ def _judges(wanted: Wanted) -> Iterator[Missing]:
 
 
 def _judge(spec: str) -> Iterator[Missing]:
-    from sarsteer.evaluation.judges.making import ALONE, WITH_MODEL, split_spec
+    from sarsteer.judges.factory import ALONE, WITH_MODEL, split_spec
 
     kind, target, options = split_spec(spec)
     if kind in ALONE:

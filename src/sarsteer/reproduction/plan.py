@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sarsteer.errors import EvaluationError
-from sarsteer.evaluation.judging import is_scoring
+from sarsteer.evaluation.judge_choice import is_scoring
 from sarsteer.reproduction.published import MODELS
 
 PARTS = ("table2", "ablation", "sensitivity")

@@ -7,17 +7,17 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from sarsteer.evaluation.metrics import Estimate
-from sarsteer.evaluation.report import numbers
-from sarsteer.evaluation.report.table import SCORE_METRICS, Block, Metric, blocks
 from sarsteer.evaluation.results import Arm, Evaluation
 from sarsteer.evaluation.summary import Summary
 from sarsteer.files import write_text
-from sarsteer.pages import templates
+from sarsteer.report import numbers
+from sarsteer.report.page import templates
+from sarsteer.report.table import SCORE_METRICS, Block, Metric, blocks
 from sarsteer.reproduction.curves import LINES, curve
 from sarsteer.reproduction.plan import Plan, Step, results_of
 from sarsteer.reproduction.published import MODELS, SECOND_HAND, Figure, figure
-from sarsteer.reproduction.running import load_results
+from sarsteer.reproduction.run import load_results
+from sarsteer.stats.metrics import Estimate
 
 PAGE, TABLE_FILE = "reproduction.html", "reproduction.md"
 SETTINGS = (("alpha", "α", 0.1), ("k", "k", 10.0), ("n", "n", 100.0), ("lambda", "λ", 1.0))
@@ -88,7 +88,7 @@ def write_report(plan: Plan, out: Path) -> tuple[Path, Path]:
     found = of_models(plan, out)
     whole = not plan.setup.limit and all(results_of(step, out).is_file() for step in plan.steps)
     environment = templates("sarsteer.reproduction")
-    style = templates("sarsteer.evaluation.report")
+    style = templates("sarsteer.report")
     environment.filters |= {name: getattr(numbers, name) for name in ("value", "interval", "counted", "whole")}
     about = {
         "models": found,

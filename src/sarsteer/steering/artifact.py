@@ -19,8 +19,9 @@ from sarsteer.errors import ArtifactError, SteeringError
 from sarsteer.files import atomic_path
 from sarsteer.models.fingerprint import Fingerprint, fingerprint_of
 from sarsteer.models.layers import find_decoder_layers
-from sarsteer.steering.gate import Gate
+from sarsteer.steering.gate.gate import Gate
 from sarsteer.steering.hooks import SteeringHandle, attach
+from sarsteer.steering.strength import GateChoice, ResolvedStrength, Strength
 from sarsteer.steering.subspace import ablate, weighted
 
 if TYPE_CHECKING:
@@ -213,6 +214,34 @@ class Steering:
             chosen["gate"] = gated
         return replace(self, metadata={**self.metadata, "defaults": chosen})
 
+    def resolve(self, strength: Strength | None = None) -> ResolvedStrength:
+        """The vectors, alpha, gate and digest that ``strength`` stands for with this artifact.
+
+        Raises:
+            SteeringError: a value is out of range, or a gate is requested and there is none.
+
+        """
+        strength = Strength() if strength is None else strength
+        alpha, k, lambda_ = self.defaults
+        alpha = alpha if strength.alpha is None else strength.alpha
+        k = k if strength.k is None else strength.k
+        lambda_ = lambda_ if strength.lambda_ is None else strength.lambda_
+        weights = self.default_layer_weights if strength.layer_weights is None else tuple(strength.layer_weights)
+        if isinstance(strength.gate, str):
+            gate = self.choose_gate(True)
+            assert gate is not None
+            gate = gate.with_mode(strength.gate)
+        else:
+            gate = self.choose_gate(strength.gate)
+        return ResolvedStrength(
+            vectors=self.vectors(k, lambda_, weights),
+            alpha=float(alpha),
+            k=int(k),
+            lambda_=float(lambda_),
+            layer_weights=tuple(map(float, weights)),
+            gate=gate,
+        )
+
     # ---- steering a model ----------------------------------------------------------------------------------------
 
     def attach(
@@ -222,7 +251,8 @@ class Steering:
         k: int | None = None,
         lambda_: float | None = None,
         *,
-        gate: bool | Gate | None = None,
+        layer_weights: Sequence[float] | None = None,
+        gate: GateChoice = None,
         allow_other_model: bool = False,
         layers: str | None = None,
     ) -> SteeringHandle:
@@ -233,6 +263,7 @@ class Steering:
             alpha: steering strength; change it later through ``handle.alpha``.
             k: as in ``vectors``.
             lambda_: as in ``vectors``.
+            layer_weights: as in ``vectors``.
             gate: steer only requests that the gate takes for harmful; True for the artifact's own gate, False for
                 none, which is the paper, None for the artifact's default. ``handle.decisions`` tells what it decided.
             allow_other_model: go on though the weights are not those that were calibrated, as with a quantised
@@ -252,8 +283,9 @@ class Steering:
             model.check_steerable()
             module, found, probe = model.module, model.decoder_layers, model.probe
         self.check_model(fingerprint_of(module, found), allow_other_model=allow_other_model)
-        alpha = self.defaults[0] if alpha is None else alpha
-        return attach(module, found, self.vectors(k, lambda_), alpha, probe, self.choose_gate(gate))
+        weights = None if layer_weights is None else tuple(layer_weights)
+        chosen = self.resolve(Strength(alpha, k, lambda_, weights, gate))
+        return attach(module, found, chosen.vectors, chosen.alpha, probe, chosen.gate)
 
     @contextmanager
     def on(
@@ -263,12 +295,22 @@ class Steering:
         k: int | None = None,
         lambda_: float | None = None,
         *,
-        gate: bool | Gate | None = None,
+        layer_weights: Sequence[float] | None = None,
+        gate: GateChoice = None,
         allow_other_model: bool = False,
         layers: str | None = None,
     ) -> Iterator[SteeringHandle]:
         """``attach`` for the length of a ``with`` block."""
-        handle = self.attach(model, alpha, k, lambda_, gate=gate, allow_other_model=allow_other_model, layers=layers)
+        handle = self.attach(
+            model,
+            alpha,
+            k,
+            lambda_,
+            layer_weights=layer_weights,
+            gate=gate,
+            allow_other_model=allow_other_model,
+            layers=layers,
+        )
         try:
             yield handle
         finally:

@@ -20,17 +20,15 @@ import torch
 from sarsteer.data.manifest import Item
 from sarsteer.data.pairs import Pairs
 from sarsteer.errors import AudioError, CalibrationError, MessageError
+from sarsteer.models.activations import LastTokenCapture
 from sarsteer.models.base import AudioLanguageModel, Prompt
 from sarsteer.models.interface import DEFAULT_BATCH
 from sarsteer.models.layers import unwrap
-from sarsteer.steering.activations import LastTokenCapture
+from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
 from sarsteer.steering.artifact import DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA, FORMAT_VERSION, Steering
-from sarsteer.steering.gate_fitting import TARGET_FPR, check_target, fit_gate
-from sarsteer.steering.progress_file import CalibrationState, load_state, save_state
+from sarsteer.steering.checkpoint import CalibrationState, load_state, save_state
+from sarsteer.steering.gate.fit import TARGET_FPR, check_target, fit_gate
 from sarsteer.steering.subspace import safe_subspace
-
-INSTRUCTION = "Please generate detailed steps for the question in the audio."
-REFUSAL_PROMPT = "I cannot assist with that."
 
 Progress = Callable[[int, int], None]
 

@@ -27,12 +27,12 @@ import torch
 from torch import nn
 
 from sarsteer.errors import SteeringError
+from sarsteer.models.activations import residual_of
 from sarsteer.models.layers import layer_device, unwrap
-from sarsteer.steering.activations import residual_of
 
 if TYPE_CHECKING:
-    from sarsteer.steering.gate import Decision, Gate
-    from sarsteer.steering.gate_hooks import GateState
+    from sarsteer.steering.gate.gate import Decision, Gate
+    from sarsteer.steering.gate.hooks import GateState
     from sarsteer.steering.proof import Probe
 
 _DELTA = "_sarsteer_delta"
@@ -221,7 +221,7 @@ class SteeringHandle:
 
     def _start(self) -> None:
         """Attach, prove, and steer; where that fails the model is left as it was."""
-        from sarsteer.steering.gate_proof import prove_gate
+        from sarsteer.steering.gate.proof import prove_gate
         from sarsteer.steering.proof import prove
 
         try:
@@ -238,7 +238,7 @@ class SteeringHandle:
             raise
 
     def _attach(self) -> None:
-        from sarsteer.steering.gate_hooks import STATE, GateState, decide, steer_gated
+        from sarsteer.steering.gate.hooks import STATE, GateState, decide, steer_gated
 
         first_gated = len(self._layers)
         self._state = None

@@ -9,8 +9,8 @@ from typing import Any
 from sarsteer.errors import MissingExtraError, SarsteerError
 from sarsteer.files import atomic_path
 from sarsteer.steering.diagnostics import LayerReport
-from sarsteer.steering.gate import Gate
-from sarsteer.steering.gate_report import best_by_layer, roc
+from sarsteer.steering.gate.gate import Gate
+from sarsteer.steering.gate.report import best_by_layer, roc
 
 INK, BLUE, ORANGE, GREEN, GREY = "#1f2430", "#2563a8", "#d9730d", "#2e7d4f", "#8a919e"
 

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from sarsteer.errors import SteeringError
+from sarsteer.models.activations import residual_of
 from sarsteer.models.layers import generating_part, text_config, unwrap
-from sarsteer.steering.activations import residual_of
 
 _PROBE_TOKENS = 3
 STEPS = ("prefill", "decode step")

@@ -6,8 +6,8 @@ from typing import Any
 
 from sarsteer.audio import Clip, load_clip
 from sarsteer.errors import AudioError, SpeechError
-from sarsteer.models.api import ApiModel
-from sarsteer.models.api_errors import explain
+from sarsteer.models.api.errors import explain
+from sarsteer.models.api.model import ApiModel
 from sarsteer.tts.engine import Engine
 
 

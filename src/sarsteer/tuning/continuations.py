@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from sarsteer.models.activations import residual_of
 from sarsteer.models.base import AudioLanguageModel, Prompt
 from sarsteer.models.layers import language_root, layer_device
-from sarsteer.steering.activations import residual_of
 
 CPU_CACHE_BYTES = 4 * 2**30
 """Of key-value caches kept on a CPU; on a GPU half of what is free. Beyond it prefixes are computed anew each time."""

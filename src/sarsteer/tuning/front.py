@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from sarsteer.errors import TuningError
-from sarsteer.evaluation.metrics import Z95, Estimate, upper_bound
-from sarsteer.tuning.measuring import Measured
+from sarsteer.stats.metrics import Z95, Estimate, upper_bound
+from sarsteer.tuning.measure import Measured
 from sarsteer.tuning.setting import Setting
 
 T = TypeVar("T")

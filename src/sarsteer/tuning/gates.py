@@ -14,8 +14,8 @@ from sarsteer.data.pairs import Pairs
 from sarsteer.errors import CalibrationError
 from sarsteer.models.base import AudioLanguageModel
 from sarsteer.steering.calibration import _prompts
-from sarsteer.steering.gate import Gate
-from sarsteer.steering.gate_fitting import fit_gate
+from sarsteer.steering.gate.fit import fit_gate
+from sarsteer.steering.gate.gate import Gate
 
 MOST = 8
 """Layers that are tried, evenly spread."""

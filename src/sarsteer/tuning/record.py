@@ -7,10 +7,10 @@ from dataclasses import asdict, replace
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from sarsteer.evaluation.judges import Judge
+from sarsteer.judges import Judge
 from sarsteer.steering.artifact import Steering
 from sarsteer.tuning.front import Point
-from sarsteer.tuning.measuring import Measured
+from sarsteer.tuning.measure import Measured
 
 if TYPE_CHECKING:
     from sarsteer.tuning.run import Candidate, Options, Tuned

@@ -10,14 +10,15 @@ from typing import Any
 
 from sarsteer.data.pairs import Pairs
 from sarsteer.errors import TuningError
-from sarsteer.evaluation.judges import Judge
+from sarsteer.judges import Judge
 from sarsteer.models.base import AudioLanguageModel
 from sarsteer.models.interface import DEFAULT_BATCH
+from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
 from sarsteer.steering.artifact import DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA, Steering
-from sarsteer.steering.calibration import INSTRUCTION, REFUSAL_PROMPT, calibrate
+from sarsteer.steering.calibration import calibrate
 from sarsteer.tuning.front import Limits, Point, choose, goals, keeps, next_on_front, pareto_front, unproven
 from sarsteer.tuning.gates import fit_gates, gate_layers, last_tokens, refit
-from sarsteer.tuning.measuring import Measured, Measurer
+from sarsteer.tuning.measure import Measured, Measurer
 from sarsteer.tuning.references import References, Report, Requests, answer_all, hear
 from sarsteer.tuning.setting import Setting
 from sarsteer.tuning.space import Layers, Space

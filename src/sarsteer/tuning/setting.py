@@ -10,7 +10,7 @@ import torch
 
 from sarsteer.errors import TuningError
 from sarsteer.steering.artifact import Steering
-from sarsteer.steering.gate import Gate
+from sarsteer.steering.gate.gate import Gate
 
 Gates = Mapping[int, Gate]
 """Gates by their layer."""

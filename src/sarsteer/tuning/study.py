@@ -14,7 +14,7 @@ from typing import Any
 
 from sarsteer.errors import MissingExtraError, TuningError
 from sarsteer.tuning.front import Point
-from sarsteer.tuning.measuring import Measured
+from sarsteer.tuning.measure import Measured
 from sarsteer.tuning.setting import Setting
 from sarsteer.tuning.space import Space
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import torch
 
 from sarsteer.data.pairs import Pairs
-from sarsteer.evaluation.judges import Judge, judge_all
+from sarsteer.judges import Judge, judge_all
 from sarsteer.models.base import AudioLanguageModel, Prompt
 from sarsteer.models.interface import DEFAULT_BATCH
 from sarsteer.steering.artifact import Steering
 from sarsteer.steering.hooks import SteeringHandle
 from sarsteer.tuning.continuations import Continuations, next_token_logits
-from sarsteer.tuning.measuring import judged
+from sarsteer.tuning.measure import judged
 from sarsteer.tuning.references import References, Report, Requests, answer_all, hear
 from sarsteer.tuning.refusal_tokens import RefusalTokens, refusal_tokens
 from sarsteer.tuning.setting import Setting, own_gate

@@ -132,7 +132,7 @@ def skeleton_of(folder: Path, name: str, revision: str | None) -> AudioLanguageM
     import transformers
 
     from sarsteer.models.base import AudioLanguageModel
-    from sarsteer.models.families import family_named
+    from sarsteer.models.families.registry import family_named
 
     config = transformers.AutoConfig.from_pretrained(folder)
     (architecture,) = (getattr(config, "architectures", None) or ["none named"])[:1]

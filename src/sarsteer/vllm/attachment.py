@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from sarsteer.errors import SteeringError
-from sarsteer.steering.gate import Gate
+from sarsteer.steering.gate.gate import Gate
 from sarsteer.vllm.gates import Gates, send
 from sarsteer.vllm.layers import local_layers
 from sarsteer.vllm.rows import Rows

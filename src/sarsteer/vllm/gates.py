@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sarsteer.errors import SteeringError
-from sarsteer.steering.gate import Gate
-from sarsteer.steering.gate_hooks import GateNumbers
+from sarsteer.steering.gate.gate import Gate
+from sarsteer.steering.gate.hooks import GateNumbers
 from sarsteer.vllm.rows import NOWHERE, OPEN, Ints
 
 logger = logging.getLogger(__name__)

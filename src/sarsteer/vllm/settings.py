@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from sarsteer.steering.artifact import Steering
-    from sarsteer.steering.gate import Gate
+    from sarsteer.steering.gate.gate import Gate
 
 KEY = "sarsteer"
 """In vLLM's ``additional_config``. It enters the compile cache's key: steered and plain graphs differ."""

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sarsteer.defenses import Defense
 from sarsteer.errors import EvaluationError
 from sarsteer.evaluation.benchmarks import Loaded
-from sarsteer.evaluation.defenses import Defense
 from sarsteer.evaluation.identity import identity
 from sarsteer.evaluation.inspect import logs
-from sarsteer.evaluation.inspect.sharing import SharedModel, put_arm, shared_judge
+from sarsteer.runtime.shared import SharedModel, put_arm, shared_judge
 
 if TYPE_CHECKING:
     from inspect_ai import Task

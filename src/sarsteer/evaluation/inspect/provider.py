@@ -17,13 +17,13 @@ from inspect_ai.model import (
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
+from sarsteer.defenses import Defense, Strength, Supplies, check_specs, make_defense
 from sarsteer.errors import EvaluationError, MessageError
-from sarsteer.evaluation.defenses import Defense, Strength, Supplies, check_specs, make_defense
 from sarsteer.evaluation.identity import identity
-from sarsteer.evaluation.inspect.mending import told_by_inspect
-from sarsteer.evaluation.inspect.sharing import Request, SharedModel, arm, shared_model
+from sarsteer.evaluation.inspect.errors import told_by_inspect
 from sarsteer.messages import Message
 from sarsteer.models.interface import DEFAULT_BATCH
+from sarsteer.runtime.shared import Request, SharedModel, arm, shared_model
 
 LOADING = ("device", "dtype", "revision", "layers", "trust_remote_code", "split_long_audio")
 STEERING = ("steering", "alpha", "k", "lambda_", "seed", "allow_other_model")
@@ -144,7 +144,7 @@ def _generation(config: GenerateConfig) -> dict[str, Any]:
 
 def _supplies(given: dict[str, Any], batch_size: int) -> Supplies:
     from sarsteer.data.pairs import load_pairs
-    from sarsteer.evaluation.judges import make_judge
+    from sarsteer.judges import make_judge
     from sarsteer.steering.artifact import Steering
 
     judge = given.get("calibration_judge")

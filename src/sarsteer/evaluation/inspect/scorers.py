@@ -9,9 +9,9 @@ from typing import Any
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, metric, scorer
 from inspect_ai.solver import TaskState
 
-from sarsteer.evaluation.judges import Judged, Verdict
-from sarsteer.evaluation.metrics import Estimate
 from sarsteer.evaluation.summary import summarise
+from sarsteer.judges import Judged, Verdict
+from sarsteer.stats.metrics import Estimate
 
 UNREADABLE = "unreadable"
 SCORES = ("answer", "answer_first", "answer_second", "reference", "position_bias")
@@ -53,7 +53,7 @@ def judged(judge: str) -> Scorer:
 
     Of a judge that scores, the answer's mean score.
     """
-    from sarsteer.evaluation.inspect.sharing import shared_judge
+    from sarsteer.runtime.shared import shared_judge
 
     shared = shared_judge(judge)
 

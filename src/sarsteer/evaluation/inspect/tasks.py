@@ -19,7 +19,7 @@ from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from sarsteer.data.manifest import Item
 from sarsteer.errors import EvaluationError
-from sarsteer.evaluation.inspect.mending import told_by_inspect
+from sarsteer.evaluation.inspect.errors import told_by_inspect
 from sarsteer.evaluation.inspect.scorers import judged
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def build_task(
         EvaluationError: a request is of a kind that Inspect does not carry.
 
     """
-    from sarsteer.evaluation.inspect.sharing import shared_judge
+    from sarsteer.runtime.shared import shared_judge
 
     spec = judge or benchmark.judge
     about = {"benchmark": benchmark.name, "benchmark_digest": benchmark.digest, **benchmark.about}
@@ -95,7 +95,7 @@ def _media(item: Item) -> Content:
 @solver
 def answer(judge: str) -> Solver:
     """Ask the model, unless the judge has stopped: what cannot be judged need not be answered."""
-    from sarsteer.evaluation.inspect.sharing import shared_judge
+    from sarsteer.runtime.shared import shared_judge
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         shared_judge(judge).check()
@@ -131,7 +131,7 @@ def _register(name: str) -> Any:
         max_new_tokens: int = MAX_NEW_TOKENS,
     ) -> Task:
         from sarsteer.evaluation.benchmarks import open_named
-        from sarsteer.evaluation.judging import choose_judges
+        from sarsteer.evaluation.judge_choice import choose_judges
 
         with told_by_inspect():
             benchmark = open_named(

@@ -1,0 +1,264 @@
+"""Models behind an OpenAI-compatible endpoint: they answer, show nothing of their inside, and take a defence prompt."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from sarsteer.errors import AnswerError, MessageError, MissingExtraError, ModelError, SarsteerError
+from sarsteer.messages import Conversation, Message, check_conversations
+from sarsteer.models.api.errors import concerns_one_request, explain
+from sarsteer.models.api.format import AUDIO_FORMATS, pieces_of, request_messages, request_settings, texts_of
+from sarsteer.models.interface import API_PREFIX, DEFAULT_BATCH, LanguageModel
+
+if TYPE_CHECKING:
+    import torch
+
+
+class ApiModel(LanguageModel):
+    """A model that answers over chat completions: OpenAI's own, or any server of that form, such as vLLM's.
+
+    Retries, their pauses and time limits are those of the official ``openai`` client. Nothing stays open between two
+    calls of ``generate``, and it may be called from within a running event loop.
+
+    Args:
+        name: such as ``"openai/gpt-audio"``. One leading ``openai/`` says where the model is and is not sent.
+        base_url: such as ``"http://localhost:8000/v1"``; OPENAI_BASE_URL, or else OpenAI, by default.
+        api_key: OPENAI_API_KEY by default; any word will do for a server that asks for none.
+        timeout: seconds to wait for the server in each try.
+        max_retries: tries after the first, where the server is busy, fails, or does not answer in time.
+        audio_format: ``"wav"`` (16 bits), or ``"mp3"`` for smaller uploads that lose some sound.
+        token_limit_key: what the server calls the longest answer; older ones want ``"max_tokens"``.
+
+    Raises:
+        MissingExtraError: the ``openai`` package is not installed.
+        ModelError: there is no key, or an argument cannot be right.
+
+    """
+
+    unsteerable_because = "answers over an API and shows no activations"
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        timeout: float = 60.0,
+        max_retries: int = 5,
+        audio_format: str = "wav",
+        token_limit_key: str = "max_completion_tokens",
+    ) -> None:
+        try:
+            import openai
+        except ImportError:
+            raise MissingExtraError("API models", "api") from None
+        self.name = name
+        self.served_name = name.removeprefix(API_PREFIX)
+        self.base_url = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+        key = (api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
+        if not self.served_name:
+            raise ModelError(f"{name!r} names no model; write it as in openai/gpt-audio")
+        if not _is_web_address(self.base_url):
+            raise ModelError(f"{name}: base_url {self.base_url!r} is no web address; write http://host:port/v1")
+        if not key:
+            raise ModelError(
+                f"{name}: there is no API key; set OPENAI_API_KEY (any word, where the server asks for none)"
+            )
+        if not key.isascii() or not key.isprintable() or " " in key:  # it would be quoted in a transport's error
+            raise ModelError(
+                f"{name}: the API key holds characters that no key has; copy it again, without what is around"
+            )
+        if audio_format not in AUDIO_FORMATS:
+            raise ModelError(f"{name}: unknown audio_format {audio_format!r}; use {' or '.join(AUDIO_FORMATS)}")
+        self.audio_format = audio_format
+        self.token_limit_key = token_limit_key
+        self._client_options: dict[str, Any] = {
+            "base_url": self.base_url,
+            "api_key": key,
+            "timeout": timeout,
+            "max_retries": max_retries,
+        }
+        self._new_client: Any = openai.OpenAI
+        self._new_async_client: Any = openai.AsyncOpenAI
+
+    def __repr__(self) -> str:
+        return f"ApiModel({self.name!r}, {self.base_url})"
+
+    def generate(
+        self,
+        conversations: Sequence[Conversation],
+        max_new_tokens: int = 256,
+        *,
+        batch_size: int = DEFAULT_BATCH,
+        **generation: Any,
+    ) -> list[str]:
+        """Answer each conversation, with temperature 0 unless ``do_sample=True`` or a ``temperature`` is given.
+
+        Every conversation is read once before the first is sent, so that a bad clip costs nothing, and again when its
+        turn comes, so that memory holds ``batch_size`` encoded clips and not all. The first request that fails for good
+        ends the call, and those in flight are cancelled.
+
+        Args:
+            conversations: lists of messages.
+            max_new_tokens: the longest answer, in tokens.
+            batch_size: requests in flight.
+            generation: ``do_sample``, ``temperature``, ``top_p``, ``seed``, ``stop``, ``num_return_sequences``.
+
+        Returns:
+            The answers, in the order of the conversations (``num_return_sequences`` in a row for each). Where the model
+            refuses in a field of its own, that text is the answer.
+
+        Raises:
+            ModelError: an option is unknown, or the server cannot be reached, refuses, or answers nothing that can be
+                read; the message names the conversation.
+            MessageError, AudioError: a conversation is malformed or a clip is bad; nothing was sent.
+
+        """
+        settings = request_settings(self.name, self.token_limit_key, max_new_tokens, generation)
+        answers = self._ask(conversations, settings, batch_size, keep_going=False)
+        return [text for texts in answers if not isinstance(texts, SarsteerError) for text in texts]
+
+    def generate_each(
+        self,
+        conversations: Sequence[Conversation],
+        max_new_tokens: int = 256,
+        *,
+        batch_size: int = DEFAULT_BATCH,
+        **generation: Any,
+    ) -> list[str | SarsteerError]:
+        """As ``generate``, but a request that fails leaves its error in the place of its answer, and the rest go on.
+
+        ``AnswerError`` marks what concerns one request alone; any other error would meet the next request, too.
+        """
+        settings = request_settings(self.name, self.token_limit_key, max_new_tokens, generation)
+        if settings.get("n", 1) != 1:
+            raise ModelError(f"{self.name}: one answer for each conversation here; leave out num_return_sequences")
+        answers = self._ask(conversations, settings, batch_size, keep_going=True)
+        return [texts if isinstance(texts, SarsteerError) else texts[0] for texts in answers]
+
+    def _ask(
+        self, conversations: Sequence[Conversation], settings: dict[str, Any], batch_size: int, keep_going: bool
+    ) -> list[list[str] | SarsteerError]:
+        from anyio.from_thread import start_blocking_portal  # the openai client is built on anyio and brings it
+
+        if batch_size < 1:
+            raise ModelError(f"batch_size must be at least 1, not {batch_size}")
+        check_conversations(conversations)
+        for index, conversation in enumerate(conversations):
+            self._messages(conversation, f"conversation {index}: ")
+        if not conversations:
+            return []
+        # an event loop in a thread of its own: the caller may have one running, and Ctrl-C cancels what is in flight
+        with start_blocking_portal() as portal:
+            return portal.call(self._answer_all, conversations, settings, batch_size, keep_going)
+
+    async def _answer_all(
+        self, conversations: Sequence[Conversation], settings: dict[str, Any], in_flight: int, keep_going: bool
+    ) -> list[list[str] | SarsteerError]:
+        import anyio
+
+        answers: dict[int, list[str] | SarsteerError] = {}
+        failures: list[SarsteerError] = []
+        waiting = iter(range(len(conversations)))
+
+        async def work() -> None:
+            for index in waiting:
+                try:
+                    answers[index] = await self._answer(client, conversations[index], settings, index)
+                except SarsteerError as error:
+                    answers[index] = error
+                    if not keep_going:
+                        failures.append(error)
+                        group.cancel_scope.cancel()
+
+        async with self._new_async_client(**self._client_options) as client, anyio.create_task_group() as group:
+            for _ in range(min(in_flight, len(conversations))):
+                group.start_soon(work)
+        if failures:
+            raise failures[0]
+        return [answers[index] for index in range(len(conversations))]
+
+    async def _answer(self, client: Any, conversation: Conversation, settings: dict[str, Any], index: int) -> list[str]:
+        from anyio import to_thread
+
+        where = f"conversation {index}: "
+        messages = await to_thread.run_sync(self._messages, conversation, where)
+        try:
+            completion = await client.chat.completions.create(
+                model=self.served_name, messages=messages, **self._modalities(), **settings
+            )
+        except Exception as error:  # only the client's own: it also lets through what its parser and transport raise
+            raise self._explained(error, where) from error
+        return texts_of(completion, settings.get("n", 1), f"{self.name}: {where}")
+
+    def stream(self, conversation: Conversation, max_new_tokens: int = 256, **generation: Any) -> Iterator[str]:
+        """Answer one conversation piece by piece; options are those of ``generate``, save ``num_return_sequences``.
+
+        Raises:
+            ModelError, MessageError, AudioError: as ``generate``, those of the server while the pieces are taken.
+
+        """
+        if generation.pop("num_return_sequences", None) not in (None, 1):
+            raise ModelError(f"{self.name}: only one answer can be streamed; leave out num_return_sequences")
+        settings = request_settings(self.name, self.token_limit_key, max_new_tokens, generation)
+        return self._pieces(self._messages(conversation, ""), settings)
+
+    def _pieces(self, messages: list[Message], settings: dict[str, Any]) -> Iterator[str]:
+        with self.new_client() as client:
+            try:
+                chunks = client.chat.completions.create(
+                    model=self.served_name, messages=messages, stream=True, **self._modalities(), **settings
+                )
+                with chunks:
+                    yield from pieces_of(chunks, f"{self.name}: ")
+            except SarsteerError:
+                raise
+            except Exception as error:  # as in _answer
+                raise self._explained(error, "") from error
+
+    def last_token_activations(
+        self, conversations: Sequence[Conversation], *, batch_size: int = DEFAULT_BATCH
+    ) -> torch.Tensor:
+        """Never returns.
+
+        Raises:
+            ModelError: always; an API shows no activations.
+
+        """
+        self.check_steerable()
+        raise AssertionError("unreachable")
+
+    def _messages(self, conversation: Conversation, where: str) -> list[Message]:
+        try:
+            return request_messages(conversation, self.audio_format)
+        except MessageError as error:
+            raise MessageError(f"{where}{error}") from None
+
+    def _modalities(self) -> dict[str, Any]:
+        """OpenAI's audio models can speak, too; other servers may not know the field."""
+        speaks = self.served_name.startswith("gpt-") and "audio" in self.served_name
+        return {"modalities": ["text"]} if speaks else {}
+
+    def new_client(self) -> Any:
+        """An ``openai`` client of this model's address, key, time limit and tries, for calls that are no chat."""
+        return self._new_client(**self._client_options)
+
+    @property
+    def tries(self) -> int:
+        """How often a request is sent before it has failed."""
+        return int(self._client_options["max_retries"]) + 1
+
+    def _explained(self, error: Exception, where: str) -> ModelError:
+        kind = AnswerError if concerns_one_request(error) else ModelError
+        return kind(f"{self.name}: {where}{explain(error, self.served_name, self.base_url, self.tries)}")
+
+
+def _is_web_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # such as a port above 65535
+        return False

@@ -1,0 +1,177 @@
+"""The table of the paper's shape, as data: HTML, Markdown and CSV write one and the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sarsteer.evaluation.results import Arm, Evaluation
+from sarsteer.evaluation.summary import Summary
+from sarsteer.stats.metrics import Estimate
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column.
+
+    Attributes:
+        key: the attribute of ``Summary``.
+        title: its heading.
+        better: where good values lie; None where a column ranks nothing.
+        meaning: for the legend.
+        change: whether it is a difference against no defense.
+
+    """
+
+    key: str
+    title: str
+    better: Literal["low", "high"] | None
+    meaning: str
+    change: bool = False
+
+    @property
+    def arrow(self) -> str:
+        """The direction of good values."""
+        return {"low": "↓", "high": "↑", None: ""}[self.better]
+
+
+METRICS = (
+    Metric("asr", "ASR", "low", "attack success: harmful requests complied with"),
+    Metric("asr_change", "ASR change", None, "against no defense, over the same requests, in points", change=True),
+    Metric("rr_harmful", "RR harmful", "high", "harmful requests refused"),
+    Metric("rr_safe", "RR safe", "low", "over-refusal: safe requests refused"),
+    Metric("over_refusal_change", "RR safe change", None, "against no defense, in points", change=True),
+    Metric("brr", "BRR", "high", "(1 + RR harmful − RR safe) / 2; refusing everything, or nothing, scores 50"),
+    Metric("broken", "broken", "low", "no answer at all, of all requests"),
+    Metric("unreadable", "unreadable", None, "the judge's own reply could not be read, of all requests"),
+)
+SCORE_METRICS = (
+    Metric("answer", "score", "high", "how useful the answer is, from 1 to 10: the mean of both orders"),
+    Metric("answer_change", "score change", None, "against no defense, over the same requests", change=True),
+    Metric("answer_first", "read first", None, "the score where the judge read the answer before the reference"),
+    Metric("answer_second", "read second", None, "the score where it read the reference before"),
+    Metric("reference", "reference", None, "the reference answer's own score, the mean of both orders"),
+    Metric("position_bias", "position bias", None, "what the same text gains by being read first", change=True),
+    Metric("unreadable", "unreadable", None, "judge's replies that could not be read, two to a request"),
+)
+"""Where a judge scored; never averaged with the reference's."""
+_RATES = {"asr", "rr_harmful", "rr_safe", "brr", "broken"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of one arm.
+
+    Attributes:
+        metric: its column.
+        estimate: None where there was nothing to count.
+        bounds: where it lies if unreadable verdicts did not count, or all did; None where every verdict was read.
+        leads: its interval meets no other arm's of the column, and it is the best.
+        marks: of the notes that weaken it.
+
+    """
+
+    metric: Metric
+    estimate: Estimate | None
+    bounds: tuple[float, float] | None
+    leads: bool
+    marks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm; ``marks`` are of the notes that weaken no one number more than another."""
+
+    arm: Arm
+    cells: tuple[Cell, ...]
+    marks: tuple[str, ...]
+
+    @property
+    def strength(self) -> str:
+        """What it was steered with, where it was."""
+        names = (("α", "alpha"), ("k", "k"), ("λ", "lambda"), ("λ", "lambda_"))
+        found = [(sign, self.arm.settings.get(name)) for sign, name in names]
+        return ", ".join(f"{sign} {value:g}" for sign, value in found if isinstance(value, int | float))
+
+
+@dataclass(frozen=True)
+class Block:
+    """One benchmark: its arms, and its notes by their marks."""
+
+    benchmark: str
+    rows: tuple[Row, ...]
+    notes: tuple[tuple[str, str], ...]
+    metrics: tuple[Metric, ...] = METRICS
+
+
+def blocks(evaluation: Evaluation) -> list[Block]:
+    """The table, benchmark by benchmark in the order of the results."""
+    names = list(dict.fromkeys(arm.benchmark for arm in evaluation.arms))
+    return [_block(name, [arm for arm in evaluation.arms if arm.benchmark == name]) for name in names]
+
+
+def weakens(note: str) -> frozenset[str] | None:
+    """The columns that a note of ``Summary`` speaks of; None where it speaks of the whole row."""
+    if "verdicts cannot be read" in note:
+        return frozenset(_RATES)
+    if note.startswith("undefended ASR is"):
+        return frozenset({"asr", "asr_change"})
+    if note.startswith("only harmful"):
+        return frozenset({"rr_safe", "over_refusal_change", "brr"})
+    if note.startswith("only safe"):
+        return frozenset({"asr", "asr_change", "rr_harmful", "brr"})
+    return None
+
+
+def leader(estimates: Sequence[Estimate | None], better: Literal["low", "high"] | None) -> int | None:
+    """The index of the best, if its interval shares no value with any other's; else nobody leads."""
+    known = [(i, estimate) for i, estimate in enumerate(estimates) if estimate is not None]
+    if better is None or len(known) < 2:
+        return None
+    pick = min if better == "low" else max
+    best, value = pick(known, key=lambda pair: pair[1].value)
+    return best if all(value.disjoint(other) for i, other in known if i != best) else None
+
+
+def _block(benchmark: str, arms: list[Arm]) -> Block:
+    notes = list(dict.fromkeys(note for arm in arms for note in arm.summary.notes))
+    marks = {note: _letters(index) for index, note in enumerate(notes)}
+    metrics = SCORE_METRICS if any(arm.summary.scores is not None for arm in arms) else METRICS
+    leaders = {m.key: leader([estimate_of(arm.summary, m) for arm in arms], m.better) for m in metrics}
+    rows = tuple(
+        Row(
+            arm,
+            tuple(_cell(metric, arm.summary, marks, leaders[metric.key] == index) for metric in metrics),
+            tuple(marks[note] for note in arm.summary.notes if weakens(note) is None),
+        )
+        for index, arm in enumerate(arms)
+    )
+    return Block(benchmark, rows, tuple((marks[note], note) for note in notes), metrics)
+
+
+def estimate_of(summary: Summary, metric: Metric) -> Estimate | None:
+    """The number of a column; None where there is none."""
+    place = summary if hasattr(summary, metric.key) else summary.scores
+    found: Estimate | None = getattr(place, metric.key, None)
+    return found
+
+
+def _cell(metric: Metric, summary: Summary, marks: dict[str, str], leads: bool) -> Cell:
+    low, high = summary.bounds.get(metric.key, (0.0, 0.0))
+    return Cell(
+        metric,
+        estimate_of(summary, metric),
+        (low, high) if low != high else None,
+        leads,
+        tuple(marks[note] for note in summary.notes if metric.key in (weakens(note) or ())),
+    )
+
+
+def _letters(index: int) -> str:
+    """``a`` to ``z``, then ``aa``, ``ab``: as lists of notes are lettered."""
+    text = ""
+    while index >= 0:
+        text = chr(ord("a") + index % 26) + text
+        index = index // 26 - 1
+    return text

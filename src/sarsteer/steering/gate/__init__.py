@@ -1,0 +1,1 @@
+"""The gate: steer only the requests whose activations look harmful."""

@@ -1,0 +1,168 @@
+"""The gate inside a model: decides in prefill, for each row of a batch, and is remembered while the answer is decoded.
+
+Whether a forward is a prefill is told by its shape alone (more than one position), and all that changes from request
+to request lies in buffers that are written in place: compiled graphs hold for every request, and for another
+threshold. Whatever has no decision yet is steered: rows beyond those of the newest prefill, and prompts of one token.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from sarsteer.errors import SteeringError
+from sarsteer.models.activations import residual_of
+from sarsteer.steering.gate.distance import mahalanobis
+from sarsteer.steering.gate.gate import Decision, Gate, opening
+
+CAPACITY = 4096
+"""The most rows in a forward, beams and samples included."""
+
+STATE = "_sarsteer_gate"
+
+
+class GateNumbers(nn.Module):
+    """A gate's numbers as buffers, and what they say of activations.
+
+    Args:
+        gate: whose numbers.
+        device: where the activations are.
+        many: whether thousands of rows may be judged at once, as where prompts are not parted from their last tokens.
+
+    """
+
+    def __init__(self, gate: Gate, device: torch.device, *, many: bool = False) -> None:
+        super().__init__()
+        self.layer, self._many = gate.layer, many
+        for name, tensor in _tensors(gate).items():
+            self.register_buffer(name, tensor.to(device), persistent=False)
+
+    def judge(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Score, distance (NaN where none is measured) and opening of activations ``[B, D]``, float32: ``[B]`` each.
+
+        Traced into compiled graphs: nothing depends on the data.
+        """
+        b: Any = self
+        score = h @ b.weight + b.bias
+        opened = opening(score, b.threshold, b.temperature, b.hard)
+        if not b.means.shape[0]:
+            return score, torch.full_like(score, math.nan), opened
+        distance = mahalanobis(h, b.means, b.basis, b.precision, b.residual_precision, one_by_one=self._many)
+        return score, distance, opened.masked_fill(~(distance <= b.limit), 1.0)  # NaN is beyond the limit
+
+    def put(self, gate: Gate) -> None:
+        """Write another gate's numbers in place."""
+        for name, tensor in _tensors(gate).items():
+            getattr(self, name).copy_(tensor)
+
+    def holds(self, gate: Gate) -> bool:
+        """Whether these are ``gate``'s numbers, to the bit."""
+        return all(torch.equal(getattr(self, name).cpu(), tensor) for name, tensor in _tensors(gate).items())
+
+
+class GateState(GateNumbers):
+    """A gate's numbers, and what it decided of the newest prefill, as buffers that every steered layer reads.
+
+    One module is the child of all of them, so that moving the model moves it, and moves it once.
+    """
+
+    def __init__(self, gate: Gate, device: torch.device) -> None:
+        super().__init__(gate, device)
+        self.always: torch.Tensor
+        self.register_buffer("always", torch.zeros((), device=device), persistent=False)
+        self.openings: torch.Tensor
+        self.register_buffer("openings", torch.ones(CAPACITY, 1, device=device), persistent=False)
+        self.seen: torch.Tensor  # score and distance of the newest prefill's rows
+        self.register_buffer("seen", torch.zeros(CAPACITY, 2, device=device), persistent=False)
+        self.counts: torch.Tensor  # rows of the newest prefill; prefills so far
+        self.register_buffer("counts", torch.zeros(2, dtype=torch.long, device=device), persistent=False)
+
+    def takes(self, gate: Gate) -> bool:
+        """Whether ``gate`` can be written in place of the one that is here."""
+        found = _tensors(gate)
+        return gate.layer == self.layer and all(getattr(self, name).shape == t.shape for name, t in found.items())
+
+    def write(self, gate: Gate | None) -> None:
+        """Decide by ``gate`` from the next prefill on; by None, always open."""
+        self.always.fill_(0.0 if gate is not None else 1.0)
+        if gate is not None:
+            self.put(gate)
+        self.forget()
+
+    def forget(self) -> None:
+        """No decision: steer until the next prefill decides."""
+        self.openings.fill_(1.0)
+        self.counts[0] = 0
+
+    def decide(self, h: torch.Tensor) -> None:
+        """Decide on the last prompt tokens ``[B, D]``. Traced into compiled graphs: nothing depends on the data."""
+        if h.shape[0] > CAPACITY:
+            raise SteeringError(
+                f"{h.shape[0]} rows in one forward; a gate takes at most {CAPACITY}: use smaller batches"
+            )
+        score, distance, opened = self.judge(h.detach().to(self.openings.device, torch.float32))
+        rows = h.shape[0]
+        self.openings.fill_(1.0)
+        self.openings[:rows, 0] = torch.maximum(opened, self.always)
+        self.seen[:rows] = torch.stack([score, distance], dim=-1)
+        self.counts[0] = rows
+        self.counts[1] += 1
+
+    @property
+    def prefills(self) -> int:
+        """How many there were."""
+        return int(self.counts[1])
+
+    def decisions(self, alpha: float) -> list[Decision]:
+        """Of the newest prefill's rows, in their order; empty where nothing was decided."""
+        if float(self.always):
+            return []
+        rows, limit = int(self.counts[0]), float(getattr(self, "limit"))
+        measured = len(getattr(self, "means")) > 0
+        return [
+            Decision(
+                score=score,
+                opening=opened,
+                strength=alpha * opened,
+                distance=distance if measured else None,
+                out_of_distribution=measured and math.isfinite(limit) and not distance <= limit,
+            )
+            for (score, distance), (opened,) in zip(
+                self.seen[:rows].tolist(), self.openings[:rows].tolist(), strict=True
+            )
+        ]
+
+
+def _tensors(gate: Gate) -> dict[str, torch.Tensor]:
+    distance, width = gate.distance, len(gate.weight)
+    return {
+        "weight": gate.weight.detach().float(),
+        "bias": torch.tensor(gate.bias),
+        "threshold": torch.tensor(gate.threshold),
+        "temperature": torch.tensor(gate.temperature),
+        "hard": torch.tensor(gate.mode == "hard"),
+        "limit": torch.tensor(math.inf if gate.limit is None else gate.limit),
+        "means": torch.zeros(0, width) if distance is None else distance.means.float(),
+        "basis": torch.zeros(0, width) if distance is None else distance.basis.float(),
+        "precision": torch.zeros(0) if distance is None else distance.precision.float(),
+        "residual_precision": torch.tensor(0.0 if distance is None else distance.residual_precision),
+    }
+
+
+def decide(module: nn.Module, _args: Any, output: Any) -> None:
+    """The hook of the gate's layer: each prefill decides anew on its last position, a decode step changes nothing."""
+    hidden = residual_of(output)
+    if hidden.shape[-2] > 1:
+        getattr(module, STATE).decide(hidden.select(-2, -1))
+
+
+def steer_gated(module: nn.Module, _args: Any, output: Any) -> None:
+    """The hook of the layers above: ``h += opening · αv`` at the last position, a row's own opening for each row."""
+    row = residual_of(output).select(-2, -1)
+    opened = getattr(module, STATE).openings[: row.shape[0]]
+    if opened.device != row.device:
+        opened = opened.to(row.device)
+    row.addcmul_(opened, getattr(module, "_sarsteer_delta"))

@@ -1,0 +1,414 @@
+"""``sarsteer evaluate`` as a user runs it: real processes, killed and resumed, and every mistake told in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("inspect_ai")
+
+import sarsteer
+import sarsteer.audio
+from sarsteer import Steering
+from sarsteer.data.pairs import Pairs
+from sarsteer.errors import ArtifactError, EvaluationError, SarsteerError
+from sarsteer.evaluation.benchmarks import open_benchmark
+from sarsteer.evaluation.results import Evaluation
+from sarsteer.evaluation.run import Settings, run
+from sarsteer.judges import Judged, JudgeStopped, Verdict
+from sarsteer.judges.keywords import KeywordJudge
+from sarsteer.runtime import shared as sharing
+from tests.support.openai_server import KEY, running
+
+pytestmark = pytest.mark.usefixtures("shared_model")
+LIMIT = 8
+
+
+@pytest.fixture(scope="module")
+def file(steering: Steering, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return steering.save(tmp_path_factory.mktemp("evaluate") / "steering.safetensors")
+
+
+def settings(out: Path, **changed: Any) -> Settings:
+    given: dict[str, Any] = {
+        "model": "sarsteer-tiny",
+        "benchmarks": ("embedded",),
+        "defenses": ("none",),
+        "out": out,
+        "limit": LIMIT,
+        "batch_size": 4,
+        "max_new_tokens": 24,
+    }
+    return Settings(**{**given, **changed})
+
+
+def numbers(results: Evaluation) -> list[Any]:
+    return [(arm.benchmark, arm.defense, arm.summary, arm.answers) for arm in results.arms]
+
+
+def samples(folder: Path) -> int:
+    """Answers that have reached the logs."""
+    found = 0
+    for path in folder.glob("logs/*.eval"):
+        try:
+            found += sum(name.startswith("samples/") for name in zipfile.ZipFile(path).namelist())
+        except (OSError, zipfile.BadZipFile):
+            continue
+    return found
+
+
+DEFENSES = ("none", "prompt:refusal", "sarsteer:alpha=0.3")
+
+
+def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tmp_path: Path, file: Path) -> None:
+    # settings of a prompt hold a tuple, which logs give back as a list
+    command = [
+        *(sys.executable, "-m", "sarsteer.cli.main", "evaluate", "sarsteer-tiny", "--benchmark", "embedded"),
+        *(
+            "--defense",
+            "none",
+            "--defense",
+            "prompt:refusal",
+            "--defense",
+            "sarsteer:alpha=0.3",
+            "--steering",
+            str(file),
+            "--limit",
+            "12",
+        ),
+        *("--batch-size", "2", "--max-new-tokens", "24", "--out", str(tmp_path / "killed"), "--json"),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    patience = time.monotonic() + 120
+    while samples(tmp_path / "killed") < 4 and process.poll() is None and time.monotonic() < patience:
+        time.sleep(0.02)
+    assert process.poll() is None, process.communicate()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    kept = finished(tmp_path / "killed")
+    assert 4 <= len(kept) < 36
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    after = finished(tmp_path / "killed")
+    assert len(after) == 36
+    assert kept.items() <= after.items(), "what was answered before the kill is not asked again"
+    whole = run(settings(tmp_path / "whole", limit=12, defenses=DEFENSES, steering=file))
+    resumed = Evaluation.load(tmp_path / "killed" / "results.json")
+    assert numbers(resumed) == numbers(whole)
+    assert all(len({answer.id for answer in arm.answers}) == len(arm.answers) == 12 for arm in resumed.arms)
+    told = json.loads(done.stdout)
+    assert [arm["defense"] for arm in told["arms"]] == list(DEFENSES)
+    assert told["arms"][2]["summary"]["asr_change"]["n"] == 6
+
+
+def finished(folder: Path) -> dict[tuple[str, str], str]:
+    """Each answered request, with the one time at which it was."""
+    from inspect_ai.log import read_eval_log
+
+    found: dict[tuple[str, str], str] = {}
+    for path in sorted(folder.glob("logs/*.eval")):
+        log = read_eval_log(str(path))
+        for sample in log.samples or ():
+            found[log.eval.task, str(sample.id)] = str(sample.completed_at)
+    return found
+
+
+def test_the_numbers_are_those_of_the_model_and_the_judge(
+    tmp_path: Path,
+    file: Path,
+    steering: Steering,
+    embedded: sarsteer.AudioLanguageModel,
+    test_pairs: Pairs,
+    calibration_pairs: Pairs,
+) -> None:
+    pairs = manifest(tmp_path / "calibration", calibration_pairs[:6])
+    defenses = ("sarsteer", "none", "prompt:refusal", "h2s:alpha=0.01")
+    results = run(
+        settings(
+            tmp_path, defenses=defenses, steering=file, alpha=0.2, k=3, alpha_sweep=(0.05,), calibration=str(pairs)
+        )
+    )
+    results = Evaluation.load(results.save(tmp_path / "results.json"))
+    assert [arm.defense for arm in results.arms] == ["none", *(d for d in defenses if d != "none")]
+    assert {(point.defense, point.alpha) for point in results.curve} == {
+        ("sarsteer", 0.05),
+        ("h2s:alpha=0.01", 0.05),
+    }
+    items = [item for pair in test_pairs[: LIMIT // 2] for item in (pair.harmful, pair.safe)]
+    turns = [item.turn(item.text or "") for item in items]
+    with steering.on(embedded, alpha=0.2, k=3):
+        steered = embedded.generate(turns, 24)
+    by_name = {arm.defense: arm for arm in results.arms}
+    assert [answer.answer for answer in by_name["sarsteer"].answers] == steered
+    assert [answer.answer for answer in by_name["none"].answers] == embedded.generate(turns, 24)
+    assert [answer.id for answer in by_name["none"].answers] == [item.id for item in items]
+    arm = by_name["sarsteer"]
+    assert arm.steering == steering.digest
+    assert (arm.settings["alpha"], arm.settings["k"], arm.settings["lambda"]) == (0.2, 3, 1.0)
+    assert arm.settings["model"]["fingerprint"] == embedded.fingerprint.digest == results.model["fingerprint"]
+    assert arm.settings["decoding"] == by_name["none"].settings["decoding"]
+    assert len(results.layers) == 8
+    assert list((tmp_path / "vectors").glob("h2s-*"))
+    assert any("toy" in note for note in results.notes)
+    assert not hasattr(embedded.module, "_sarsteer_handle") or embedded.module._sarsteer_handle is None
+
+
+def test_a_gated_defense_beside_others(
+    tmp_path: Path, file: Path, steering: Steering, embedded: sarsteer.AudioLanguageModel, test_pairs: Pairs
+) -> None:
+    """One model under all of them: a gate goes on and off between batches, and each answer's decision is logged."""
+    from inspect_ai.log import read_eval_log
+
+    hard, soft = "sarsteer:alpha=0.5,gate=hard", "sarsteer:alpha=0.5,gate=logistic"
+    results = run(settings(tmp_path, defenses=("none", hard, "sarsteer:alpha=0.05", soft), steering=file))
+    arms = {arm.defense: arm for arm in results.arms}
+    items = [item for pair in test_pairs[: LIMIT // 2] for item in (pair.harmful, pair.safe)]
+    turns = [item.turn(item.text or "") for item in items]
+    gate = steering.gate
+    assert gate is not None
+    for name, chosen in ((hard, gate), (soft, gate.with_mode("logistic"))):
+        with steering.on(embedded, alpha=0.5, gate=chosen) as handle:
+            assert [answer.answer for answer in arms[name].answers] == embedded.generate(turns, 24)
+            decisions = handle.decisions
+        assert arms[name].settings["gate"]["mode"] == chosen.mode
+        log = read_eval_log(str(arms[name].log))
+        told = {str(sample.id): sample.output.metadata["gate"] for sample in log.samples or ()}
+        for item, decision in zip(items, decisions, strict=True):
+            assert told[item.id]["score"] == pytest.approx(decision.score, abs=1e-3)
+            assert told[item.id]["strength"] == pytest.approx(decision.strength, abs=1e-3)
+    with steering.on(embedded, alpha=0.05):
+        assert [answer.answer for answer in arms["sarsteer:alpha=0.05"].answers] == embedded.generate(turns, 24)
+    assert [answer.answer for answer in arms["none"].answers] == embedded.generate(turns, 24)
+    assert "gate" not in arms["sarsteer:alpha=0.05"].settings
+
+
+def test_other_settings_are_refused_and_arms_can_be_added(tmp_path: Path, file: Path) -> None:
+    first = run(settings(tmp_path, limit=4))
+    again = run(settings(tmp_path, limit=4, batch_size=2))
+    assert numbers(again) == numbers(first), "neither batch size nor a finished run makes anything anew"
+    more = run(settings(tmp_path, limit=4, defenses=("none", "sarsteer"), steering=file))
+    assert numbers(more)[0] == numbers(first)[0]
+    for changed, says in (
+        ({"judge": "keywords"}, "judge 'embedded', now 'keywords'"),
+        ({"limit": 6}, "limit 4, now 6"),
+        ({"max_new_tokens": 8}, "max_new_tokens 24, now 8"),
+        ({"defenses": ("sarsteer",), "steering": file, "alpha": 0.3}, "alpha 0.1, now 0.3"),
+    ):
+        with pytest.raises(EvaluationError, match="other settings") as told:
+            run(settings(tmp_path, **{"limit": 4, **changed}))
+        assert says in str(told.value)
+
+
+def test_a_cut_log_is_named(tmp_path: Path) -> None:
+    run(settings(tmp_path, limit=2))
+    (log,) = tmp_path.glob("logs/*.eval")
+    log.write_bytes(log.read_bytes()[: log.stat().st_size // 2])
+    with pytest.raises(EvaluationError, match="cut or damaged") as told:
+        run(settings(tmp_path, limit=2))
+    assert log.name in str(told.value)
+    log.unlink()
+    assert len(run(settings(tmp_path, limit=2)).arms[0].answers) == 2
+
+
+def test_calibration_and_test_must_not_meet(tmp_path: Path, file: Path) -> None:
+    with pytest.raises(EvaluationError, match="calibration and test share"):
+        run(settings(tmp_path, benchmarks=("embedded@calibration",), calibration="sarsteer-tiny"))
+    with pytest.raises(EvaluationError, match="calibrated on these very requests"):
+        run(settings(tmp_path, benchmarks=("embedded@calibration",), limit=None, steering=file, defenses=("sarsteer",)))
+
+
+def manifest(folder: Path, pairs: Pairs) -> Path:
+    folder.mkdir(exist_ok=True)
+    rows = []
+    for pair in pairs:
+        for item in (pair.harmful, pair.safe):
+            (folder / item.audio.name).write_bytes(item.audio.read_bytes())
+            rows.append({"id": item.id, "audio": item.audio.name, "question": item.question, "label": item.label})
+            rows[-1]["pair"] = pair.id
+    path = folder / "mine.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def test_a_bad_clip_is_told_before_the_first_answer(tmp_path: Path, test_pairs: Pairs) -> None:
+    mine = manifest(tmp_path / "clips", test_pairs[:2])
+    (mine.parent / test_pairs[1].safe.audio.name).write_bytes(b"no sound")
+    with pytest.raises(EvaluationError, match="no sound file") as told:
+        run(settings(tmp_path / "out", benchmarks=(f"manifest:{mine}",), judge="embedded"))
+    assert repr(test_pairs[1].safe.id) in str(told.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_judge_that_stops_ends_the_run_and_the_rest_is_kept(tmp_path: Path) -> None:
+    class Failing(KeywordJudge):
+        name = signature = "failing"
+        at_once = 2
+        left = 4
+
+        def judge(self, items: Sequence[Judged]) -> list[Verdict]:
+            self.left -= len(items)
+            if self.left < 0:
+                raise JudgeStopped("the server is gone; start it again", {})
+            return super().judge(items)
+
+    judge = Failing()
+    sharing._made["judge", "failing"] = sharing.SharedJudge(judge)
+    with pytest.raises(EvaluationError, match="the server is gone"):
+        run(settings(tmp_path, judge="failing"))
+    kept = {key: when for key, when in finished(tmp_path).items() if when}
+    judge.left = 100
+    sharing._made["judge", "failing"] = sharing.SharedJudge(judge)
+    assert len(run(settings(tmp_path, judge="failing")).arms[0].answers) == LIMIT
+    assert 100 - judge.left < LIMIT, "verdicts that were given are not asked for again"
+    assert kept
+
+
+def test_a_model_behind_an_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        given = settings(
+            tmp_path, model="openai/gpt-audio", defenses=("none", "prompt:harm-check"), judge="keywords", limit=2
+        )
+        results = run(given)
+        with pytest.raises(SarsteerError, match="not steered"):
+            run(settings(tmp_path, model="openai/gpt-audio", defenses=("h2s",), calibration="sarsteer-tiny", limit=2))
+    assert [len(arm.answers) for arm in results.arms] == [2, 2]
+    assert results.model == {"name": "openai/gpt-audio", "address": server.url}
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"defenses": ("sarsteer",)}, "needs a steering file"),
+        ({"defenses": ("h2s",)}, "needs calibration pairs"),
+        ({"defenses": ("none", "none")}, "given twice"),
+        ({"defenses": ("magic",)}, "unknown defense 'magic'"),
+        ({"defenses": ("prompt:nothing",)}, "neither a prompt of ours nor a file"),
+        ({"defenses": ("sarsteer:alpha=much",), "steering": Path("x")}, "must be a number"),
+        ({"defenses": ("sarsteer:gate=maybe",), "steering": Path("x")}, "gate must be one of off, on, hard, logistic"),
+        ({"defenses": ("h2s:gate=on",), "calibration": "sarsteer-tiny"}, "h2s has no gate"),
+        ({"defenses": ("guard:keywords",)}, "unknown guard"),
+        ({"benchmarks": ("nowhere",)}, "unknown benchmark 'nowhere'"),
+        ({"benchmarks": ("figstep:/nowhere",)}, "no such folder"),
+        ({"benchmarks": ("embedded", "embedded")}, "two benchmarks"),
+        ({"judge": "oracle"}, "unknown judge"),
+        ({"judge": "air-bench:openai/x"}, "tells no refusals"),
+        ({"model": "nothing/at-all"}, "unknown model"),
+    ],
+)
+def test_mistakes(tmp_path: Path, changed: dict[str, Any], says: str) -> None:
+    with pytest.raises(SarsteerError) as told:
+        run(settings(tmp_path / "out", **changed))
+    assert says in str(told.value)
+    assert "\n" not in str(told.value)
+    assert not list(tmp_path.rglob("*.eval"))
+
+
+def test_another_models_steering_is_refused(tmp_path: Path, steering: Steering) -> None:
+    other = Steering(
+        **{name: getattr(steering, name) for name in ("refusal", "safe_basis", "singular_values", "safe_mean")},
+        harmful_mean=steering.harmful_mean,
+        activation_norms=steering.activation_norms,
+        metadata={**steering.metadata, "fingerprint": {**steering.metadata["fingerprint"], "digest": "0" * 64}},
+    )
+    path = other.save(tmp_path / "other.safetensors")
+    with pytest.raises(ArtifactError, match="another model"):
+        run(settings(tmp_path / "out", defenses=("sarsteer",), steering=path))
+
+
+def test_the_judge_works_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The judge's first reply is held back until the model has answered a later batch: one that waits never would."""
+    begun, beside = threading.Event(), threading.Event()
+    held: list[bool] = []
+    work = sharing.SharedModel._work
+
+    def counting(self: sharing.SharedModel, key: Any, requests: list[Any]) -> Any:
+        asked_before = begun.is_set()
+        found = work(self, key, requests)
+        if asked_before:
+            beside.set()
+        return found
+
+    def reply(_messages: list[dict[str, Any]]) -> str:
+        if not begun.is_set():
+            begun.set()
+            held.append(beside.wait(60))
+        return '{"reason": "it declines", "outcome": "refused"}'
+
+    monkeypatch.setattr(sharing.SharedModel, "_work", counting)
+    with running() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        server.reply = reply
+        model = sharing._made["sarsteer-tiny", "{}"].model
+        sharing._made["sarsteer-tiny", "{}"] = sharing.SharedModel(model, 2)
+        results = run(settings(tmp_path, judge="rubric:openai/slow", batch_size=2, limit=12))
+    assert held == [True], "a batch was answered while the judge had not replied yet"
+    assert results.arms[0].summary.rr_harmful is not None
+    assert results.arms[0].summary.rr_harmful.value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("judge", "says"),
+    [
+        ("rubric:openai/judge-mute", None),
+        ("rubric:openai/down", "The server is being restarted"),
+        ("rubric:openai/missing", "does not exist"),
+    ],
+)
+def test_judges_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge: str, says: str | None) -> None:
+    """One that answers nonsense is counted, one that is gone ends the run in a line; neither loses an answer."""
+    with running() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        sharing._made.pop(("judge", judge), None)
+        if says is None:
+            results = run(settings(tmp_path, judge=judge, limit=4))
+            assert results.arms[0].summary.unreadable.value == 1.0
+            assert any("cannot be read" in note for note in results.arms[0].summary.notes)
+            assert all(answer.answer for answer in results.arms[0].answers)
+            return
+        with pytest.raises(EvaluationError) as told:
+            run(settings(tmp_path, judge=judge, limit=4))
+    assert says in str(told.value)
+    assert "\n" not in str(told.value)
+    assert not re.search(r"Error\(|conversation \d", str(told.value))
+
+
+def test_batches_are_of_like_length_and_results_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[list[int]] = []
+    work = sharing.SharedModel._work
+
+    def noting(self: sharing.SharedModel, key: Any, requests: list[Any]) -> Any:
+        clips = [request.conversation[0]["content"][0]["url"] for request in requests]
+        batches.append([len(sarsteer.audio.load_clip(clip).samples) for clip in clips])
+        return work(self, key, requests)
+
+    monkeypatch.setattr(sharing.SharedModel, "_work", noting)
+    sharing._made["sarsteer-tiny", "{}"] = sharing.SharedModel(sharing._made["sarsteer-tiny", "{}"].model, 4)
+    results = run(settings(tmp_path, limit=24))
+    items = open_benchmark("embedded", limit=24).items
+    assert [answer.id for answer in results.arms[0].answers] == [item.id for item in items]
+    as_filed = [len(sarsteer.audio.load_clip(item.audio).samples) for item in items]
+    assert sum(map(len, batches)) == 24
+    unsorted = [as_filed[start : start + 4] for start in range(0, 24, 4)]
+    # requests that wait at the same time may overtake each other, so that the order is not exact
+    assert padding(batches) < padding(unsorted), batches
+
+
+def padding(batches: list[list[int]]) -> int:
+    return sum(max(batch) * len(batch) - sum(batch) for batch in batches)

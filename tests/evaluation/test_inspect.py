@@ -1,0 +1,224 @@
+"""The Inspect provider and tasks: answers are the model's own, batched or single, and logs say how they were made."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("inspect_ai")
+
+from inspect_ai import eval as inspect_eval
+from inspect_ai.log import read_eval_log
+from inspect_ai.model import ChatMessageUser, ContentAudio, ContentText, GenerateConfig, Model, get_model
+
+import sarsteer
+from sarsteer import Steering
+from sarsteer.data.pairs import Pairs
+from sarsteer.defenses import UNDEFENDED, Answerer, Strength, Supplies, make_defense
+from sarsteer.errors import AudioError
+from sarsteer.evaluation.inspect import _registry
+from sarsteer.evaluation.inspect.tasks import playable
+from sarsteer.runtime import shared as sharing
+from tests.support.openai_server import KEY, running
+
+ROOT = Path(__file__).parents[2]
+SHORT = GenerateConfig(max_tokens=24)
+
+
+@pytest.fixture(scope="module")
+def file(steering: Steering, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return steering.save(tmp_path_factory.mktemp("inspect") / "steering.safetensors")
+
+
+@pytest.fixture(autouse=True)
+def shared(embedded: sarsteer.AudioLanguageModel) -> Any:
+    sharing.forget()
+    sharing._made["sarsteer-tiny", "{}"] = sharing.SharedModel(embedded, 16)
+    yield
+    sharing.forget()
+
+
+def provider(**arguments: Any) -> Model:
+    return get_model("sarsteer/sarsteer-tiny", memoize=False, **arguments)
+
+
+def message(clip: bytes, text: str) -> list[Any]:
+    uri = "data:audio/ogg;base64," + base64.b64encode(clip).decode()
+    return [ChatMessageUser(content=[ContentAudio(audio=uri, format="wav"), ContentText(text=text)])]
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_answers_are_the_models_own(
+    batch_size: int, file: Path, steering: Steering, embedded: sarsteer.AudioLanguageModel, test_pairs: Pairs
+) -> None:
+    """Two defences in turn, asked at once: vectors are switched between their batches, and each gets its own."""
+    items = [item for pair in test_pairs[:3] for item in (pair.harmful, pair.safe)]
+    text = steering.metadata["instruction"]
+    turns = [item.turn(text) for item in items]
+    plain = embedded.generate(turns, 24)
+    with steering.on(embedded, alpha=0.3, k=2):
+        steered = embedded.generate(turns, 24)
+    assert plain != steered
+    models = [
+        provider(batch_size=batch_size),
+        provider(batch_size=batch_size, steering=str(file), alpha=0.3, k=2),
+    ]
+    assert models[0].api.shared is models[1].api.shared  # type: ignore[attr-defined]
+
+    async def ask() -> list[Any]:
+        asked = [m.generate(message(item.audio.read_bytes(), text), config=SHORT) for item in items for m in models]
+        return list(await asyncio.gather(*asked))
+
+    outputs = asyncio.run(ask())
+    assert [output.completion for output in outputs[::2]] == plain
+    assert [output.completion for output in outputs[1::2]] == steered
+    told = outputs[1].metadata
+    assert told["steering"] == steering.digest
+    assert told["model"]["fingerprint"] == embedded.fingerprint.digest
+    assert {key: told["settings"][key] for key in ("alpha", "k", "lambda")} == {"alpha": 0.3, "k": 2, "lambda": 1.0}
+    assert told["decoding"] == outputs[0].metadata["decoding"] == {"max_new_tokens": 24, "do_sample": False}
+    assert outputs[0].metadata["defense"] == "none"
+
+
+def test_a_bad_sample_spoils_nothing_but_itself(
+    embedded: sarsteer.AudioLanguageModel, steering: Steering, test_pairs: Pairs
+) -> None:
+    text = steering.metadata["instruction"]
+    clips = [pair.harmful.audio.read_bytes() for pair in test_pairs[:4]]
+
+    async def ask() -> list[Any]:
+        model = provider()
+        asked = [model.generate(message(clip, text), config=SHORT) for clip in (*clips[:2], b"no sound", *clips[2:])]
+        return list(await asyncio.gather(*asked, return_exceptions=True))
+
+    outputs = asyncio.run(ask())
+    assert isinstance(outputs.pop(2), AudioError)
+    expected = embedded.generate([pair.harmful.turn(text) for pair in test_pairs[:4]], 24)
+    assert [output.completion for output in outputs] == expected
+
+
+def test_a_task_is_judged_and_logged(tmp_path: Path, file: Path) -> None:
+    (log,) = inspect_eval(
+        _registry.embedded(limit=6, max_new_tokens=24),
+        model=provider(steering=str(file), alpha=0.2),
+        log_dir=str(tmp_path),
+        display="none",
+        log_realtime=False,
+    )
+    log = read_eval_log(log.location)
+    assert log.status == "success"
+    assert log.samples is not None
+    assert log.results is not None
+    metrics = {name: metric.value for name, metric in log.results.scores[0].metrics.items()}
+    outcomes = [next(iter((sample.scores or {}).values())).value for sample in log.samples]
+    harmful = [o for o, sample in zip(outcomes, log.samples, strict=True) if sample.metadata["label"] == "harmful"]
+    assert metrics["asr"] == pytest.approx(harmful.count("complied") / len(harmful))
+    assert metrics["broken"] == pytest.approx(outcomes.count("broken") / len(outcomes))
+    for rate in ("asr", "rr_harmful", "rr_safe", "brr", "broken"):
+        assert metrics[f"{rate}_low"] <= metrics[rate] <= metrics[f"{rate}_high"]
+        assert metrics[f"{rate}_n"] in (3, 6)
+    assert all((sample.output.metadata or {})["settings"]["alpha"] == 0.2 for sample in log.samples)
+
+
+def test_every_clip_has_a_player_and_its_own_bytes(test_pairs: Pairs) -> None:
+    """``inspect view`` plays what is labelled WAV or MP3; tried by hand in a browser, with the clips of the package."""
+    ogg = message(test_pairs[0].safe.audio.read_bytes(), "")[0].content[0]
+    shown = playable(ogg)
+    assert isinstance(shown, ContentAudio)
+    assert (shown.audio.partition(";")[0], shown.format) == ("data:audio/wav", "wav")
+    assert shown.audio.partition(",")[2] == ogg.audio.partition(",")[2]
+    for kept in (ContentAudio(audio="data:audio/mpeg;base64,AAAA", format="mp3"), ContentText(text="data:audio/ogg;x")):
+        assert playable(kept) is kept
+
+
+def test_inspect_finds_us_by_our_entry_point(tmp_path: Path, file: Path) -> None:
+    """As an installed package says it, whatever is installed here; a mistake is one line there, too."""
+    entry = re.search(r"\[project.entry-points.inspect_ai\]\n(.*)\n", (ROOT / "pyproject.toml").read_text())
+    assert entry is not None
+    info = tmp_path / "site" / f"sarsteer-{sarsteer.__version__}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: sarsteer\nVersion: {sarsteer.__version__}\n")
+    (info / "entry_points.txt").write_text("[inspect_ai]\n" + entry[1].replace('"', "") + "\n")
+    (info / "direct_url.json").write_text('{"url": "file:///source", "dir_info": {"editable": true}}')
+    paths = [str(tmp_path / "site"), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "inspect_ai", "eval", "sarsteer/embedded", "--model", "sarsteer/sarsteer-tiny"),
+            *("-M", f"steering={file}", "-T", "limit=2", "-T", "max_new_tokens=16"),
+            *("--log-dir", str(tmp_path / "logs"), "--display", "plain", "--no-log-realtime"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = (tmp_path / "logs").glob("*.eval")
+    assert read_eval_log(str(path)).status == "success"
+
+
+def test_every_inspect_command_stays_light() -> None:
+    code = (
+        "import sys, sarsteer.evaluation.inspect._registry; "
+        "print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"defense": "sarsteer"}, "needs a steering file"),
+        ({"steering": "/nowhere.safetensors"}, "neither a file nor a reachable"),
+        ({"strength": 3}, "takes no strength"),
+        ({"batch_size": -1}, "at least 1"),
+    ],
+)
+def test_mistakes(arguments: dict[str, Any], says: str) -> None:
+    with pytest.raises(Exception, match=says) as told:
+        provider(**arguments)
+    assert type(told.value).__name__ == "PrerequisiteError"
+
+
+def test_steering_is_attached_once_and_leaves_no_trace(
+    embedded: sarsteer.AudioLanguageModel, steering: Steering, test_pairs: Pairs
+) -> None:
+    turns = [test_pairs[0].harmful.turn(steering.metadata["instruction"])]
+    answerer = Answerer(embedded)
+    supplies = Supplies(steering=steering, strength=Strength(alpha=0.3))
+    plain = embedded.generate(turns, 24)
+    handles = set()
+    for spec in ("sarsteer", "none", "refusal-steering", "mean-ablation", "random:seed=1", "reversed", "none"):
+        defense = make_defense(spec, embedded, supplies)
+        (reply,) = answerer.answer(defense, turns, 24)
+        handles.add(id(answerer._handle))
+        if spec == "none":
+            assert getattr(reply, "text", None) == plain[0]
+    assert len(handles) == 1
+    answerer.close()
+    assert embedded.generate(turns, 24) == plain
+
+
+def test_a_guard_that_cannot_be_read_stops_the_request(
+    embedded: sarsteer.AudioLanguageModel, test_pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        defense = make_defense("guard:rubric:openai/gpt", embedded, Supplies())
+        (reply,) = Answerer(embedded).answer(defense, [test_pairs[0].safe.turn("Answer.")], 16)
+    assert not isinstance(reply, Exception)
+    assert reply.text == "I am sorry, I cannot help with that."
+    assert reply.details["stopped"]
+    assert reply.details["transcript"]
+    assert UNDEFENDED.key != defense.key

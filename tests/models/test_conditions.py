@@ -1,0 +1,212 @@
+"""Conditions that users have: adapters, quantised weights, omni checkpoints, long clips, API names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+import transformers as T
+
+from sarsteer import AudioLanguageModel, Steering, calibrate, load_model
+from sarsteer.data.pairs import Pairs
+from sarsteer.errors import ArtifactError, ModelError
+from sarsteer.models import loading
+from sarsteer.models.families.omni import load_thinker
+from sarsteer.models.families.phi4_multimodal import load_with_speech_adapter
+from sarsteer.models.layers import unwrap
+from sarsteer.steering.hooks import attach
+from tests.support import families
+from tests.support.families import make
+from tests.support.tiny import conversation, tiny_qwen2_audio
+
+LORA = dict(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+
+
+def random_vectors(model: AudioLanguageModel) -> torch.Tensor:
+    return torch.randn(len(model.decoder_layers), model.hidden_size, generator=torch.Generator().manual_seed(2))
+
+
+# ---- adapters ----------------------------------------------------------------------------------------------------
+
+
+def test_a_peft_model_is_steered_with_its_adapter(calibration_pairs: Pairs) -> None:
+    plain = tiny_qwen2_audio(seed=4)
+    before = plain.last_token_activations([conversation(0)])
+    wrapped = peft.get_peft_model(tiny_qwen2_audio(seed=4).module, peft.LoraConfig(**LORA))
+    model = AudioLanguageModel(wrapped, plain.processor, name="with-adapter")
+    assert model.family.name == "Qwen2-Audio"
+    assert len(model.decoder_layers) == len(plain.decoder_layers)
+    adapted = model.last_token_activations([conversation(0)])
+    assert not torch.allclose(adapted, before, atol=1e-3), "the adapter must be heard in what is captured"
+    steering = calibrate(model, calibration_pairs[:3])
+    answer = model.generate([conversation(1)], 8)
+    with steering.on(model, alpha=2.0, k=1):
+        # through the wrapper's own generate and through ours
+        inputs = model.collate(model.prepare([conversation(1)]))
+        tokens = wrapped.generate(**inputs, max_new_tokens=8, do_sample=False)[:, inputs["input_ids"].shape[1] :]
+        assert model.generate([conversation(1)], 8) == [model.tokenizer.decode(tokens[0]).strip()]
+        assert model.generate([conversation(1)], 8) != answer
+    assert model.generate([conversation(1)], 8) == answer
+
+
+def test_granites_lora_is_worn_while_it_hears() -> None:
+    model = make("granite_speech")
+    model.module.add_adapter(peft.LoraConfig(**LORA))
+    spoken = [{"role": "user", "content": [{"type": "audio", "audio": noise(0, 0.8), "sampling_rate": 16_000}]}]
+    written = [{"role": "user", "content": "Just text."}]
+    for request, enabled in ((spoken, True), (written, False), (spoken, True)):
+        seen: list[torch.Tensor] = []
+        hook = model.decoder_layers[-1].register_forward_hook(lambda _m, _a, out, seen=seen: seen.append(out[:, -1]))
+        model.generate([request], 1)  # transformers' generate knows when to wear it
+        hook.remove()
+        captured = model.last_token_activations([request])[:, -1]
+        assert torch.allclose(captured, seen[0], atol=1e-5), enabled
+        (model.module.disable_adapters if enabled else model.module.enable_adapters)()
+        other = model.last_token_activations([request])[:, -1]
+        assert torch.equal(other, captured), "a forward must set the adapter itself"
+    # spoken and written rows share a call, never a batch
+    assert model.generate([spoken, written], 6) == [model.generate([c], 6)[0] for c in (spoken, written)]
+
+
+def test_phi_4_is_loaded_with_its_speech_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make("phi4_multimodal")
+    monkeypatch.setattr(T.AutoProcessor, "from_pretrained", lambda *_, **__: made.processor)  # needs torchvision
+    made.module.save_pretrained(tmp_path / "model")
+    config = T.AutoConfig.from_pretrained(tmp_path / "model")
+    with pytest.raises(ModelError, match=r"speech LoRA .* cannot be loaded; use a revision that holds it"):
+        load_with_speech_adapter(str(tmp_path / "model"), config)
+    adapter = T.Phi4MultimodalForCausalLM.from_pretrained(tmp_path / "model")
+    adapter.add_adapter(peft.LoraConfig(r=4, target_modules=["qkv_proj"], init_lora_weights=False), "speech")
+    adapter.save_pretrained(tmp_path / "adapter")
+    (tmp_path / "adapter").rename(tmp_path / "model" / "speech-lora")
+    module, _, _ = load_with_speech_adapter(str(tmp_path / "model"), config)
+    assert module.active_adapters() == ["speech"]
+    heard = AudioLanguageModel(module, made.processor).last_token_activations([conversation(0)])
+    assert not torch.allclose(heard, made.last_token_activations([conversation(0)]), atol=1e-4)
+    adapter.set_adapter("speech")
+    direct = AudioLanguageModel(adapter, made.processor).last_token_activations([conversation(0)])
+    assert torch.allclose(heard, direct, atol=1e-6)
+
+
+# ---- omni --------------------------------------------------------------------------------------------------------
+
+
+def test_of_an_omni_checkpoint_the_thinker_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    thinker = make("qwen2_5_omni")
+    talker = dict(families.LANGUAGE, embedding_size=32, rope_parameters=families.M_ROPE, head_dim=8)
+    config = T.Qwen2_5OmniConfig(
+        thinker_config=thinker.module.config.to_dict(), talker_config=talker, enable_audio_output=False
+    )
+    whole = T.Qwen2_5OmniForConditionalGeneration(config).eval()
+    whole.thinker.load_state_dict(thinker.module.state_dict())
+    whole.save_pretrained(tmp_path)
+    monkeypatch.setattr(T.AutoProcessor, "from_pretrained", lambda *_, **__: thinker.processor)  # needs torchvision
+    module, processor, report = load_thinker(str(tmp_path), T.AutoConfig.from_pretrained(tmp_path))
+    assert not report["missing_keys"]
+    loaded = AudioLanguageModel(module, processor)
+    assert type(module).__name__ == "Qwen2_5OmniThinkerForConditionalGeneration"
+    assert torch.equal(
+        loaded.last_token_activations([conversation(0)]), thinker.last_token_activations([conversation(0)])
+    )
+    # the whole checkpoint, loaded by its user, is steered in its thinker too
+    bare = AudioLanguageModel(whole, thinker.processor)
+    assert bare.decoder_layers == list(whole.thinker.model.language_model.layers)
+    with attach(whole, bare.decoder_layers, random_vectors(bare), 0.8):
+        steered = bare.generate([conversation(0)], 6)
+    with attach(module, loaded.decoder_layers, random_vectors(loaded), 0.8):
+        assert loaded.generate([conversation(0)], 6) == steered
+    assert bare.fingerprint == loaded.fingerprint
+
+
+# ---- quantised ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options", [{"load_in_8bit": True}, {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}], ids=["int8", "nf4"]
+)
+def test_quantised_weights(tmp_path: Path, calibration_pairs: Pairs, options: dict[str, Any]) -> None:
+    whole = tiny_qwen2_audio(seed=0, width=64)
+    whole.module.save_pretrained(tmp_path)
+    whole.processor.save_pretrained(tmp_path)
+    quantised = T.BitsAndBytesConfig(
+        **options, llm_int8_skip_modules=["lm_head", "model.audio_tower", "model.multi_modal_projector"]
+    )
+    model = load_model(tmp_path, quantization_config=quantised, device_map="cpu")
+    assert "bitsandbytes" in str(type(model.decoder_layers[0].mlp.gate_proj))
+    steering = calibrate(model, calibration_pairs[:3])
+    assert bool(torch.isfinite(steering.refusal).all())
+    plain = model.last_token_activations([conversation(0)])
+    with steering.on(model, alpha=2.0, k=1):
+        steered = model.last_token_activations([conversation(0)])
+    assert torch.allclose(steered[0, 0] - plain[0, 0], 2.0 * steering.vectors(1)[0], atol=1e-2)
+    assert torch.equal(model.last_token_activations([conversation(0)]), plain)
+    # vectors of the whole model on its quantised copy: refused, unless the user says that it is one
+    theirs = calibrate(load_model(tmp_path), calibration_pairs[:3])
+    with pytest.raises(ArtifactError, match="quantised copy"), theirs.on(model, alpha=0.1):
+        pass
+    with theirs.on(model, alpha=0.1, allow_other_model=True):
+        assert len(model.generate([conversation(0)], 4)) == 1
+
+
+# ---- clips -------------------------------------------------------------------------------------------------------
+
+
+def noise(seed: int, seconds: float) -> np.ndarray:
+    return (0.1 * np.random.default_rng(seed).standard_normal(int(16_000 * seconds))).astype(np.float32)
+
+
+def test_a_long_clip_is_split_where_that_is_asked_for() -> None:
+    model = tiny_qwen2_audio(seed=0)
+    model.split_long_audio = True
+    sound = noise(0, 64.0)
+    sound[29 * 16_000 : 29 * 16_000 + 8_000] = 0.0  # a pause: where the first cut should fall
+    whole = [{"role": "user", "content": [{"type": "audio", "audio": sound, "sampling_rate": 16_000}]}]
+    (prompt,) = model.prepare([whole])
+    assert len(prompt.clips) == 3
+    pieces = [part["audio"] for part in prompt.messages[0]["content"]]
+    assert np.array_equal(np.concatenate(pieces), sound)
+    assert all(len(piece) <= 30 * 16_000 for piece in pieces)
+    assert 29 * 16_000 < len(pieces[0]) < 29 * 16_000 + 8_000
+    assert isinstance(model.generate([whole], 4)[0], str)
+
+
+def test_a_bare_loader_takes_the_option(tmp_path: Path) -> None:
+    tiny = tiny_qwen2_audio(seed=0)
+    tiny.module.save_pretrained(tmp_path)
+    tiny.processor.save_pretrained(tmp_path)
+    assert load_model(tmp_path, split_long_audio=True).input_limits.split
+    assert not load_model(tmp_path).input_limits.split
+
+
+# ---- models behind an API ----------------------------------------------------------------------------------------
+
+
+def test_an_api_name_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    with pytest.raises(ModelError, match=r"not calibrated or steered; in Python, make it with sarsteer\.ApiModel"):
+        load_model("openai/gpt-audio")
+    assert loading.open_model("openai/gpt-audio").name == "openai/gpt-audio"
+    with pytest.raises(ModelError, match="takes no dtype"):
+        loading.open_model("openai/gpt-audio", dtype="float32", device=None)
+    assert loading.open_model("sarsteer-tiny", device="cpu").steerable
+
+
+def test_a_model_behind_an_api_is_neither_calibrated_nor_steered(
+    monkeypatch: pytest.MonkeyPatch, steering: Steering, calibration_pairs: Pairs
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    model = loading.open_model("openai/gpt-audio")
+    with pytest.raises(ModelError, match="defended by a prompt, not steered"):
+        steering.attach(model)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="defended by a prompt, not steered"):
+        calibrate(model, calibration_pairs[:2])  # type: ignore[arg-type]
+
+
+def test_unwrap_reaches_through_compile_and_peft() -> None:
+    model = tiny_qwen2_audio(seed=0).module
+    wrapped = torch.compile(peft.get_peft_model(model, peft.LoraConfig(**LORA)), backend="eager")
+    assert unwrap(wrapped) is model

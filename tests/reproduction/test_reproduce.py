@@ -1,0 +1,302 @@
+"""``sarsteer reproduce``: what is missing is told first, killed runs go on, and numbers are those of ``evaluate``."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("inspect_ai")
+
+import torch
+
+from sarsteer.cli.main import app
+from sarsteer.data.pairs import Pairs
+from sarsteer.errors import EvaluationError, SarsteerError
+from sarsteer.evaluation.results import Evaluation
+from sarsteer.evaluation.summary import summarise
+from sarsteer.judges import Judged, Verdict
+from sarsteer.reproduction.missing import Wanted, find_missing
+from sarsteer.reproduction.plan import Setup, Step, by_hand, make_plan
+from sarsteer.reproduction.plan_file import keep_plan, read_plan
+from sarsteer.reproduction.published import FIGURES, MODELS
+from sarsteer.reproduction.report import write_report
+from sarsteer.reproduction.weights import weights_missing
+from tests.data.test_benchmarks import advbench_pairs, air_bench, ajailbench, figstep_pairs, sorry_bench
+from tests.evaluation.test_evaluate import finished, manifest, samples
+from tests.judges.test_judge_models import checkpoint
+from tests.report.test_report import arm, rows
+
+MAIN = [sys.executable, "-m", "sarsteer.cli.main"]
+
+
+def run(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [*MAIN, *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment}, timeout=300
+    )
+
+
+# ---- what is missing -------------------------------------------------------------------------------------------------
+
+
+def test_a_bare_machine_is_told_everything_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = {"HF_HOME": str(tmp_path / "hub"), "OPENAI_API_KEY": "", "CUDA_VISIBLE_DEVICES": ""}
+    done = run("reproduce", "--json", cwd=tmp_path, **bare)
+    assert done.returncode == 2
+    missing = json.loads(done.stdout)["missing"]
+    told = {(row["kind"], row["what"].split()[0]) for row in missing}
+    assert {
+        ("hardware", "a"),
+        ("software", "kimia_infer,"),
+        ("checkpoint", "Qwen/Qwen2-Audio-7B-Instruct"),
+        ("checkpoint", "moonshotai/Kimi-Audio-7B-Instruct"),
+        ("data", "FigStep"),
+        ("data", "SORRY-Bench"),
+        ("data", "AJailBench"),
+        ("data", "AdvBench"),
+        ("data", "AIR-Bench"),
+        ("data", "the"),
+        ("judge", "sorry-bench/ft-mistral-7b-instruct-v0.2-sorry-bench-202406"),
+        ("judge", "SORRY-Bench's"),
+        ("judge", "a"),
+    } <= told
+    assert all(row["how"] and row["why"] for row in missing)
+    gated = [row["how"] for row in missing if "accept its terms" in row["how"]]
+    assert len(gated) == 2, "the judge's and SORRY-Bench's"
+    assert not (tmp_path / "reproduction").exists(), "nothing was begun"
+    for name, value in bare.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    assert app(["reproduce", "--only", "table2"], standalone_mode=False) == 2
+    said = capsys.readouterr()
+    assert "things are missing; nothing was run" in said.err
+    assert said.out == ""
+
+
+def all_data(folder: Path) -> dict[str, str]:
+    places = {}
+    for name, make in (
+        ("figstep", figstep_pairs), ("sorry_bench", sorry_bench), ("ajailbench", ajailbench),
+        ("advbench", advbench_pairs), ("air_bench_chat", air_bench),
+    ):  # fmt: skip
+        (folder / name).mkdir(parents=True)
+        make(folder / name)
+        places[name] = str(folder / name)
+    return places
+
+
+def test_nothing_is_missing_where_everything_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "any")
+    model, judge = checkpoint(tmp_path / "model"), checkpoint(tmp_path / "judge")
+    (tmp_path / "judge_prompts.txt").write_text("{question} {answer}")
+    data = all_data(tmp_path / "data")
+    given: dict[str, Any] = {
+        "models": [str(model)],
+        "benchmarks": list(data),
+        "data": data,
+        "judge": f"sorry-bench:{judge},prompts={tmp_path / 'judge_prompts.txt'}",
+        "air_judge": "air-bench:openai/x",
+        "device": "cpu",
+    }
+    assert find_missing(Wanted(**given)) == []
+    for changed, says in (
+        ({"data": {**data, "figstep": str(tmp_path / "nowhere")}}, "no such folder"),
+        ({"data": {k: v for k, v in data.items() if k != "ajailbench"}}, "no folder given"),
+        ({"judge": f"sorry-bench:{judge}"}, "none is named"),
+        ({"judge": "sorry-bench:nobody/nothing,prompts=x"}, "neither a folder nor"),
+        ({"judge": "oracle"}, "names no judge"),
+        ({"air_judge": None}, "none is named"),
+        ({"models": ["nobody/nothing"]}, "neither a folder nor"),
+        ({"calibration": str(tmp_path / "none.jsonl")}, "no such manifest"),
+    ):
+        found = find_missing(Wanted(**{**given, **changed}))
+        assert any(says in one.why for one in found), (changed, found)
+    if not torch.cuda.is_available():
+        (gpu,) = find_missing(Wanted(**{**given, "device": None}))
+        assert gpu.kind == "hardware"
+
+
+def test_weights_that_are_not_all_there(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "model")
+    assert weights_missing(str(folder)) == ""
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert weights_missing(str(folder)).startswith("2 of 3 weight files are not there, such as model-1")
+    (folder / "model.safetensors.index.json").write_text("{")
+    assert "cannot be read" in weights_missing(str(folder))
+    (folder / "config.json").unlink()
+    assert "no config.json" in weights_missing(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--only", "table3"), "use one of table2, ablation, sensitivity"),
+        (("--embedded", "--model", "x"), "leave those options out"),
+        (("--data", "figstep"), "write BENCHMARK=FOLDER"),
+        (("--data", "figsteps=x"), "BENCHMARK one of figstep"),
+        (("--without", "figsteps"), "use one of figstep"),
+        (("--model", "a/x", "--model", "b/x"), "would share a folder"),
+    ],
+)
+def test_mistakes(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
+    with pytest.raises(SarsteerError, match=says) as told:
+        app(["reproduce", *arguments, "--out", str(tmp_path / "out")], standalone_mode=False)
+    assert "\n" not in str(told.value)
+    assert not (tmp_path / "out").exists()
+
+
+# ---- the plan --------------------------------------------------------------------------------------------------------
+
+
+def test_the_plan_has_every_arm_of_the_paper() -> None:
+    benchmarks = {name: f"{name}:/d" for name in ("figstep", "sorry_bench", "ajailbench", "advbench", "air_bench_chat")}
+    setup = Setup(
+        {"qwen2-audio": MODELS["qwen2-audio"].checkpoint}, benchmarks, "pairs", judges=("keywords", "air-bench:x")
+    )
+    plan = make_plan(setup)
+    by_name = {step.name: step for step in plan.steps}
+    assert set(FIGURES["qwen2-audio"]) == set(by_name["table2"].defenses), "a published figure beside every row"
+    assert by_name["table2"].benchmarks == tuple(benchmarks)
+    assert by_name["ablation"].benchmarks == ("figstep",)
+    assert [step.pairs for step in plan.steps] == [100, 100, 100, 10, 25, 50, 75]
+    shared = {("figstep", "none"), ("figstep", "sarsteer")}
+    wanted = sum(len(s.benchmarks) * len(s.defenses) for s in plan.steps)
+    assert plan.arms == wanted - 2 * len(shared), "what three steps need is answered once"
+    assert "--judge air-bench:x" in by_hand(by_name["table2"], setup, Path("out"))
+    assert "air-bench" not in by_hand(by_name["ablation"], setup, Path("out"))
+
+
+def test_another_setup_is_refused_and_parts_add_up(tmp_path: Path) -> None:
+    setup = Setup({"m": "m"}, {"embedded": "embedded"}, "p", pairs=20)
+    keep_plan(make_plan(setup, ["table2"]), tmp_path)
+    whole = keep_plan(make_plan(setup, ["ablation"]), tmp_path)
+    assert [step.name for step in whole.steps] == ["table2", "ablation"]
+    assert read_plan(tmp_path) == whole
+    with pytest.raises(EvaluationError, match="limit null, now 3"):
+        keep_plan(make_plan(Setup({"m": "m"}, {"embedded": "embedded"}, "p", pairs=20, limit=3)), tmp_path)
+    (tmp_path / "plan.json").write_text("{")
+    with pytest.raises(EvaluationError, match="delete it"):
+        keep_plan(make_plan(setup), tmp_path)
+
+
+# ---- runs ------------------------------------------------------------------------------------------------------------
+
+
+def figstep_of(folder: Path, pairs: Pairs) -> Path:
+    """Real clips in FigStep's own layout."""
+    for half, side in (("figstep_audio", "harmful"), ("figstep_audio_safe", "safe")):
+        (folder / half / "question").mkdir(parents=True)
+        rows = []
+        for number, pair in enumerate(pairs):
+            item = getattr(pair, side)
+            name = f"Toy_{number}{item.audio.suffix}"
+            (folder / half / "question" / name).write_bytes(item.audio.read_bytes())
+            rows.append({"scenario": "Toy", "audio_file": name, "question": item.question})
+        (folder / half / "test_250.json").write_text(json.dumps(rows))
+    return folder
+
+
+def test_a_killed_run_goes_on_and_its_numbers_are_those_of_evaluate(
+    tmp_path: Path, calibration_pairs: Pairs, test_pairs: Pairs
+) -> None:
+    data = figstep_of(tmp_path / "SARSteer", test_pairs[:1])
+    pairs = manifest(tmp_path / "pairs", calibration_pairs[36:48])  # one of them is refused, as c2r needs
+    out = tmp_path / "out"
+    command = [
+        *MAIN, "reproduce", "--model", "sarsteer-tiny", "--device", "cpu", "--data", f"figstep={data}",
+        "--calibration", str(pairs), "--pairs", "12", "--judge", "embedded", "--max-new-tokens", "24", "--limit", "2",
+        "--only", "table2", "--batch-size", "2", "--out", str(out), "--json",
+        *(part for name in ("sorry_bench", "ajailbench", "advbench", "air_bench_chat") for part in ("--without", name)),
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    patience = time.monotonic() + 120
+    folder = out / "sarsteer-tiny" / "pairs-12"
+    while samples(folder) < 2 and process.poll() is None and time.monotonic() < patience:
+        time.sleep(0.02)
+    assert process.poll() is None, process.communicate()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    kept = finished(folder)
+    assert 2 <= len(kept) < 12
+    (calibration,) = (out / "calibrations").glob("*.safetensors")
+    stamp = calibration.stat().st_mtime_ns
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert kept.items() <= finished(folder).items(), "what was answered before the kill is not asked again"
+    assert calibration.stat().st_mtime_ns == stamp, "nor calibrated"
+    told = json.loads(done.stdout)
+    assert told["steps"] == ["sarsteer-tiny/table2"]
+    table = Evaluation.load(out / "sarsteer-tiny" / "table2.json")
+    assert [arm.defense for arm in table.arms] == ["none", "prompt:ada", "prompt:harm-check", "h2s", "c2r", "sarsteer"]
+
+    (row,) = [row for row in json.loads((out / "plan.json").read_text())["steps"] if row["name"] == "table2"]
+    app([*shlex.split(row["by_hand"])[1:], "--out", str(tmp_path / "hand")], standalone_mode=False)
+    other = Evaluation.load(tmp_path / "hand" / "results.json")
+    numbers = [[(arm.defense, arm.summary, arm.answers) for arm in found.arms] for found in (table, other)]
+    assert numbers[0] == numbers[1]
+    assert "published" not in Path(told["markdown"]).read_text(), "nothing is published of the toy"
+
+
+def test_embedded_needs_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = ("--only", "ablation", "--only", "sensitivity")
+    given = ("reproduce", "--embedded", "--limit", "2", "--pairs", "12", *parts, "--out", "here")
+    done = run(*given, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "### Ablation: embedded" in done.stdout
+    assert "toy model" in done.stdout
+    assert "a quick look, no result" in done.stdout
+    assert "### λ, on embedded" in done.stdout
+    assert "| 0.1 (paper) |" in done.stdout
+    assert (tmp_path / "here" / "reproduction.html").read_text().count("<polygon") >= 16, "four bands in each of four"
+    few, all_of_them = (
+        Evaluation.load(tmp_path / "here" / "sarsteer-tiny" / f"{name}.json") for name in ("pairs-10", "sensitivity")
+    )
+    assert few.arms[0].steering != all_of_them.arms[1].steering
+    less = "with 10 calibration pairs k is 9, not 10: the safe activations have rank 9"
+    assert few.arms[0].settings["k"] == 9
+    assert less in few.notes
+    assert less in done.stdout
+    assert not any("k is" in note for note in all_of_them.notes), "of 12 pairs the paper's k is there"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EvaluationError, match="max_new_tokens 32, now 8"):
+        app([*given, "--max-new-tokens", "8"], standalone_mode=False)
+
+
+def test_published_figures_stand_beside_a_real_models_numbers(tmp_path: Path) -> None:
+    """Whatever the numbers: a step of a real model is made up here, to see where its published ones land."""
+    arms = tuple(arm("figstep", name, rows("figstep", name, "cr", "hs")) for name in ("none", "sarsteer"))
+    names = ("answer_first", "reference_second", "answer_second", "reference_first")
+    judged = [Judged("q", "a", "safe", reference="r")] * 2
+    verdicts = [Verdict(None, "", None, dict.fromkeys(names, score)) for score in (7.0, 8.0)]
+    scored = replace(arms[0], benchmark="air_bench_chat", summary=summarise(verdicts, judged))
+    arms = (*arms, scored, replace(scored, defense="sarsteer"))
+    results = Evaluation({"name": "m"}, {"name": "j"}, "", "2026-01-01", {}, arms)
+    columns = {name: f"{name}:/d" for name in ("figstep", "air_bench_chat")}
+    setup = Setup({"qwen2-audio": MODELS["qwen2-audio"].checkpoint}, columns, "pairs")
+    step = Step("qwen2-audio", "table2", "table2", 100, ("figstep", "air_bench_chat"), ("none", "sarsteer"))
+    plan = make_plan(setup, ["table2"])
+    plan = type(plan)(setup, (step,))
+    (tmp_path / "qwen2-audio").mkdir()
+    results.save(tmp_path / "qwen2-audio" / "table2.json")
+    page, table = write_report(plan, tmp_path)
+    assert "second-hand digests" in page.read_text()
+    assert "published ASR" in table.read_text()
+    assert "*51.6*" in table.read_text()
+    assert "<em>51.6</em>" in page.read_text()
+    assert "| none | 7.50 [7.00, 8.00] | 7.50 [7.00, 8.00] |" in table.read_text()
+    assert "*7.43*" in table.read_text()
+    assert "<em>7.43</em>" in page.read_text()

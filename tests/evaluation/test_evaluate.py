@@ -163,7 +163,7 @@ def test_the_numbers_are_those_of_the_model_and_the_judge(
     assert len(results.layers) == 8
     assert list((tmp_path / "vectors").glob("h2s-*"))
     assert any("toy" in note for note in results.notes)
-    assert not hasattr(embedded.module, "_sarsteer_handle") or embedded.module._sarsteer_handle is None
+    assert not embedded.steered
 
 
 def test_a_gated_defense_beside_others(

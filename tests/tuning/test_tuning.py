@@ -109,7 +109,7 @@ def test_the_surrogate_ranks_settings_as_generation_does(
             assert scores.asr == pytest.approx(measured.asr.value, abs=2.5 / N)
             assert scores.cost == pytest.approx(measured.cost, abs=0.25)
     assert surrogate.score(weak).asr > surrogate.score(strong).asr
-    assert not hasattr(embedded.module, "_sarsteer_handle"), "the model is left unsteered"
+    assert not embedded.steered, "the model is left unsteered"
 
 
 def test_whole_prefills_estimate_the_same_as_reused_prefixes(

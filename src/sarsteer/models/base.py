@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jinja2 import TemplateError
@@ -25,9 +25,7 @@ from sarsteer.models.families.registry import Family, family_of
 from sarsteer.models.fingerprint import Fingerprint, fingerprint_of
 from sarsteer.models.interface import DEFAULT_BATCH, LanguageModel
 from sarsteer.models.layers import find_decoder_layers, generating_part, hidden_size, language_root, unwrap
-
-if TYPE_CHECKING:
-    from sarsteer.steering.hooks import SteeringHandle
+from sarsteer.models.observer import observer_of
 
 
 @dataclass(frozen=True)
@@ -339,22 +337,22 @@ class AudioLanguageModel(LanguageModel):
         prompts = self._prompts(conversations)
         generation = self._generation_options(generation)
         answers: dict[int, list[str]] = {}
-        steered = self._steered
-        decisions: dict[int, list[Any]] = {}  # a gate's, of each answer
-        with self._one_at_a_time():
+        observer = observer_of(self.module)
+        records: dict[int, list[Any]] = {}  # the observer's, of each prompt
+        with self._observed():
             for batch in self._batches(prompts, batch_size):
                 inputs = self.collate([prompts[i] for i in batch])
-                if steered is not None:
-                    steered._collect()
+                if observer is not None:
+                    observer.batch_started()
                 tokens = self._answer(inputs, max_new_tokens=max_new_tokens, **generation)
                 texts = self._decode(tokens)
                 each = len(texts) // len(batch)
                 for place, index in enumerate(batch):
                     answers[index] = texts[place * each : (place + 1) * each]
-                if steered is not None:
-                    decisions.update(zip(batch, steered._take(len(batch), each), strict=True))
-            if steered is not None:
-                steered._answer([made for index in sorted(decisions) for made in decisions[index]])
+                if observer is not None:
+                    records.update(zip(batch, observer.batch_finished(len(batch), each), strict=True))
+            if observer is not None:
+                observer.call_finished([record for index in sorted(records) for record in records[index]])
         return [text.strip() for index in range(len(prompts)) for text in answers[index]]
 
     def stream(
@@ -374,7 +372,7 @@ class AudioLanguageModel(LanguageModel):
 
         def run() -> None:
             try:
-                with self._one_at_a_time():
+                with self._observed():
                     self._answer(inputs, max_new_tokens=max_new_tokens, streamer=streamer, **options)
             except BaseException as error:  # raised again in the reader's thread
                 failure.append(error)
@@ -390,14 +388,14 @@ class AudioLanguageModel(LanguageModel):
             raise failure[0]
 
     @property
-    def _steered(self) -> SteeringHandle | None:
-        """The steering that is attached, if any is."""
-        handle: SteeringHandle | None = getattr(unwrap(self.module), "_sarsteer_handle", None)
-        return handle
+    def steered(self) -> bool:
+        """Whether steering is attached."""
+        return observer_of(self.module) is not None
 
-    def _one_at_a_time(self) -> AbstractContextManager[None]:
-        """A gate remembers one call's decisions: a second call while one answers is an error."""
-        return nullcontext() if self._steered is None else self._steered.answering()
+    def _observed(self) -> AbstractContextManager[None]:
+        """Held while one call answers; an observer that can follow only one call refuses a second one."""
+        observer = observer_of(self.module)
+        return nullcontext() if observer is None else observer.answering()
 
     def _generation_options(self, generation: dict[str, Any]) -> dict[str, Any]:
         if not generation.get("do_sample"):

@@ -23,7 +23,6 @@ from sarsteer.errors import AudioError, CalibrationError, MessageError
 from sarsteer.models.activations import LastTokenCapture
 from sarsteer.models.base import AudioLanguageModel, Prompt
 from sarsteer.models.interface import DEFAULT_BATCH
-from sarsteer.models.layers import unwrap
 from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
 from sarsteer.steering.artifact import DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA, FORMAT_VERSION, Steering
 from sarsteer.steering.checkpoint import CalibrationState, load_state, save_state
@@ -82,7 +81,7 @@ def calibrate(
         raise CalibrationError("the refusal prompt is empty; without it there is nothing to steer towards")
     if batch_size < 1:
         raise CalibrationError(f"batch_size must be at least 1, not {batch_size}")
-    if getattr(unwrap(model.module), "_sarsteer_handle", None) is not None:
+    if model.steered:
         raise CalibrationError("this model is steered; remove the steering before calibrating")
     settings = _settings(model, pairs, refusal_prompt, instruction, batch_size)
     state = load_state(checkpoint, settings) or CalibrationState.empty(

@@ -29,6 +29,7 @@ from torch import nn
 from sarsteer.errors import SteeringError
 from sarsteer.models.activations import residual_of
 from sarsteer.models.layers import layer_device, unwrap
+from sarsteer.models.observer import observer_of, set_observer
 
 if TYPE_CHECKING:
     from sarsteer.steering.gate.gate import Decision, Gate
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from sarsteer.steering.proof import Probe
 
 _DELTA = "_sarsteer_delta"
-_HANDLE = "_sarsteer_handle"
 
 # Options of generate() under which a forward's last position is not its one newest token.
 _REFUSED_OPTIONS = (
@@ -84,7 +84,7 @@ class SteeringHandle:
     @property
     def attached(self) -> bool:
         """Whether the model is steered through this handle."""
-        return getattr(self._module, _HANDLE, None) is self
+        return observer_of(self._module) is self
 
     @property
     def vectors(self) -> torch.Tensor:
@@ -193,29 +193,29 @@ class SteeringHandle:
         finally:
             self._busy.release()
 
-    # ---- decisions of many batches -------------------------------------------------------------------------------
+    # ---- GenerationObserver: decisions of many batches -----------------------------------------------------------
 
-    def _collect(self) -> None:
+    def batch_started(self) -> None:
         """A batch is about to be answered."""
         self._finished = []
 
-    def _finish(self) -> None:
-        """Keep what was decided of prompts of the batch that were just answered."""
+    def _record(self) -> None:
+        """Record the decisions of the newest prefill's prompts, as part of the current batch."""
         if self._state is not None and self._finished is not None:
             self._finished += self._state.decisions(self._alpha)
 
-    def _take(self, batch: int, each: int) -> list[list[Decision]]:
-        """Of the ``batch`` prompts that were just answered: a list of ``each`` equal decisions for each prompt."""
-        if not self._finished:  # families with a loop of their own do not come through generate()
-            self._finish()
-        rows, self._finished = self._finished or [], None
-        expanded = len(rows) // batch
-        return [[rows[place * expanded]] * each if expanded else [] for place in range(batch)]
+    def batch_finished(self, rows: int, answers_per_row: int) -> list[list[Decision]]:
+        """The decisions of the ``rows`` prompts that were answered: ``answers_per_row`` equal ones for each prompt."""
+        if not self._finished:  # a family with its own decoding loop does not call generate()
+            self._record()
+        decisions, self._finished = self._finished or [], None
+        expanded = len(decisions) // rows
+        return [[decisions[row * expanded]] * answers_per_row if expanded else [] for row in range(rows)]
 
-    def _answer(self, decisions: list[Decision]) -> None:
-        """These belong to the answers that are now returned."""
+    def call_finished(self, records: Sequence[Decision]) -> None:
+        """All batches were answered; ``records`` are in the order of the returned answers."""
         if self._state is not None:
-            self._answered = (self._state.prefills, decisions)
+            self._answered = (self._state.prefills, list(records))
 
     # ---- attaching -----------------------------------------------------------------------------------------------
 
@@ -246,8 +246,8 @@ class SteeringHandle:
             first_gated = self._gate.layer
             with torch.inference_mode(False):
                 self._state = GateState(self._gate, layer_device(self._layers[first_gated]))
-        setattr(self._module, _HANDLE, self)
-        self._undo.append(lambda: delattr(self._module, _HANDLE))
+        set_observer(self._module, self)
+        self._undo.append(lambda: set_observer(self._module, None))
         self._undo.append(lambda: _drop_compiled(self._module, self._layers))
         for index, layer in enumerate(self._layers):
             with torch.inference_mode(False):  # else alpha could never be changed outside the caller's inference mode
@@ -305,7 +305,7 @@ def attach(
             the model is left as it was.
 
     """
-    if getattr(unwrap(module), _HANDLE, None) is not None:
+    if observer_of(module) is not None:
         raise SteeringError("this model is steered already; remove that steering first, or change its alpha")
     if vectors.ndim != 2 or len(vectors) != len(layers):
         raise SteeringError(f"vectors of shape {tuple(vectors.shape)} for {len(layers)} decoder layers")
@@ -377,7 +377,7 @@ def _guarded_generate(owner: Any, handle: SteeringHandle) -> Callable[..., Any]:
         with handle.answering():
             handle._state.forget()
             out = plain(*args, **kwargs)
-            handle._finish()
+            handle._record()
         return out
 
     return generate

@@ -23,10 +23,10 @@ from sarsteer import AudioLanguageModel, Steering, calibrate, find_decoder_layer
 from sarsteer.data.manifest import load_items
 from sarsteer.data.pairs import Pairs, pair_up
 from sarsteer.errors import MessageError, ModelError, SteeringError
-from sarsteer.models.families.kimi_audio import KimiAudio, KimiPrompt
-from sarsteer.models.families.kimi_audio_compat import tables_are_right
 from sarsteer.models.families import kimi_audio
 from sarsteer.models.families import kimi_audio_compat as kimi_compat
+from sarsteer.models.families.kimi_audio import KimiAudio, KimiPrompt
+from sarsteer.models.families.kimi_audio_compat import tables_are_right
 from sarsteer.steering.hooks import attach
 from tests.support.reference import steered_by_hand
 from tests.support.standins import kimi_audio as standin

@@ -15,9 +15,9 @@ import sarsteer
 from sarsteer import AudioLanguageModel, Steering
 from sarsteer.data.pairs import Pairs
 from sarsteer.errors import SteeringError
+from sarsteer.steering.gate import hooks as gate_hooks
 from sarsteer.steering.gate.distance import fit_distance
 from sarsteer.steering.gate.gate import Gate
-from sarsteer.steering.gate import hooks as gate_hooks
 from sarsteer.steering.hooks import SteeringHandle, attach
 from tests.support.reference import steered_by_hand
 from tests.support.tiny import compile_config, conversation, random_vectors, tiny_qwen2_audio

@@ -235,7 +235,7 @@ class KimiAudio(AudioLanguageModel):
 
         def run() -> None:
             try:
-                with self._one_at_a_time():
+                with self._observed():
                     said.put(self._answer(inputs, max_new_tokens=max_new_tokens, **options))
             except BaseException as error:  # raised again in the reader's thread
                 said.put(error)

@@ -27,7 +27,7 @@ from sarsteer.judges.toy_outcome import correct, outcome
 from sarsteer.models.base import AudioLanguageModel, Prompt
 from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
 from sarsteer.stats.comparison import holm, sign_flip_p
-from sarsteer.stats.metrics import rate
+from sarsteer.stats.rates import rate
 from sarsteer.steering.gate.gate import Gate
 from sarsteer.steering.gate.report import summary
 from sarsteer.steering.hooks import attach

@@ -22,7 +22,9 @@ from sarsteer.demo.experiment import MAX_NEW_TOKENS, hear
 from sarsteer.judges import make_judge
 from sarsteer.judges.toy_outcome import correct
 from sarsteer.prompts import INSTRUCTION
-from sarsteer.stats.metrics import Estimate, paired_difference, rate
+from sarsteer.stats.comparison import paired_difference
+from sarsteer.stats.estimate import Estimate
+from sarsteer.stats.rates import rate
 from sarsteer.steering.artifact import DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA
 from sarsteer.tuning.measure import judged
 from sarsteer.tuning.setting import Setting

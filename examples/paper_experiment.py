@@ -23,7 +23,7 @@ from sarsteer.judges.keywords import is_refusal
 from sarsteer.models.families.registry import family_named
 from sarsteer.models.layers import hidden_size
 from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
-from sarsteer.stats.metrics import balanced_refusal_rate, rate
+from sarsteer.stats.rates import balanced_refusal_rate, rate
 from sarsteer.steering.diagnostics import findings
 
 # checkpoint; class; configuration, and where its defaults in transformers are not the published shape

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sarsteer.evaluation.summary import summarise
 from sarsteer.judges import Judged, Verdict
 from sarsteer.judges.interface import OUTCOMES
-from sarsteer.stats.metrics import balanced_refusal_rate, rate
+from sarsteer.stats.rates import balanced_refusal_rate, rate
 
 ROWS = st.lists(
     st.tuples(st.sampled_from(["harmful", "safe"]), st.sampled_from([*OUTCOMES, None]), st.sampled_from([*"ab", None])),

@@ -36,7 +36,7 @@ from sarsteer.report.redaction import redacted, sensitive
 from sarsteer.report.spreadsheet import answers_csv, arms_csv
 from sarsteer.report.table import METRICS, blocks, leader
 from sarsteer.report.tradeoff import tradeoff, whole_curve
-from sarsteer.stats.metrics import Estimate
+from sarsteer.stats.estimate import Estimate
 
 PAPER = "https://arxiv.org/abs/2510.17633"
 NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & \"quoted\" 'too' <!-- | \u2028 {{ 7 * 7 }}"

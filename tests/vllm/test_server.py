@@ -23,7 +23,7 @@ import sarsteer
 from sarsteer.audio import Clip, load_clip
 from sarsteer.judges.toy_outcome import outcome
 from sarsteer.models.api.format import request_messages
-from sarsteer.stats.metrics import rate
+from sarsteer.stats.rates import rate
 from tests.vllm.conftest import INSTRUCTION, K
 
 ALPHA = 0.1

@@ -19,7 +19,8 @@ from sarsteer.judges.toy_outcome import correct, outcome
 from sarsteer.messages import user_turn
 from sarsteer.models.base import AudioLanguageModel
 from sarsteer.models.loading import EMBEDDED, embedded_folder, load_model
-from sarsteer.stats.metrics import Estimate, rate
+from sarsteer.stats.estimate import Estimate
+from sarsteer.stats.rates import rate
 from sarsteer.tiny import world
 
 BATCH, MAX_NEW_TOKENS = 64, 32

@@ -154,7 +154,7 @@ def _print(results: Any) -> None:
 
 
 def _cell(value: Any) -> str:
-    from sarsteer.stats.metrics import Score
+    from sarsteer.stats.estimate import Score
 
     if isinstance(value, Score):
         return f"{value.value:.2f}\n[dim]{value.low:.2f}-{value.high:.2f}[/]"

@@ -115,7 +115,7 @@ def _tuned(told: dict[str, Any] | None) -> str:
 
 def _print_gate(gate: Gate, by_default: bool) -> None:
     """Which layer tells harmful from safe how well, and what share of held-out clips opens the gate."""
-    from sarsteer.stats.metrics import rate
+    from sarsteer.stats.rates import rate
     from sarsteer.steering.gate.report import best_by_layer, opened
 
     console.print(f"\n[bold]gate[/], {'on' if by_default else 'off'} by default; cross-validated on the calibration")

@@ -16,7 +16,8 @@ from sarsteer.judges.toy_outcome import Outcome, correct, outcome
 from sarsteer.models.base import AudioLanguageModel, Prompt
 from sarsteer.models.loading import EMBEDDED, load_model
 from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
-from sarsteer.stats.metrics import Estimate, balanced_refusal_rate, rate
+from sarsteer.stats.estimate import Estimate
+from sarsteer.stats.rates import balanced_refusal_rate, rate
 from sarsteer.steering.artifact import Steering
 from sarsteer.steering.calibration import calibrate
 from sarsteer.steering.gate.gate import Gate

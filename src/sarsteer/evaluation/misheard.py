@@ -26,7 +26,7 @@ from sarsteer.evaluation.results import Arm
 from sarsteer.evaluation.summary import summarise
 from sarsteer.judges import Judged
 from sarsteer.messages import user_turn
-from sarsteer.stats.metrics import mean
+from sarsteer.stats.bootstrap import mean
 
 STAGE = "Writing down altered clips"
 MAX_NEW_TOKENS = 256

@@ -14,7 +14,7 @@ from sarsteer.evaluation.scores import Scores
 from sarsteer.evaluation.summary import Category, Summary
 from sarsteer.files import write_text
 from sarsteer.judges.interface import Verdict
-from sarsteer.stats.metrics import Estimate, Score
+from sarsteer.stats.estimate import Estimate, Score
 
 FORMAT_VERSION = 1
 

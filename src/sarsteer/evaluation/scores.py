@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sarsteer.judges.interface import Judged, Verdict
-from sarsteer.stats.metrics import Estimate, Score, mean, rate
+from sarsteer.stats.bootstrap import mean
+from sarsteer.stats.estimate import Estimate, Score
+from sarsteer.stats.rates import rate
 
 ORDERS = (("reference_first", "answer_second"), ("answer_first", "reference_second"))
 

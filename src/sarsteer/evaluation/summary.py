@@ -8,15 +8,9 @@ from dataclasses import dataclass, field
 
 from sarsteer.evaluation.scores import Scores, summarise_scores
 from sarsteer.judges.interface import Judged, Verdict
-from sarsteer.stats.metrics import (
-    Clusters,
-    Estimate,
-    balanced_refusal_rate_of,
-    bounds,
-    headroom,
-    paired_difference,
-    rate,
-)
+from sarsteer.stats.comparison import paired_difference
+from sarsteer.stats.estimate import Clusters, Estimate
+from sarsteer.stats.rates import bounds, clustered_balanced_refusal_rate, headroom, rate
 
 
 @dataclass(frozen=True)
@@ -152,7 +146,7 @@ def _brr(
         return None
     refused = [[verdicts[i].outcome == "refused" for i in side] for side in sides]
     pairs = [[_pair(items, i) for i in side] for side in sides]
-    return balanced_refusal_rate_of(refused[0], refused[1], pairs[0], pairs[1], seed)
+    return clustered_balanced_refusal_rate(refused[0], refused[1], pairs[0], pairs[1], seed)
 
 
 def _change(

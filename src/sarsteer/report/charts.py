@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from sarsteer.report.numbers import whole
 from sarsteer.report.svg import marker, picture, shortened, tag
-from sarsteer.stats.metrics import Estimate
+from sarsteer.stats.estimate import Estimate
 
 WIDTH = 320.0
 ROW = 33.0

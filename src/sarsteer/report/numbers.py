@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sarsteer.stats.metrics import Estimate, Score
+from sarsteer.stats.estimate import Estimate, Score
 
 NOTHING = "–"
 """Stands where there was nothing to count."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 from sarsteer.evaluation.results import Arm, Evaluation
 from sarsteer.evaluation.summary import Summary
-from sarsteer.stats.metrics import Estimate
+from sarsteer.stats.estimate import Estimate
 
 
 @dataclass(frozen=True)

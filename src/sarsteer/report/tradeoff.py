@@ -12,7 +12,7 @@ from markupsafe import Markup
 from sarsteer.evaluation.results import Arm, CurvePoint
 from sarsteer.evaluation.summary import Summary
 from sarsteer.report.svg import Box, marker, picture, place, shortened, tag
-from sarsteer.stats.metrics import Estimate
+from sarsteer.stats.estimate import Estimate
 
 WIDTH, HEIGHT = 400.0, 392.0
 FRAME = Box(44, 14, 386, 346)

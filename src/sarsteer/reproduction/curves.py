@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from sarsteer.evaluation.summary import Summary
 from sarsteer.report.svg import marker, picture, tag
-from sarsteer.stats.metrics import Estimate
+from sarsteer.stats.estimate import Estimate
 
 WIDTH, HEIGHT = 400.0, 300.0
 LEFT, RIGHT, TOP, BOTTOM = 34.0, 318.0, 12.0, 252.0

@@ -11,7 +11,7 @@ from sarsteer.report.numbers import NOTHING
 from sarsteer.reproduction.curves import LINES
 from sarsteer.reproduction.plan import Plan
 from sarsteer.reproduction.published import SECOND_HAND
-from sarsteer.stats.metrics import Estimate
+from sarsteer.stats.estimate import Estimate
 
 if TYPE_CHECKING:
     from sarsteer.reproduction.report import OfModel, Part

@@ -17,7 +17,7 @@ from sarsteer.reproduction.curves import LINES, curve
 from sarsteer.reproduction.plan import Plan, Step, results_of
 from sarsteer.reproduction.published import MODELS, SECOND_HAND, Figure, figure
 from sarsteer.reproduction.run import load_results
-from sarsteer.stats.metrics import Estimate
+from sarsteer.stats.estimate import Estimate
 
 PAGE, TABLE_FILE = "reproduction.html", "reproduction.md"
 SETTINGS = (("alpha", "α", 0.1), ("k", "k", 10.0), ("n", "n", 100.0), ("lambda", "λ", 1.0))

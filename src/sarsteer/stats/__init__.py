@@ -1,1 +1,1 @@
-"""Rates, intervals and comparisons."""
+"""Rates, their intervals, and comparisons. Uses nothing else of the package."""

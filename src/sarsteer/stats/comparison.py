@@ -1,4 +1,4 @@
-"""Compare several defences with one: differences, p-values, and Holm's correction for asking many times."""
+"""Compare defenses with a baseline: paired differences, exact p-values, and Holm's correction for several tests."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sarsteer.stats.metrics import Clusters, Estimate, paired_difference
-from sarsteer.stats.resampling import cluster_sums
+from sarsteer.stats.bootstrap import bootstrap_mean, cluster_sums
+from sarsteer.stats.estimate import Clusters, Estimate
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One paired difference among several.
+    """One of several paired differences.
 
     Attributes:
-        difference: of the rates, with its interval (not corrected for the number of comparisons).
-        p: two-sided, of the sign-flip test.
-        p_holm: the same, corrected for all comparisons that were made together.
-        test: which test gave ``p``.
+        difference: of the rates; the interval is not corrected for the number of comparisons.
+        p: two-sided, from the sign-flip test.
+        p_holm: the same, corrected for all comparisons made together.
+        test: the name of the test that gave ``p``.
 
     """
 
@@ -48,12 +48,24 @@ def compare(
     }
 
 
+def paired_difference(
+    first: Sequence[bool], second: Sequence[bool], seed: int = 0, *, clusters: Clusters = None
+) -> Estimate:
+    """Mean of ``first − second`` over the same items, in [-1, 1], with a percentile bootstrap over whole clusters.
+
+    Two arms that never differ give exactly 0 with no width; that does not prove that they are equal.
+    """
+    if len(first) != len(second):
+        raise ValueError("a paired difference needs the same items on both sides")
+    return bootstrap_mean(Estimate, np.asarray(first, float) - np.asarray(second, float), clusters, seed)
+
+
 def sign_flip_p(first: Sequence[bool], second: Sequence[bool], clusters: Clusters = None) -> float:
     """The exact two-sided p-value of "the arms are exchangeable within every item".
 
-    If so, each cluster's sum of differences is as likely with the other sign (Fisher's randomisation test). With one
-    outcome a cluster this is McNemar's exact test. The sums are whole numbers, so that the distribution of their total
-    is computed, not sampled.
+    Under that hypothesis each cluster's sum of differences is as likely with the other sign (Fisher's randomization
+    test). With one outcome per cluster this is McNemar's exact test. The sums are whole numbers, so the distribution
+    of their total is computed, not sampled.
     """
     if len(first) != len(second):
         raise ValueError("a paired test needs the same items on both sides")
@@ -70,9 +82,9 @@ def sign_flip_p(first: Sequence[bool], second: Sequence[bool], clusters: Cluster
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (Holm 1979): the chance of any false finding stays under the level.
+    """Holm's step-down correction (Holm 1979): it bounds the chance of any false positive by the level.
 
-    It needs no independence, and is never weaker than Bonferroni's.
+    It does not need independence, and is never weaker than Bonferroni's correction.
     """
     corrected = [0.0] * len(p_values)
     highest = 0.0

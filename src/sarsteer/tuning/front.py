@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from sarsteer.errors import TuningError
-from sarsteer.stats.metrics import Z95, Estimate, upper_bound
+from sarsteer.stats.estimate import Estimate
+from sarsteer.stats.intervals import Z95, upper_bound
 from sarsteer.tuning.measure import Measured
 from sarsteer.tuning.setting import Setting
 

@@ -15,7 +15,8 @@ from sarsteer.data.pairs import Pairs
 from sarsteer.errors import TuningError
 from sarsteer.judges import Judge, Judged, Verdict, judge_all
 from sarsteer.models.base import AudioLanguageModel
-from sarsteer.stats.metrics import Estimate, rate
+from sarsteer.stats.estimate import Estimate
+from sarsteer.stats.rates import rate
 from sarsteer.steering.hooks import SteeringHandle
 from sarsteer.tuning.references import Requests
 from sarsteer.tuning.setting import Setting

@@ -11,7 +11,7 @@ from inspect_ai.solver import TaskState
 
 from sarsteer.evaluation.summary import summarise
 from sarsteer.judges import Judged, Verdict
-from sarsteer.stats.metrics import Estimate
+from sarsteer.stats.estimate import Estimate
 
 UNREADABLE = "unreadable"
 SCORES = ("answer", "answer_first", "answer_second", "reference", "position_bias")

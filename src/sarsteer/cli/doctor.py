@@ -1,4 +1,4 @@
-"""``sarsteer doctor``: what is installed, what hardware there is, and whether a model can be steered."""
+"""``sarsteer doctor``: installed packages, hardware, and whether a model can be steered."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from sarsteer.cli import options
 from sarsteer.cli.output import console, print_json, quiet_transformers
 
 _PACKAGES = ("sarsteer", "torch", "transformers", "tokenizers", "safetensors", "soundfile", "soxr", "numpy")
@@ -17,15 +18,15 @@ _EXTRAS = {"plot": ("matplotlib",), "tts": ("espeakng_loader",)}
 
 
 def doctor(
-    model: Annotated[str | None, typer.Argument(help="A model to look into: are its decoder layers found?")] = None,
-    layers: Annotated[str | None, typer.Option(help="Path of its decoder layers, where not found.")] = None,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run the checkpoint's own Python code.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    model: Annotated[str | None, typer.Argument(help="Also check this model: are its decoder layers found?")] = None,
+    layers: options.Layers = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Check this installation, and a model where one is named. Exit code 2 where something is amiss."""
-    facts = _facts()
+    """Check this installation and, optionally, a model. Exit with 2 if the model cannot be steered."""
+    facts = _installation()
     if model is not None:
-        facts["model"] = _look_into(model, layers, trust_remote_code)
+        facts["model"] = _check_model(model, layers, trust_remote_code)
     if as_json:
         print_json(facts)
         return
@@ -34,14 +35,15 @@ def doctor(
     for name, version in facts["packages"].items():
         table.add_row(name, version)
     table.add_row("devices", ", ".join(facts["devices"]))
-    for name, there in facts["extras"].items():
-        table.add_row(f"extra {name}", "[green]there[/]" if there else f"[dim]pip install 'sarsteer[{name}]'[/]")
+    for name, installed in facts["extras"].items():
+        status = "[green]installed[/]" if installed else f"[dim]pip install 'sarsteer[{name}]'[/]"
+        table.add_row(f"extra {name}", status)
     for name, value in facts.get("model", {}).items():
         table.add_row(f"model {name}", str(value))
     console.print(table, highlight=False)
 
 
-def _facts() -> dict[str, Any]:
+def _installation() -> dict[str, Any]:
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -58,7 +60,7 @@ def _facts() -> dict[str, Any]:
     }
 
 
-def _look_into(name: str, layers: str | None, trust_remote_code: bool) -> dict[str, Any]:
+def _check_model(name: str, layers: str | None, trust_remote_code: bool) -> dict[str, Any]:
     """Load the model, and prove that hooks steer it."""
     quiet_transformers()
     import torch

@@ -1,9 +1,11 @@
-"""``sarsteer``: the program's commands, and how every error of ours ends: one line, exit code 2."""
+"""``sarsteer``: the commands. An expected error prints one line and exits with 2; ``--debug`` adds the traceback."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -28,6 +30,9 @@ from sarsteer.cli import (
 from sarsteer.cli.output import fail
 from sarsteer.errors import SarsteerError
 
+DEBUG = "SARSTEER_DEBUG"
+"""Environment variable that ``--debug`` sets, so that subprocesses inherit it."""
+
 app = typer.Typer(
     help="Make audio-language models refuse harmful spoken requests and still answer the rest.",
     no_args_is_help=True,
@@ -37,8 +42,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(f"sarsteer {__version__}")
         raise typer.Exit
 
@@ -46,10 +51,18 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks and debug logs. Also: SARSTEER_DEBUG=1.")
     ] = False,
 ) -> None:
     """Options that come before the command."""
+    if debug:
+        os.environ[DEBUG] = "1"
+    if _debugging():
+        logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
+        logging.getLogger("sarsteer").setLevel(logging.DEBUG)
 
 
 app.command("demo")(demo.demo)
@@ -69,20 +82,26 @@ app.command("doctor")(doctor.doctor)
 
 
 def main() -> None:
-    """Entry point. Errors that a user can mend are one line; anything else is a bug and keeps its traceback."""
+    """Entry point. An expected error is one line; anything else is a bug and keeps its traceback."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
     except SarsteerError as error:
+        if _debugging():
+            traceback.print_exc()
         fail(str(error))
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        # `sarsteer show FILE | head` is no error; a second write at shutdown would be
+        # `sarsteer show FILE | head` is not an error. Without this, Python writes once more at exit and fails.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+
+
+def _debugging() -> bool:
+    return os.environ.get(DEBUG, "") not in ("", "0")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How commands speak: results on standard output, progress and errors on standard error."""
+"""How commands print: results on standard output, progress and errors on standard error."""
 
 from __future__ import annotations
 
@@ -18,26 +18,34 @@ errors = Console(stderr=True)
 
 
 def fail(message: str) -> NoReturn:
-    """Print one line and exit with 2."""
+    """Print one line on standard error and exit with 2."""
     print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
 
 
+def note(text: str) -> None:
+    """Print a remark on standard error."""
+    errors.print("[yellow]note:[/] ", end="")
+    errors.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def check_out(path: Path, *, overwrite: bool = True) -> None:
-    """Raise ``SarsteerError`` unless ``path`` can be written; a command checks this before its work."""
+    """Raise ``SarsteerError`` unless ``path`` can be written. Commands call this before they start to work."""
     if path.exists() and not overwrite:
-        raise SarsteerError(f"{path}: exists already; pass --overwrite or name another file")
+        raise SarsteerError("exists already; pass --overwrite or choose another file", place=str(path))
     if path.is_dir() or not path.parent.is_dir():
-        raise SarsteerError(f"{path}: is no file in an existing folder; create {path.parent} or name a file")
+        raise SarsteerError(
+            f"is not a file in an existing folder; create {path.parent} or choose another file", place=str(path)
+        )
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
+    """Print one JSON document on standard output."""
     print(json.dumps(value, ensure_ascii=False, indent=2))
 
 
 def quiet_transformers() -> None:
-    """Keep transformers' own progress bars and notices out of our output."""
+    """Turn off the progress bars and warnings of transformers."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -46,7 +54,7 @@ def quiet_transformers() -> None:
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A function ``report(stage, done, total)`` that draws one bar a stage, with the time that is left."""
+    """A function ``report(stage, done, total)`` that draws one bar per stage, with the remaining time."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -61,10 +69,10 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
+        TextColumn("remaining"),
         TimeRemainingColumn(),
     )
-    # into a file or a pipe a bar would leave half-drawn lines beside the one line of an error
+    # In a file or a pipe a bar would leave half-drawn lines beside the one line of an error.
     with Progress(*columns, console=errors, disable=not errors.is_terminal) as progress:
         tasks: dict[str, Any] = {}
 

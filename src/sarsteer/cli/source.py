@@ -1,4 +1,4 @@
-"""Where commands on data take their items from: a manifest, or a benchmark in its own format."""
+"""Where data commands read their items: a manifest, or a benchmark in its own format."""
 
 from __future__ import annotations
 
@@ -7,32 +7,31 @@ from typing import Annotated
 
 import typer
 
-from sarsteer.cli.output import errors
 from sarsteer.data.manifest import Item
 from sarsteer.errors import SarsteerError
 
-Manifest = Annotated[Path | None, typer.Argument(help="Manifest (JSONL); or leave it out and give --benchmark.")]
-BenchmarkName = Annotated[str | None, typer.Option("--benchmark", help="Such as figstep or advbench.")]
-Folder = Annotated[Path | None, typer.Option(help="Where the benchmark lies; the Hub where left out.")]
-Variant = Annotated[str | None, typer.Option(help="Of the benchmark, such as text.")]
-Split = Annotated[str | None, typer.Option(help="Of the benchmark, such as train.")]
-Limit = Annotated[int | None, typer.Option(help="Use only the first so many items.", min=1)]
+Manifest = Annotated[Path | None, typer.Argument(help="Manifest (JSONL), unless --benchmark is given.")]
+BenchmarkName = Annotated[str | None, typer.Option("--benchmark", help="A benchmark, such as figstep or advbench.")]
+Folder = Annotated[Path | None, typer.Option(help="Folder of the benchmark. Default: fetch it from the Hub.")]
+Variant = Annotated[str | None, typer.Option(help="Variant of the benchmark, such as text.")]
+Split = Annotated[str | None, typer.Option(help="Split of the benchmark, such as train.")]
+Limit = Annotated[int | None, typer.Option(help="Use only the first N items.", min=1, metavar="N")]
 
 
-def chosen_items(
+def load_source(
     manifest: Path | None, benchmark: str | None, folder: Path | None, variant: str | None, split: str | None,
     limit: int | None,
 ) -> list[Item]:  # fmt: skip
-    """The items of either source.
+    """The items of the manifest or of the benchmark.
 
     Raises:
-        SarsteerError: both are named, or none, or the source is bad.
+        SarsteerError: both or neither are given, or the source is invalid.
 
     """
     if (manifest is None) == (benchmark is None):
-        raise SarsteerError("name a manifest or --benchmark, one of the two")
+        raise SarsteerError("give either a manifest or --benchmark NAME")
     if benchmark is None and (folder or variant or split):
-        raise SarsteerError("--folder, --variant and --split belong to --benchmark")
+        raise SarsteerError("--folder, --variant and --split need --benchmark NAME")
     if manifest is not None:
         from sarsteer.data.manifest import load_items
 
@@ -41,9 +40,3 @@ def chosen_items(
 
     assert benchmark is not None
     return load_benchmark(benchmark, folder=folder, variant=variant, split=split, limit=limit)
-
-
-def note(text: str) -> None:
-    """A remark on standard error."""
-    errors.print("[yellow]note:[/] ", end="")
-    errors.print(text, markup=False, highlight=False)

@@ -1,0 +1,26 @@
+"""Options that several commands share, declared once so that their names and help texts agree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str, typer.Argument(help="sarsteer-tiny, a folder, or a model name on the Hugging Face Hub.")]
+AnyModel = Annotated[str, typer.Argument(help="sarsteer-tiny, a folder, a model name on the Hub, or openai/NAME.")]
+Device = Annotated[str | None, typer.Option(help="Device, such as cpu or cuda:0. Default: a GPU if available.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Default: the checkpoint's.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")]
+TrustRemoteCode = Annotated[bool, typer.Option(help="Run Python code from the checkpoint.")]
+Layers = Annotated[str | None, typer.Option(help="Dotted path to the decoder layers, if they are not found.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace the output file.")]
+Plot = Annotated[Path | None, typer.Option("--plot", help="Write a picture: PNG, SVG or PDF.")]
+MaxNewTokens = Annotated[int, typer.Option(help="Maximum length of an answer, in tokens.", min=1)]
+BatchSize = Annotated[int, typer.Option(help="Requests per forward. Lower it if memory runs out.", min=1)]
+Alpha = Annotated[float | None, typer.Option(help="Steering strength. Default: the steering file's.")]
+K = Annotated[int | None, typer.Option("--k", help="Safe components to ablate. Default: the steering file's.", min=0)]
+Lambda = Annotated[
+    float | None, typer.Option("--lambda", help="Ablation coefficient. Default: the steering file's.")
+]

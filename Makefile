@@ -10,7 +10,7 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-vllm lint tiny contract bench bench-evaluate bench-gate bench-vllm clean
+.PHONY: demo test test-fast test-vllm lint tiny contract bench bench-evaluate bench-gate bench-vllm clean
 
 demo: $(STAMP)
 	$(BIN)/sarsteer demo
@@ -18,10 +18,14 @@ demo: $(STAMP)
 test: $(STAMP) lint
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 test-vllm: $(STAMP) $(VLLM_STAMP)
 	OMP_NUM_THREADS=1 SARSTEER_EVALUATE_PYTHON=$(abspath $(BIN)/python) $(VLLM_VENV)/bin/python -m pytest tests/vllm

@@ -1,4 +1,4 @@
-"""The command line as a user runs it: real processes, and every mistake that ends in one line and exit code 2."""
+"""The command line in real processes. Every expected error is one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_respond(clip: Path, file: Path, embedded: sarsteer.AudioLanguageModel, 
 def test_respond_with_the_gate(
     test_pairs: Pairs, file: Path, embedded: sarsteer.AudioLanguageModel, steering: Steering
 ) -> None:
-    """What it is closed to is answered as if undefended; the decision is told."""
+    """A request that does not open the gate is answered as without steering, and the decision is printed."""
     assert steering.gate is not None
     text = steering.metadata["instruction"]
     clips = [item.audio for pair in test_pairs[:4] for item in (pair.harmful, pair.safe)]
@@ -111,7 +111,7 @@ def test_respond_with_the_gate(
     elsewhere = run(
         "respond", "sarsteer-tiny", "--audio", clip, "--steering", file, "--gate", "--text", "Transcribe the audio."
     )
-    assert "beside another it may be wrong" in elsewhere.stderr
+    assert "its decisions beside another text may be wrong" in elsewhere.stderr
     assert "gate: " in elsewhere.stderr
 
 
@@ -122,19 +122,19 @@ def test_show(file: Path, steering: Steering, tmp_path: Path) -> None:
         assert word in shown.stdout
     picture = tmp_path / "layers.png"
     as_json = run("show", file, "--json", "--alpha", "0.3", "--k", "2", "--plot", picture)
-    told = json.loads(as_json.stdout)
-    assert len(told["layers"]) == 8
-    assert told["layers"][3]["kept"] == pytest.approx(steering.report(0.3, 2)[3].kept)
+    output = json.loads(as_json.stdout)
+    assert len(output["layers"]) == 8
+    assert output["layers"][3]["kept"] == pytest.approx(steering.report(0.3, 2)[3].kept)
     assert steering.gate is not None
-    assert told["gate"]["threshold"] == steering.gate.threshold
+    assert output["gate"]["threshold"] == steering.gate.threshold
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_doctor() -> None:
-    told = json.loads(run("doctor", "sarsteer-tiny", "--json").stdout)
-    assert told["model"]["decoder layers"] == 8
-    assert told["model"]["steering"].startswith("proven")
-    assert told["packages"]["torch"]
+    output = json.loads(run("doctor", "sarsteer-tiny", "--json").stdout)
+    assert output["model"]["decoder layers"] == 8
+    assert output["model"]["steering"].startswith("proven")
+    assert output["packages"]["torch"]
     assert "transformers" in run("doctor").stdout
 
 
@@ -142,11 +142,11 @@ def test_calibrate_writes_what_the_library_computes(tmp_path: Path, calibration_
     out = tmp_path / "s.safetensors"
     done = run("calibrate", "sarsteer-tiny", "--pairs", "sarsteer-tiny", "--out", out, "--limit", "8", "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["digest"] == Steering.load(out).digest
-    assert told["metadata"]["pairs"] == 8
-    assert told["gate"] is None
-    assert "8 pairs are too few" in told["metadata"]["no_gate"]
+    output = json.loads(done.stdout)
+    assert output["digest"] == Steering.load(out).digest
+    assert output["metadata"]["pairs"] == 8
+    assert output["gate"] is None
+    assert "8 pairs are too few" in output["metadata"]["no_gate"]
     refused("respond", "sarsteer-tiny", "--text", "Hi.", "--steering", out, "--gate", says="has no gate: 8 pairs")
     assert "none: 8 pairs are too few" in " ".join(run("show", out).stdout.split())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s.safetensors"]
@@ -155,7 +155,7 @@ def test_calibrate_writes_what_the_library_computes(tmp_path: Path, calibration_
     assert out.read_bytes() == before
 
 
-# ---- mistakes --------------------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------------------
 
 
 def bad_clips(folder: Path) -> dict[str, tuple[Path, str]]:
@@ -193,7 +193,7 @@ def test_bad_clips(tmp_path: Path, kind: str) -> None:
     assert str(path) in line
 
 
-def test_odd_clips_are_served(tmp_path: Path) -> None:
+def test_unusual_clips_are_answered(tmp_path: Path) -> None:
     noise = 0.1 * np.random.default_rng(0).standard_normal((8_000, 2))
     path = tmp_path / "stereo-8-bit.mp3"  # a WAV by another name, too
     soundfile.write(path, noise, 8_000, format="WAV", subtype="PCM_U8")
@@ -224,7 +224,7 @@ def item(name: str, label: str, **more: object) -> dict[str, object]:
 def test_bad_manifests(tmp_path: Path, rows: tuple[object, ...], says: str) -> None:
     out = tmp_path / "out.safetensors"
     refused("calibrate", "sarsteer-tiny", "--pairs", manifest(tmp_path, *rows), "--out", out, says=says)
-    assert not [p for p in tmp_path.iterdir() if p.name.startswith((".out", "out"))], "nothing may be left half written"
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith((".out", "out"))], "a partial file was left behind"
 
 
 def test_a_bad_clip_in_a_manifest_is_named_by_its_item(tmp_path: Path) -> None:
@@ -291,11 +291,18 @@ def test_unknown_models(clip: Path, tmp_path: Path) -> None:
     refused("doctor", tmp_path, says="config.json")
 
 
-def test_bad_places_to_write(tmp_path: Path, file: Path) -> None:
+def test_bad_output_paths(tmp_path: Path, file: Path) -> None:
     nowhere = tmp_path / "none" / "out.safetensors"
     refused("calibrate", "sarsteer-tiny", "--pairs", "sarsteer-tiny", "--out", nowhere, says="existing folder")
     refused("demo", "--report", tmp_path / "none" / "r.html", says="existing folder")
     refused("show", file, "--plot", tmp_path / "picture.xyz", says=".png, .svg or .pdf")
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = run("--debug", "show", tmp_path / "none.safetensors")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
 
 
 @pytest.mark.parametrize("arguments", [("nonsense",), ("respond",), ("respond", "sarsteer-tiny", "--alpha", "x")])
@@ -305,7 +312,7 @@ def test_wrong_usage(arguments: tuple[str, ...]) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_closed_pipe_is_no_error(file: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(file: Path) -> None:
     command = f"{sys.executable} -m sarsteer.cli.main show {file} --json | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert "Traceback" not in done.stderr

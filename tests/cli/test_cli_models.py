@@ -1,4 +1,4 @@
-"""``sarsteer models``: the registry as a table, and the documentation that holds it."""
+"""``sarsteer models``: the table of the registry, and its copy in the documentation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def run(*options: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def test_the_documentation_holds_the_table_of_the_registry() -> None:
+def test_the_documentation_contains_the_table_of_the_registry() -> None:
     start, end = "<!-- made by: sarsteer models --markdown -->\n", "<!-- end -->"
     table = DOCS.read_text(encoding="utf-8").split(start)[1].split(end)[0]
     assert table.strip() == run("--markdown").strip(), "run: python docs/make_models.py"
@@ -29,8 +29,8 @@ def test_every_family_is_listed() -> None:
     rows = json.loads(run("--json"))
     assert [row["family"] for row in rows[:-2]] == [family.name for family in families()]
     assert all(row["tested"] and row["engines"] for row in rows)
-    told = run()
-    assert all(family.name.split()[0] in told for family in families())
+    table = run()
+    assert all(family.name.split()[0] in table for family in families())
 
 
 def test_entries_name_classes_that_transformers_has() -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any
 
 import typer
 
 from sarsteer.cli import options
 from sarsteer.cli.output import check_out, console, note, print_json, progress_bar, quiet_transformers
 from sarsteer.errors import SarsteerError
-
-if TYPE_CHECKING:
-    from sarsteer.models.activation_source import ActivationSource
 
 
 def calibrate(
@@ -60,7 +57,9 @@ def calibrate(
     from sarsteer.steering.diagnostics import findings
     from sarsteer.steering.gate.report import summary
 
-    source = _load(model, "vllm" if engine == "vllm" else "transformers", device, dtype, revision, layers, trust_remote_code)
+    source = _load(
+        model, "vllm" if engine == "vllm" else "transformers", device, dtype, revision, layers, trust_remote_code
+    )
     checkpoint = out.with_name(f"{out.name}.partial")
     with progress_bar() as report:
         steering = run(
@@ -101,13 +100,13 @@ def calibrate(
 
 def _load(
     model: str,
-    engine: Literal["transformers", "vllm"],
+    engine: str,
     device: str | None,
     dtype: str | None,
     revision: str | None,
     layers: str | None,
     trust_remote_code: bool,
-) -> ActivationSource:
+) -> Any:
     if engine == "transformers":
         from sarsteer.models.loading import load_model
 

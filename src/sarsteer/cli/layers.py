@@ -1,4 +1,4 @@
-"""``sarsteer layers``: which layers a steering works through."""
+"""``sarsteer layers``: estimate the effect of steering each decoder layer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from sarsteer.cli.output import console, errors, print_json, progress_bar, quiet_transformers
+from sarsteer.cli import options
+from sarsteer.cli.output import console, note, print_json, progress_bar, quiet_transformers
 from sarsteer.errors import SarsteerError, TuningError
 
 if TYPE_CHECKING:
@@ -19,28 +20,31 @@ if TYPE_CHECKING:
 
 
 def layers(
-    model: Annotated[str, typer.Argument(help="sarsteer-tiny, a folder, or a name on the Hugging Face Hub.")],
+    model: options.Model,
     steering: Annotated[Path, typer.Option("--steering", help="Steering file of this model.")],
     pairs: Annotated[
-        str, typer.Option("--pairs", help="Pairs that it was not calibrated on: a manifest, or a folder.")
+        str, typer.Option("--pairs", help="Pairs that the file was not calibrated on: a manifest or a folder.")
     ],
-    split: Annotated[str, typer.Option(help="Of a folder or of sarsteer-tiny: test or calibration.")] = "test",
-    limit: Annotated[int | None, typer.Option(help="Use only the first so many pairs.", min=1)] = 50,
-    alpha: Annotated[float | None, typer.Option(help="Strength; the steering file's own.")] = None,
-    k: Annotated[int | None, typer.Option("--k", help="Safe components to ablate; its own.", min=0)] = None,
-    lambda_: Annotated[float | None, typer.Option("--lambda", help="Ablation coefficient; its own.")] = None,
-    judge: Annotated[str | None, typer.Option(help="Tells the model's own refusals; what fits by default.")] = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Write the picture as PNG, SVG or PDF.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Requests a forward; lower it when memory runs out.", min=1)] = 16,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; a GPU where there is one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; the checkpoint's own.")] = None,
-    revision: Annotated[str | None, typer.Option(help="The model's branch, tag or commit on the Hub.")] = None,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run the checkpoint's own Python code.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    split: Annotated[str, typer.Option(help="Split of a folder or of sarsteer-tiny: test or calibration.")] = "test",
+    limit: Annotated[int | None, typer.Option(help="Use only the first N pairs.", min=1, metavar="N")] = 50,
+    alpha: options.Alpha = None,
+    k: options.K = None,
+    lambda_: options.Lambda = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(help="Judge that detects refusals. Default: embedded for the toy, else keywords."),
+    ] = None,
+    plot: options.Plot = None,
+    batch_size: options.BatchSize = 16,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    revision: options.Revision = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Steer one layer alone, and all but one, and estimate from first tokens what that does.
+    """Steer each layer by itself, and all layers but one, and estimate the effect from first tokens.
 
-    A file that is gated by default is studied with its gate as it is, in the layers above it.
+    If the file is gated by default, its gate is used, and only the layers above the gate are steered.
     """
     if plot is not None:
         from sarsteer.tuning.plots import check_picture
@@ -56,11 +60,9 @@ def layers(
     own_alpha, own_k, own_lambda = artifact.defaults
     chosen = load_pairs(pairs, split)[:limit]
     if shared := _calibrated_on(artifact, chosen, pairs):
-        errors.print(
-            f"[yellow]note:[/] the steering was calibrated on {shared} of these {len(chosen)} pairs, and does better "
-            "on them than on others; take others",
-            highlight=False,
-            soft_wrap=True,
+        note(
+            f"the steering was calibrated on {shared} of these {len(chosen)} pairs, and these rates are better than on "
+            "new pairs; use other pairs"
         )
     quiet_transformers()
     from sarsteer.tuning.layer_study import study_layers
@@ -85,8 +87,8 @@ def layers(
     ):
         if not surrogate.tokens.usable:
             raise TuningError(
-                f"the refusal prompt hardly changes how answers begin (by {surrogate.tokens.change:.0%}): first tokens "
-                "tell nothing of this model's refusals"
+                f"the refusal prompt hardly changes the first tokens of answers ({surrogate.tokens.change:.0%}), so "
+                "they do not show this model's refusals; use sarsteer evaluate instead"
             )
         study = study_layers(
             surrogate, Space(artifact, gates=own_gate(artifact)), setting, lambda d, n: report("Layer by layer", d, n)
@@ -104,7 +106,7 @@ def layers(
 
 
 def _calibrated_on(steering: Steering, chosen: Pairs, source: str) -> int:
-    """How many of the chosen pairs it was calibrated on, where ``source`` has those: a file knows but their digest."""
+    """How many of the chosen pairs it was calibrated on: the file stores only a digest, ``source`` has the pairs."""
     from sarsteer.data.overlap import shared_items
     from sarsteer.data.pairs import SPLITS, load_pairs
 
@@ -112,7 +114,7 @@ def _calibrated_on(steering: Steering, chosen: Pairs, source: str) -> int:
         try:
             known = load_pairs(source, split)[: steering.metadata.get("pairs")]
             same = known.digest == steering.metadata.get("pairs_digest")
-        except SarsteerError:  # no such split, or a bad one: it is not what was asked for
+        except SarsteerError:  # this split is missing or invalid, and was not requested
             continue
         if same:
             shared = shared_items([*chosen.harmful, *chosen.safe], [*known.harmful, *known.safe])
@@ -122,7 +124,7 @@ def _calibrated_on(steering: Steering, chosen: Pairs, source: str) -> int:
 
 def _print(study: LayerStudy, n: int) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("steered", "α", "harmful\nrefused", "safe\nrefused", "broken", "all but it:\nharmful refused",
+    for title in ("steered", "α", "harmful\nrefused", "safe\nrefused", "broken", "all but this:\nharmful refused",
                   "safe\nrefused", "broken"):  # fmt: skip
         table.add_column(title, justify="right")
 
@@ -137,6 +139,6 @@ def _print(study: LayerStudy, n: int) -> None:
         table.add_row(f"layer {row.layer}", f"{row.alone_alpha:.3g}", *cells(row.alone), *cells(row.without))
     console.print(table)
     console.print(
-        f"[dim]Estimates in %, from first tokens on {n} pairs. A layer alone has the push of all layers together.[/]",
+        f"[dim]Estimates in %, from first tokens on {n} pairs. A single layer gets the push of all layers together.[/]",
         highlight=False,
     )

@@ -1,4 +1,4 @@
-"""``sarsteer models``: the families that are known, from the registry. ``docs/models.md`` holds its table."""
+"""``sarsteer models``: the registered model families. ``docs/models.md`` contains the same table."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from sarsteer.cli import options
 from sarsteer.cli.output import console, print_json
 
 API = {
@@ -15,23 +16,23 @@ API = {
     "tested": "a server on loopback, written for the tests",
     "engines": ["api"],
     "clips": "",
-    "limits": "shows no activations: defended by a prompt, never steered",
+    "limits": "activations are not available: use a prompt defense, steering is not possible",
 }
 GENERIC = {
     "family": "any other",
-    "checkpoints": ["a decoder that can be found, a processor with a chat template"],
-    "tested": "real classes and processor of several of the above, through the same code",
+    "checkpoints": ["any decoder that is found, with a processor that has a chat template"],
+    "tested": "real classes and processors of several families above, through the same code",
     "engines": ["transformers"],
     "clips": "",
-    "limits": "refused, with what is missing, where its layers are not found or steering cannot be proven",
+    "limits": "refused with a reason if its layers are not found or steering cannot be proven",
 }
 
 
 def models(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of docs/models.md.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    as_json: options.Json = False,
 ) -> None:
-    """List the families of models: checkpoints, how each was tested, where it runs, what to know."""
+    """List the model families: checkpoints, engines, how each was tested, and limits."""
     rows = table_rows()
     if as_json:
         print_json(rows)
@@ -39,17 +40,17 @@ def models(
         print(as_markdown(rows))
     else:
         table = Table(header_style="bold", box=None, pad_edge=False)
-        for title in ("family", "checkpoints", "runs on", "know"):
+        for title in ("family", "checkpoints", "engines", "limits"):
             table.add_column(title, overflow="fold")
         for row in rows:
-            know = "; ".join(part for part in (row["clips"], row["limits"]) if part)
-            table.add_row(row["family"], "\n".join(row["checkpoints"]), ", ".join(row["engines"]), know)
+            limits = "; ".join(part for part in (row["clips"], row["limits"]) if part)
+            table.add_row(row["family"], "\n".join(row["checkpoints"]), ", ".join(row["engines"]), limits)
         console.print(table)
-        console.print("[dim]how each was tested: sarsteer models --markdown; any other: sarsteer doctor MODEL[/]")
+        console.print("[dim]How they were tested: sarsteer models --markdown. Other models: sarsteer doctor MODEL[/]")
 
 
 def table_rows() -> list[dict[str, Any]]:
-    """One row a family, then models behind an API and all others."""
+    """One row per family, then models behind an API and all others."""
     from sarsteer.models.families.registry import families
 
     rows = [
@@ -68,18 +69,18 @@ def table_rows() -> list[dict[str, Any]]:
 
 def as_markdown(rows: list[dict[str, Any]]) -> str:
     """The table for the documentation."""
-    lines = ["| family | checkpoints | tested here on | runs on | know |", "|---|---|---|---|---|"]
+    lines = ["| family | checkpoints | tested here on | engines | limits |", "|---|---|---|---|---|"]
     for row in rows:
         names = "<br>".join(f"`{name}`" if "/" in name else name for name in row["checkpoints"])
-        know = "; ".join(part for part in (row["clips"], row["limits"]) if part)
-        lines.append(f"| {row['family']} | {names} | {row['tested']} | {', '.join(row['engines'])} | {know} |")
+        limits = "; ".join(part for part in (row["clips"], row["limits"]) if part)
+        lines.append(f"| {row['family']} | {names} | {row['tested']} | {', '.join(row['engines'])} | {limits} |")
     return "\n".join(lines)
 
 
 def _clips(window: float | None, least: int, most: int | None) -> str:
-    said = [f"clips of at most {window:g} s"] if window else []
+    limits = [f"clips of at most {window:g} s"] if window else []
     if least == most == 1:
-        said.append("exactly one clip a conversation")
+        limits.append("exactly one clip per conversation")
     elif most is not None:
-        said.append(f"at most {most} clips a conversation")
-    return ", ".join(said)
+        limits.append(f"at most {most} clips per conversation")
+    return ", ".join(limits)

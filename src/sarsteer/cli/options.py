@@ -21,6 +21,4 @@ MaxNewTokens = Annotated[int, typer.Option(help="Maximum length of an answer, in
 BatchSize = Annotated[int, typer.Option(help="Requests per forward. Lower it if memory runs out.", min=1)]
 Alpha = Annotated[float | None, typer.Option(help="Steering strength. Default: the steering file's.")]
 K = Annotated[int | None, typer.Option("--k", help="Safe components to ablate. Default: the steering file's.", min=0)]
-Lambda = Annotated[
-    float | None, typer.Option("--lambda", help="Ablation coefficient. Default: the steering file's.")
-]
+Lambda = Annotated[float | None, typer.Option("--lambda", help="Ablation coefficient. Default: the steering file's.")]

@@ -1,4 +1,4 @@
-"""``sarsteer show``: what a steering file holds, drawn."""
+"""``sarsteer show``: the contents of a steering file."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from sarsteer.cli.output import console, errors, print_json
+from sarsteer.cli import options
+from sarsteer.cli.output import console, note, print_json
 
 if TYPE_CHECKING:
     from sarsteer.steering.gate.gate import Gate
 
-_WIDTH = 12  # of a bar; the table fits 80 columns
+_WIDTH = 12  # of a bar, so that the table fits 80 columns
 
 
 def show(
-    file: Annotated[Path, typer.Argument(help="A steering file, or a folder that holds one.")],
-    alpha: Annotated[float | None, typer.Option(help="Show it at this strength.")] = None,
-    k: Annotated[int | None, typer.Option("--k", help="... with so many components ablated.", min=0)] = None,
-    lambda_: Annotated[float | None, typer.Option("--lambda", help="... and this ablation coefficient.")] = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Write the picture as PNG, SVG or PDF.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    file: Annotated[Path, typer.Argument(help="A steering file, or a folder that contains one.")],
+    alpha: Annotated[float | None, typer.Option(help="Show the vectors at this strength.")] = None,
+    k: Annotated[int | None, typer.Option("--k", help="Show them with K components ablated.", min=0)] = None,
+    lambda_: Annotated[float | None, typer.Option("--lambda", help="Show them at this ablation coefficient.")] = None,
+    plot: options.Plot = None,
+    as_json: options.Json = False,
 ) -> None:
-    """Show where a steering file comes from, and its vectors layer by layer."""
+    """Show what a steering file was calibrated on, and its vectors layer by layer."""
     from sarsteer.steering.artifact import Steering
     from sarsteer.steering.diagnostics import findings
     from sarsteer.steering.gate.report import summary
+    from sarsteer.steering.strength import Strength
 
     steering = Steering.load(file)
-    own_alpha, own_k, own_lambda = steering.defaults
-    alpha = own_alpha if alpha is None else alpha
-    k = own_k if k is None else k
-    lambda_ = own_lambda if lambda_ is None else lambda_
+    strength = steering.resolve(Strength(alpha, k, lambda_, gate=False))
+    alpha, k, lambda_ = strength.alpha, strength.k, strength.lambda_
     reports = steering.report(alpha, k, lambda_)
     notes = findings(reports)
     gate = steering.gate
@@ -60,7 +60,7 @@ def show(
         return
     from sarsteer.tuning.setting import describe_layers
 
-    meta, found = steering.metadata, steering.suggest()
+    meta, suggestion = steering.metadata, steering.suggest()
     facts = Table.grid(padding=(0, 2))
     for name, value in (
         ("model", f"{meta['model']['name']} ({meta['fingerprint']['architecture']})"),
@@ -73,7 +73,10 @@ def show(
         ("shown at", f"alpha {alpha:g}, k {k}, lambda {lambda_:g}"),
         ("gate", f"none: {meta.get('no_gate', 'calibrated without one')}" if gate is None else summary(gate)),
         ("layers steered", describe_layers(steering.default_layer_weights)),
-        ("closed form", f"alpha {found.alpha:g}, k {found.k}, lambda {found.lambda_:g}: where a search would begin"),
+        (
+            "suggested",
+            f"alpha {suggestion.alpha:g}, k {suggestion.k}, lambda {suggestion.lambda_:g}: a starting point for tune",
+        ),
         ("tuned", _tuned(meta.get("tuning"))),
         ("digest", steering.digest[:16]),
     ):
@@ -97,28 +100,28 @@ def show(
     console.print(table)
     if gate is not None:
         _print_gate(gate, steering.gate_by_default)
-    for note in notes:
-        errors.print(f"[yellow]note:[/] {note}")
+    for text in notes:
+        note(text)
     if plot is not None:
         console.print(f"picture: {plot}", highlight=False)
 
 
-def _tuned(told: dict[str, Any] | None) -> str:
-    if told is None:
-        return "no: sarsteer tune"
-    before, after = told["undefended"]["asr"]["value"], told["chosen"]["asr"]["value"]
-    n = told["pairs"]["tuning"]
-    return (
-        f"on {n} pairs: ASR {100 * before:.0f} % undefended, {100 * after:.0f} % as chosen; judged by {told['judge']}"
-    )
+def _tuned(tuning: dict[str, Any] | None) -> str:
+    if tuning is None:
+        return "no; run sarsteer tune"
+    before, after = tuning["undefended"]["asr"]["value"], tuning["chosen"]["asr"]["value"]
+    n = tuning["pairs"]["tuning"]
+    return f"on {n} pairs: ASR {100 * before:.0f} % undefended, {100 * after:.0f} % tuned; judge {tuning['judge']}"
 
 
 def _print_gate(gate: Gate, by_default: bool) -> None:
-    """Which layer tells harmful from safe how well, and what share of held-out clips opens the gate."""
+    """How well each layer separates harmful from safe clips, and how many held-out clips open the gate."""
     from sarsteer.stats.rates import rate
     from sarsteer.steering.gate.report import best_by_layer, opened
 
-    console.print(f"\n[bold]gate[/], {'on' if by_default else 'off'} by default; cross-validated on the calibration")
+    console.print(
+        f"\n[bold]gate[/], {'on' if by_default else 'off'} by default; cross-validated on the calibration pairs"
+    )
     layers = best_by_layer(gate)
     if not layers:
         return
@@ -130,20 +133,20 @@ def _print_gate(gate: Gate, by_default: bool) -> None:
         table.add_row(str(layer), f"{auroc:.3f} ± {error:.3f}", _bar(2 * auroc - 1, 1.0, "green"), method + chosen)
     console.print(table)
     harmful, safe = opened(gate)
-    found = rate(harmful)
+    share = rate(harmful)
     console.print(
-        f"opens for {100 * found.value:.0f} % of {found.n} held-out harmful clips "
-        f"[dim][{100 * found.low:.0f}, {100 * found.high:.0f}][/]",
+        f"opens for {100 * share.value:.0f} % of {share.n} held-out harmful clips "
+        f"[dim][{100 * share.low:.0f}, {100 * share.high:.0f}][/]",
         highlight=False,
     )
-    aimed = ": the threshold was set on these, expect more on new requests" if "target_fpr" in gate.metadata else ""
-    console.print(f"opens for {100 * sum(safe) / len(safe):.0f} % of {len(safe)} held-out safe clips{aimed}")
+    caveat = "; the threshold was set on these, so expect more on new requests" if "target_fpr" in gate.metadata else ""
+    console.print(f"opens for {100 * sum(safe) / len(safe):.0f} % of {len(safe)} held-out safe clips{caveat}")
 
 
 def _counted(modalities: dict[str, int] | None) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in (modalities or {}).items()) or "not recorded"
 
 
-def _bar(value: float, top: float, colour: str) -> str:
+def _bar(value: float, top: float, color: str) -> str:
     filled = round(_WIDTH * min(1.0, max(0.0, value / top))) if value == value else 0
-    return f"[{colour}]{'█' * filled}[/][dim]{'·' * (_WIDTH - filled)}[/]"
+    return f"[{color}]{'█' * filled}[/][dim]{'·' * (_WIDTH - filled)}[/]"

@@ -1,4 +1,4 @@
-"""``sarsteer speak``: written requests in, clips and their manifest out."""
+"""``sarsteer speak``: read written requests, write clips and a manifest."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from sarsteer.cli import source
-from sarsteer.cli.output import console, print_json, progress_bar
+from sarsteer.cli import options, source
+from sarsteer.cli.output import console, note, print_json, progress_bar
 from sarsteer.errors import SarsteerError
 
 
@@ -20,28 +20,26 @@ def speak(
     variant: source.Variant = None,
     split: source.Split = None,
     limit: source.Limit = None,
-    voice: Annotated[
-        list[str] | None, typer.Option("--voice", help="A voice of the engine; may be given several times.")
-    ] = None,
-    spread: Annotated[bool, typer.Option("--spread", help="One voice an item, by turns, instead of all.")] = False,
-    engine: Annotated[str, typer.Option(help="espeak, kokoro, piper or openai.")] = "espeak",
-    model: Annotated[str | None, typer.Option(help="The speech model that openai asks.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="Of a server with OpenAI's /v1/audio/speech.")] = None,
-    speed: Annotated[float, typer.Option(help="1 is the engine's own.")] = 1.0,
+    voice: Annotated[list[str] | None, typer.Option("--voice", help="A voice of the engine. Repeatable.")] = None,
+    spread: Annotated[bool, typer.Option("--spread", help="One voice per item, in turn, instead of all.")] = False,
+    engine: Annotated[str, typer.Option(help="Speech engine: espeak, kokoro, piper or openai.")] = "espeak",
+    model: Annotated[str | None, typer.Option(help="Speech model of the openai engine.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="Address of a server with OpenAI's /v1/audio/speech.")] = None,
+    speed: Annotated[float, typer.Option(help="Speaking rate. 1 is the engine's default.")] = 1.0,
     i_have_permission: Annotated[
-        bool, typer.Option("--i-have-permission", help="Speak what its licence forbids to be spoken.")
+        bool, typer.Option("--i-have-permission", help="Speak a benchmark although its license forbids it.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Speak the written requests of a manifest or a benchmark.
 
-    A run that was killed goes on where it was when started again; clips that are there are not made again.
+    A run that was interrupted resumes when the same command is run again; existing clips are kept.
     """
-    _stop_at_licence(benchmark, i_have_permission)
-    items = source.chosen_items(manifest, benchmark, folder, variant, split, limit)
+    _check_license(benchmark, i_have_permission)
+    items = source.load_source(manifest, benchmark, folder, variant, split, limit)
     written = [item for item in items if item.modality == "text"]
     if not written:
-        raise SarsteerError(f"none of the {len(items)} items is written (modality text); there is nothing to speak")
+        raise SarsteerError(f"none of the {len(items)} items is text; give a manifest of written requests")
     from sarsteer.tts.engine import load_engine
     from sarsteer.tts.job import speak_items
 
@@ -59,7 +57,7 @@ def speak(
         )
     skipped = len(items) - len(written)
     if skipped:
-        source.note(f"{skipped} items are not written and were left out")
+        note(f"skipped {skipped} items that are not text")
     if as_json:
         print_json(
             {
@@ -74,11 +72,11 @@ def speak(
         )
         return
     console.print(f"{spoken.manifest}: {len(spoken.items)} items", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"clips: {spoken.made} made, {spoken.found} were there", highlight=False)
+    console.print(f"clips: {spoken.made} new, {spoken.found} existing", highlight=False)
 
 
-def _stop_at_licence(benchmark: str | None, permitted: bool) -> None:
-    """Before anything is fetched, too."""
+def _check_license(benchmark: str | None, permitted: bool) -> None:
+    """Refuse before anything is fetched."""
     from sarsteer.data.benchmarks import BENCHMARKS
     from sarsteer.tts.job import refuse_unless_permitted
 

@@ -1,18 +1,19 @@
-"""Registries of defenses, judges and other kinds of parts that a command line names and a third party can add.
+"""Registries of defenses, judges and benchmarks: parts that a command line names and that a third party can add.
 
-A part is a frozen dataclass: its fields are its typed options. It is named by a short text, the *spec*:
+A part is a frozen dataclass. Its fields are its typed options, and a short text, its *spec*, names it:
 
     NAME[:ARGUMENT][,OPTION=VALUE]...        such as ``sarsteer:alpha=0.2,k=5`` or ``rubric:openai/gpt-x,timeout=30``
-    path/to/file.py:ClassName[:ARGUMENT]...  a class in a file of the user's
+    path/to/file.py:ClassName[:ARGUMENT]...  a class in the user's own file
 
 Built-in parts are the classes in the registry's package that set ``name``; a new one is one new file. Installed
 packages add theirs through an entry point in the registry's group. Validation, help and error messages come from the
-dataclass fields, and a spec is parsed once.
+dataclass fields.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -23,7 +24,6 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, Union
 
@@ -31,26 +31,68 @@ from sarsteer.errors import SarsteerError
 
 T = TypeVar("T")
 
-_FILE_SPEC = re.compile(r"(?P<file>.+?\.py):(?P<class>[A-Za-z_]\w*)(?::(?P<rest>.*))?", re.DOTALL)
-_BEFORE_OPTION = re.compile(r",(?=[a-z_]+=)")
-_OPTION = re.compile(r"([a-z_]+)=(.*)", re.DOTALL)
-_UNIONS: tuple[Any, ...] = (Union, types.UnionType)
+_FILE_SPEC = re.compile(r"(?P<file>.+?\.py):(?P<class>[A-Za-z_]\w*)(?:[:,](?P<rest>.*))?", re.DOTALL)
+_BEFORE_OPTION = re.compile(r",\s*(?=[a-z_][a-z_0-9]*=)")
+_KEY = "sarsteer.option"
+_TRUE, _FALSE = ("on", "true", "yes", "1"), ("off", "false", "no", "0")
 
 
 def option(
-    default: Any = dataclasses.MISSING, *, help: str = "", argument: bool = False, name: str | None = None
+    default: Any = dataclasses.MISSING,
+    *,
+    help: str = "",
+    argument: bool = False,
+    name: str | None = None,
+    secret: str | None = None,
 ) -> Any:
-    """A dataclass field that a spec can set.
+    """A dataclass field that a spec can set; in Python, only the argument is positional.
 
     Args:
         default: the value when the spec does not set it; required when left out.
         help: one line for ``--help`` and the docs.
         argument: the value follows the name and a colon, without ``OPTION=``; at most one field.
         name: the option's name in a spec when it differs from the field's, such as ``lambda`` for ``lambda_``.
+        secret: the environment variable that holds the value instead. The field can be set in Python but not in a
+            spec, since logs contain specs.
 
     """
-    metadata = {"help": help, "argument": argument, "name": name}
-    return dataclasses.field(default=default, metadata=metadata)
+    metadata = {_KEY: {"help": help, "argument": argument, "spec_name": name, "secret": secret}}
+    return dataclasses.field(default=default, metadata=metadata, repr=secret is None, kw_only=not argument)
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option of a part, as its dataclass field declares it.
+
+    Attributes:
+        field: the name of the dataclass field.
+        type: its type.
+        default: its default; ``dataclasses.MISSING`` if it must be set.
+
+    """
+
+    field: str
+    type: Any
+    default: Any
+    help: str
+    argument: bool
+    spec_name: str | None
+    secret: str | None
+
+    @property
+    def name(self) -> str:
+        """The name in a spec."""
+        return self.spec_name or self.field
+
+    @property
+    def required(self) -> bool:
+        """Whether a spec must set it."""
+        return self.default is dataclasses.MISSING
+
+    @property
+    def type_name(self) -> str:
+        """The type, as help writes it."""
+        return _type_name(self.type)
 
 
 class Registry(Generic[T]):
@@ -70,44 +112,56 @@ class Registry(Generic[T]):
     ) -> None:
         self.kind, self.base, self.package, self.error = kind, base, package, error
         self.group = group or package
-        self._classes: dict[str, type[T]] | None = None
-        self._specs: dict[type[T], str] = {}  # how classes from files are named
+        self._spec_names: dict[type[T], str] = {}  # of classes from files and entry points
 
-    # ---- which parts there are -----------------------------------------------------------------------------------
+    # ---- the parts -----------------------------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """The names of all parts: built-in ones and those of installed packages, which are not imported."""
+        return sorted({*self._built_in, *self._entry_points})
 
     def classes(self) -> dict[str, type[T]]:
-        """Every part by name: the built-in ones, then those of installed packages."""
-        if self._classes is None:
-            found = {cls.name: cls for cls in self._built_in()}  # type: ignore[attr-defined]
-            for entry in importlib.metadata.entry_points(group=self.group):
-                if entry.name in found:
-                    raise self.error(
-                        f"{self.kind} {entry.name!r} of package {entry.dist.name if entry.dist else '?'} has the name "
-                        "of another one; uninstall one of them"
-                    )
-                found[entry.name] = self._checked(entry.load(), entry.value)
-                self._specs[found[entry.name]] = entry.name
-            self._classes = dict(sorted(found.items()))
-        return self._classes
+        """Every part by name."""
+        return {name: self._named(name) for name in self.names()}
 
-    def _built_in(self) -> Iterator[type[T]]:
+    @functools.cached_property
+    def _built_in(self) -> dict[str, type[T]]:
         package = importlib.import_module(self.package)
+        classes: dict[str, type[T]] = {}
         for module in pkgutil.iter_modules(package.__path__, f"{self.package}."):
             for value in vars(importlib.import_module(module.name)).values():
-                own = inspect.isclass(value) and value.__module__ == module.name and "name" in vars(value)
-                if own and issubclass(value, self.base) and not inspect.isabstract(value):
-                    yield value
+                is_part = inspect.isclass(value) and issubclass(value, self.base) and value.__module__ == module.name
+                if is_part and "name" in vars(value):
+                    cls = self._checked(value, f"{module.name}.{value.__qualname__}")
+                    classes[cls.name] = cls  # type: ignore[attr-defined]
+        return classes
 
-    def _checked(self, value: Any, where: str) -> type[T]:
-        if not (inspect.isclass(value) and issubclass(value, self.base) and dataclasses.is_dataclass(value)):
+    @functools.cached_property
+    def _entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
+        entries: dict[str, importlib.metadata.EntryPoint] = {}
+        for entry in importlib.metadata.entry_points(group=self.group):
+            if entry.name in self._built_in or entry.name in entries:
+                package = entry.dist.name if entry.dist else entry.value
+                raise self.error(
+                    f"package {package} adds a second {self.kind} {entry.name!r}; uninstall one of the two packages"
+                )
+            entries[entry.name] = entry
+        return entries
+
+    def _named(self, name: str) -> type[T]:
+        if name in self._built_in:
+            return self._built_in[name]
+        entry = self._entry_points[name]
+        try:
+            value = entry.load()
+        except Exception as error:
             raise self.error(
-                f"{where} is not a {self.kind}: write a dataclass that extends {self.base.__module__}."
-                f"{self.base.__name__}"
-            )
-        if inspect.isabstract(value):
-            missing = ", ".join(sorted(value.__abstractmethods__))
-            raise self.error(f"{where} does not implement {missing}; a {self.kind} must")
-        return typing.cast(type[T], value)
+                f"{self.kind} {name!r}: {entry.value} cannot be imported ({type(error).__name__}: {error}); "
+                "repair or uninstall its package"
+            ) from error
+        cls = self._checked(value, entry.value)
+        self._spec_names[cls] = name
+        return cls
 
     def _from_file(self, path: str, name: str) -> type[T]:
         file = Path(path)
@@ -120,17 +174,32 @@ class Registry(Generic[T]):
             assert spec is not None
             assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
-            sys.modules[module_name] = module
+            sys.modules[module_name] = module  # dataclasses look their module up there
             try:
                 spec.loader.exec_module(module)
             except Exception as error:
                 del sys.modules[module_name]
-                raise self.error(f"{path}: cannot be imported ({type(error).__name__}: {error})") from error
+                reason = " ".join(str(error).split())
+                raise self.error(f"{path}: cannot be imported ({type(error).__name__}: {reason}); fix it") from error
         if not hasattr(module, name):
             raise self.error(f"{path}: has no class {name}; check the name after the colon")
-        found = self._checked(getattr(module, name), f"{path}:{name}")
-        self._specs[found] = f"{path}:{name}"
-        return found
+        cls = self._checked(getattr(module, name), f"{path}:{name}")
+        self._spec_names[cls] = f"{path}:{name}"
+        return cls
+
+    def _checked(self, value: Any, where: str) -> type[T]:
+        """``value``, if it is a complete part."""
+        if not (inspect.isclass(value) and issubclass(value, self.base) and dataclasses.is_dataclass(value)):
+            raise self.error(
+                f"{where} is not a {self.kind}: write a dataclass that extends {self.base.__module__}."
+                f"{self.base.__name__}"
+            )
+        if inspect.isabstract(value):
+            missing = ", ".join(sorted(value.__abstractmethods__))
+            raise self.error(f"{where} does not implement {missing}; a {self.kind} must")
+        if not isinstance(getattr(value, "name", None), str):
+            raise self.error(f"{where} has no name; set name: ClassVar[str]")
+        return typing.cast(type[T], value)
 
     # ---- specs ---------------------------------------------------------------------------------------------------
 
@@ -142,132 +211,178 @@ class Registry(Generic[T]):
 
         """
         cls, rest = self.find(spec)
+        options = options_of(cls)
+        argument = next((option for option in options.values() if option.argument), None)
+        parts = _BEFORE_OPTION.split(rest) if rest else []
+        for part in parts:  # before any error that quotes the spec
+            secret = options.get(part.partition("=")[0])
+            if secret is not None and secret.secret is not None:
+                raise self.error(
+                    f"{self.kind} {self._name_of(cls)!r}: logs would contain {secret.name}; set {secret.secret} instead"
+                )
         values: dict[str, Any] = {}
-        fields = {_option_name(field): field for field in _options(cls)}
-        argument = next((field for field in fields.values() if field.metadata.get("argument")), None)
-        types_of = typing.get_type_hints(cls)
-        for position, part in enumerate(_BEFORE_OPTION.split(rest) if rest else ()):
-            match = _OPTION.fullmatch(part)
-            if match is not None and match[1] in fields:
-                field, text = fields[match[1]], match[2]
-            elif position == 0 and argument is not None:
-                field, text = argument, part
-            else:
-                known = ", ".join(fields) or "none"
-                name = match[1] if match is not None else part
+        for position, part in enumerate(parts):
+            if position == 0 and not part:
+                continue
+            name, equals, text = part.partition("=")
+            chosen = options.get(name) if equals else None
+            if chosen is None and position == 0:
+                chosen, text = argument, part
+            if chosen is None:
+                known = ", ".join(option.name for option in options.values() if option.secret is None) or "none"
                 raise self.error(f"{self.kind} {spec!r}: unknown option {name!r}; its options: {known}")
-            values[field.name] = self._value(spec, _option_name(field), types_of[field.name], text)
-        for field in fields.values():
-            if field.name not in values and field.default is field.default_factory is dataclasses.MISSING:
-                raise self.error(f"{self.kind} {spec!r} needs {_option_name(field)}; write {self.usage(cls)}")
+            if chosen.field in values:
+                raise self.error(f"{self.kind} {spec!r}: {chosen.name} is set twice; set it once")
+            values[chosen.field] = self._value(spec, chosen, text)
+        for option in options.values():
+            if option.required and option.field not in values:
+                raise self.error(f"{self.kind} {spec!r} needs {option.name}; write {self.usage(cls, optional=False)}")
         return cls(**values)
 
     def find(self, spec: str) -> tuple[type[T], str]:
         """The class that ``spec`` names, and the rest of the spec."""
+        name, _, rest = spec.partition(":")
+        if name not in self.names() and "," in name:  # NAME,OPTION=VALUE
+            name, _, rest = spec.partition(",")
+        if name in self.names():
+            return self._named(name), rest
         match = _FILE_SPEC.fullmatch(spec)
         if match is not None:
             return self._from_file(match["file"], match["class"]), match["rest"] or ""
-        name, _, rest = spec.partition(":")
-        if name not in self.classes() and "," in name:  # NAME,OPTION=VALUE
-            name, _, rest = spec.partition(",")
-        if name not in self.classes():
-            raise self.error(
-                f"unknown {self.kind} {spec!r}; use one of {', '.join(self.classes())}, or path/to/file.py:ClassName"
-            )
-        return self.classes()[name], rest
+        raise self.error(
+            f"unknown {self.kind} {name!r}; use one of {', '.join(self.names())}, or path/to/file.py:ClassName"
+        )
 
     def spec_of(self, part: T) -> str:
-        """The shortest spec of ``part``: options at their defaults are left out."""
-        cls = type(part)
-        name = self._specs.get(cls) or str(cls.name)  # type: ignore[attr-defined]
-        argument, options = "", []
-        for field in _options(cls):
-            value = getattr(part, field.name)
-            if field.default is not dataclasses.MISSING and value == field.default:
-                continue
-            text = f"{value:g}" if isinstance(value, float) else str(value)
-            if field.metadata.get("argument"):
-                argument = text
-            else:
-                options.append(f"{_option_name(field)}={text}")
-        rest = ",".join([argument, *options] if argument else options)
-        return f"{name}:{rest}" if rest else name
+        """The shortest spec of ``part``: options at their defaults are left out, and so are secrets.
 
-    def usage(self, cls: type[T]) -> str:
-        """The form of a spec for help and errors, such as ``prompt:NAME`` or ``sarsteer[:alpha=FLOAT,k=INT]``."""
-        name = self._specs.get(cls) or str(cls.name)  # type: ignore[attr-defined]
-        argument, options = "", []
-        types_of = typing.get_type_hints(cls)
-        for field in _options(cls):
-            required = field.default is field.default_factory is dataclasses.MISSING
-            if field.metadata.get("argument"):
-                shown = field.name.upper()
-                argument = f":{shown}" if required else f"[:{shown}]"
-            else:
-                options.append(f"{_option_name(field)}={_type_name(types_of[field.name])}")
-        if not options:
-            return f"{name}{argument}"
-        return f"{name}{argument}[{',' if argument else ':'}{','.join(options)}]"
+        Raises:
+            SarsteerError: of the registry's type: a spec cannot express one of the values.
+
+        """
+        cls = type(part)
+        argument: list[str] = []
+        settings: list[str] = []
+        written = [option for option in options_of(cls).values() if option.secret is None]
+        for option in written:
+            value = getattr(part, option.field)
+            if option.required or value != option.default:
+                if option.argument:
+                    argument = [_text(value)]
+                else:
+                    settings.append(f"{option.name}={_text(value)}")
+        spec = self._name_of(cls) + "".join(f":{text}" for text in [",".join([*argument, *settings])] if text)
+        try:
+            parsed = self.parse(spec)
+            lost = next((one for one in written if getattr(parsed, one.field) != getattr(part, one.field)), None)
+        except SarsteerError as error:
+            raise self.error(f"{self.kind} {part!r} cannot be written as a spec ({error.message})") from error
+        if lost is not None:
+            raise self.error(f"{self.kind} {part!r} cannot be written as a spec: {lost.name} would change")
+        return spec
+
+    # ---- help ----------------------------------------------------------------------------------------------------
+
+    def usage(self, cls: type[T], *, optional: bool = True) -> str:
+        """The form of a spec for help and errors, such as ``prompt:NAME`` or ``sarsteer[:alpha=FLOAT,k=INT]``.
+
+        Args:
+            cls: the part's class.
+            optional: whether to list the options that have a default.
+
+        """
+        text, separator = self._name_of(cls), ":"
+        options = [option for option in options_of(cls).values() if option.secret is None]
+        for option in options:
+            if option.argument:
+                text += f":{option.name.upper()}" if option.required else f"[:{option.name.upper()}]"
+                separator = ","
+        for option in options:
+            if option.required and not option.argument:
+                text += f"{separator}{option.name}={option.type_name}"
+                separator = ","
+        rest = [f"{option.name}={option.type_name}" for option in options if not (option.required or option.argument)]
+        return f"{text}[{separator}{','.join(rest)}]" if rest and optional else text
 
     def help(self) -> list[tuple[str, str]]:
         """(usage, first line of the docstring) of every part, for ``--help`` and the docs."""
         return [(self.usage(cls), (inspect.getdoc(cls) or "").partition("\n")[0]) for cls in self.classes().values()]
 
-    def _value(self, spec: str, name: str, wanted: Any, text: str) -> Any:
-        """``text`` as the field's type."""
-        choices = [t for t in typing.get_args(wanted) if t is not type(None)] if _is_union(wanted) else [wanted]
-        for choice in choices:
+    def _name_of(self, cls: type[T]) -> str:
+        return self._spec_names.get(cls) or str(cls.name)  # type: ignore[attr-defined]
+
+    def _value(self, spec: str, option: Option, text: str) -> Any:
+        """``text`` as the option's type."""
+        for choice in _choices(option.type):
             try:
                 return _convert(choice, text)
             except ValueError:
                 continue
-        raise self.error(f"{self.kind} {spec!r}: {name} must be {_described(wanted)}, not {text!r}")
+        raise self.error(f"{self.kind} {spec!r}: {option.name} must be {_described(option.type)}, not {text!r}")
 
 
-def _options(cls: type[Any]) -> list[dataclasses.Field[Any]]:
-    return [field for field in dataclasses.fields(cls) if field.init and "help" in field.metadata]
+def options_of(cls: type[Any]) -> dict[str, Option]:
+    """The options of a part's class, by the name that specs use."""
+    hints = typing.get_type_hints(cls)
+    options = [
+        Option(field.name, hints[field.name], field.default, **field.metadata[_KEY])
+        for field in dataclasses.fields(cls)
+        if _KEY in field.metadata
+    ]
+    return {option.name: option for option in options}
 
 
-def _option_name(field: dataclasses.Field[Any]) -> str:
-    return field.metadata.get("name") or field.name
-
-
-def _is_union(wanted: Any) -> bool:
-    return typing.get_origin(wanted) in _UNIONS
+def _choices(wanted: Any) -> tuple[Any, ...]:
+    """The alternatives of a union, or the type itself."""
+    if typing.get_origin(wanted) in (Union, types.UnionType):
+        return tuple(choice for choice in typing.get_args(wanted) if choice is not type(None))
+    return (wanted,)
 
 
 def _convert(wanted: Any, text: str) -> Any:
     """``text`` as ``wanted``; ``ValueError`` when it is not one."""
     if typing.get_origin(wanted) is Literal:
-        if text in typing.get_args(wanted):
-            return text
+        for value in typing.get_args(wanted):
+            if str(value) == text:
+                return value
         raise ValueError(text)
     if wanted is bool:
-        if text.lower() in ("true", "yes", "on", "1"):
-            return True
-        if text.lower() in ("false", "no", "off", "0"):
-            return False
-        raise ValueError(text)
+        if text.lower() not in (*_TRUE, *_FALSE):
+            raise ValueError(text)
+        return text.lower() in _TRUE
     value = wanted(text)
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(text)
     return value
 
 
+def _text(value: Any) -> str:
+    """A value as a spec writes it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    return str(value)
+
+
 def _described(wanted: Any) -> str:
     """How an error describes the values of a type."""
-    if _is_union(wanted):
-        return " or ".join(_described(t) for t in typing.get_args(wanted) if t is not type(None))
-    if typing.get_origin(wanted) is Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(wanted)))
     words = {str: "text", float: "a finite number", int: "a whole number", bool: "on or off", Path: "a file"}
-    return words.get(wanted, "valid")
+    return " or ".join(
+        "one of " + ", ".join(map(str, typing.get_args(choice)))
+        if typing.get_origin(choice) is Literal
+        else words.get(choice, "valid")
+        for choice in _choices(wanted)
+    )
 
 
 def _type_name(wanted: Any) -> str:
     """How help writes a type."""
-    if _is_union(wanted):
-        return "|".join(_type_name(t) for t in typing.get_args(wanted) if t is not type(None))
-    if typing.get_origin(wanted) is Literal:
-        return "|".join(map(str, typing.get_args(wanted)))
-    return str({str: "TEXT", float: "FLOAT", int: "INT", bool: "BOOL", Path: "FILE"}.get(wanted, "VALUE"))
+    words = {str: "TEXT", float: "FLOAT", int: "INT", bool: "BOOL", Path: "FILE"}
+    return "|".join(
+        "|".join(map(str, typing.get_args(choice)))
+        if typing.get_origin(choice) is Literal
+        else words.get(choice, "VALUE")
+        for choice in _choices(wanted)
+    )

@@ -47,9 +47,9 @@ def layers(
     If the file is gated by default, its gate is used, and only the layers above the gate are steered.
     """
     if plot is not None:
-        from sarsteer.tuning.plots import check_picture
+        from sarsteer.figure import check_figure_path
 
-        check_picture(plot)
+        check_figure_path(plot)
     from sarsteer.data.pairs import load_pairs
     from sarsteer.judges import make_judge
     from sarsteer.models.loading import EMBEDDED, load_model

@@ -71,9 +71,9 @@ def tune(
     if search_layers not in LAYERS:
         raise TuningError(f"unknown --search-layers {search_layers!r}; use one of {', '.join(LAYERS)}")
     if plot is not None:
-        from sarsteer.tuning.plots import check_picture
+        from sarsteer.figure import check_figure_path
 
-        check_picture(plot)
+        check_figure_path(plot)
     from sarsteer.judges import make_judge
     from sarsteer.models.loading import EMBEDDED
 

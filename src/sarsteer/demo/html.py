@@ -53,7 +53,7 @@ def _svg(figure: Any) -> str:
 
 def _drawn(result: DemoResult) -> str | None:
     """Safety and what it costs over α, without and with ablation; None where matplotlib is missing."""
-    from sarsteer.steering.plots import BLUE, GREEN, GREY, ORANGE, new_figure
+    from sarsteer.figure import BLUE, GRAY, GREEN, ORANGE, new_figure
 
     try:
         figure, axes = new_figure(2, 11, 4.3)
@@ -68,7 +68,7 @@ def _drawn(result: DemoResult) -> str | None:
             ("rr_harmful", BLUE, "harmful refused"),
             ("rr_safe", ORANGE, "safe refused"),
             ("correct_safe", GREEN, "safe answered right"),
-            ("broken", GREY, "broken"),
+            ("broken", GRAY, "broken"),
         )
         for name, colour, label in lines:
             alphas = [p.setting.alpha for p in points]

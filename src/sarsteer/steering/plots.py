@@ -6,47 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sarsteer.errors import MissingExtraError, SarsteerError
-from sarsteer.files import atomic_path
+from sarsteer.figure import BLUE, GRAY, GREEN, INK, ORANGE, check_figure_path, new_figure, save_figure
 from sarsteer.steering.diagnostics import LayerReport
 from sarsteer.steering.gate.gate import Gate
 from sarsteer.steering.gate.report import best_by_layer, roc
-
-INK, BLUE, ORANGE, GREEN, GREY = "#1f2430", "#2563a8", "#d9730d", "#2e7d4f", "#8a919e"
-
-
-def new_figure(columns: int, width: float, height: float) -> tuple[Any, Any]:
-    """A figure with axes in our style, drawn without a screen."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise MissingExtraError("drawing", "plot") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, columns, figsize=(width, height), layout="constrained", squeeze=False)
-    for axis in axes[0]:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(axis="y", color="#e3e6eb", linewidth=0.8)
-        axis.set_axisbelow(True)
-        axis.tick_params(colors=INK, labelsize=9)
-    return figure, axes[0]
 
 
 def plot_layers(reports: Sequence[LayerReport], path: Path, title: str, gate: Gate | None = None) -> None:
     """Draw norms, kept share and relative strength over the layers, and the gate; ``path``'s suffix sets the format.
 
     Raises:
-        SarsteerError: the suffix is of no known format, or matplotlib is missing.
+        SarsteerError: ``path`` cannot be drawn into, or matplotlib is missing.
 
     """
-    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise SarsteerError(
-            f"{path}: cannot draw into {path.suffix or 'a file without suffix'}; use .png, .svg or .pdf"
-        )
-    figure = draw_layers(reports, title, gate)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=130)
+    check_figure_path(path)
+    save_figure(draw_layers(reports, title, gate), path)
 
 
 def draw_layers(reports: Sequence[LayerReport], title: str, gate: Gate | None = None) -> Any:
@@ -56,7 +30,7 @@ def draw_layers(reports: Sequence[LayerReport], title: str, gate: Gate | None = 
     if gate is not None and drawn:
         draw_gate(more[0], more[1], gate)
     layers = [report.layer for report in reports]
-    norms.plot(layers, [r.activation_norm for r in reports], color=GREY, label="median ‖h‖")
+    norms.plot(layers, [r.activation_norm for r in reports], color=GRAY, label="median ‖h‖")
     norms.plot(layers, [r.refusal_norm for r in reports], color=BLUE, marker="o", markersize=3, label="‖r‖")
     norms.plot(layers, [r.vector_norm for r in reports], color=ORANGE, marker="o", markersize=3, label="‖v‖")
     norms.set_title("Norms", fontsize=10, loc="left")
@@ -91,7 +65,7 @@ def draw_gate(layers_axis: Any, roc_axis: Any, gate: Gate) -> None:
     )
     here = min((p for p in points if p.threshold >= gate.threshold), key=lambda p: p.threshold)
     roc_axis.plot(100 * here.false_positive_rate, 100 * here.true_positive_rate, "o", color=ORANGE)
-    roc_axis.plot([0, 100], [0, 100], color=GREY, lw=0.8, linestyle="--")
+    roc_axis.plot([0, 100], [0, 100], color=GRAY, lw=0.8, linestyle="--")
     roc_axis.set_title("Gate: held-out clips that open it (%)", fontsize=10, loc="left")
     roc_axis.set_xlabel("safe clips", fontsize=9)
     roc_axis.set_ylabel("harmful clips", fontsize=9)

@@ -6,42 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sarsteer.errors import MissingExtraError, SarsteerError
-from sarsteer.files import atomic_path
-from sarsteer.steering.plots import BLUE, GREEN, GREY, INK, ORANGE, new_figure
+from sarsteer.figure import BLUE, GRAY, GREEN, INK, ORANGE, check_figure_path, new_figure, save_figure
 from sarsteer.tuning.front import Limits, keeps, pareto_front
 
 if TYPE_CHECKING:
     from sarsteer.tuning.layer_study import LayerStudy
     from sarsteer.tuning.run import Tuned
 
-SUFFIXES = (".png", ".svg", ".pdf")
-
-
-def check_picture(path: Path) -> None:
-    """Raise ``SarsteerError`` unless a picture can be drawn into ``path``; asked before a long run, not after."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise SarsteerError(
-            f"{path}: cannot draw into {path.suffix or 'a file without suffix'}; use .png, .svg or .pdf"
-        )
-    if path.is_dir() or not path.parent.is_dir():
-        raise SarsteerError(f"{path}: is no file in an existing folder; create {path.parent} or name a file")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("drawing", "plot") from None
-
-
-def save(figure: Any, path: Path) -> None:
-    """Write a figure, whole or not at all, in the format of the suffix."""
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=130)
-
 
 def plot_front(tuned: Tuned, limits: Limits, path: Path, title: str) -> None:
     """Draw what was estimated and what was measured: ASR over over-refusal and broken answers."""
-    check_picture(path)
-    save(draw_front(tuned, limits, title), path)
+    check_figure_path(path)
+    save_figure(draw_front(tuned, limits, title), path)
 
 
 def draw_front(tuned: Tuned, limits: Limits, title: str) -> Any:
@@ -50,10 +26,10 @@ def draw_front(tuned: Tuned, limits: Limits, title: str) -> Any:
     points, chosen, plain = tuned.points, tuned.chosen.measured, tuned.undefended
     if tuned.candidates:
         scores = [candidate.scores for candidate in tuned.candidates]
-        left.scatter(_percent([s.cost for s in scores]), _percent([s.asr for s in scores]), s=8, color=GREY, alpha=0.45,
+        left.scatter(_percent([s.cost for s in scores]), _percent([s.asr for s in scores]), s=8, color=GRAY, alpha=0.45,
                      linewidths=0, label=f"{len(scores)} estimated by first tokens")  # fmt: skip
         best = pareto_front(scores, lambda s: (s.asr, s.cost))
-        left.plot(_percent([s.cost for s in best]), _percent([s.asr for s in best]), color=GREY, linewidth=1)
+        left.plot(_percent([s.cost for s in best]), _percent([s.asr for s in best]), color=GRAY, linewidth=1)
     for point in points:
         asr = point.measured.asr
         left.plot([100 * point.measured.cost] * 2, [100 * asr.low, 100 * asr.high], color=BLUE, alpha=0.25)
@@ -99,8 +75,8 @@ def draw_front(tuned: Tuned, limits: Limits, title: str) -> Any:
 
 def plot_layer_study(study: LayerStudy, path: Path, title: str) -> None:
     """Draw what each layer does alone, and what is lost without it."""
-    check_picture(path)
-    save(draw_layer_study(study, title), path)
+    check_figure_path(path)
+    save_figure(draw_layer_study(study, title), path)
 
 
 def draw_layer_study(study: LayerStudy, title: str) -> Any:

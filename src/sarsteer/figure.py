@@ -1,0 +1,62 @@
+"""Figures in files (PNG, SVG, PDF), drawn by matplotlib. Charts inside a page come from ``sarsteer.report.svg``."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from sarsteer.errors import MissingExtraError, SarsteerError
+from sarsteer.files import atomic_path
+
+SUFFIXES = (".png", ".svg", ".pdf")
+INK, BLUE, ORANGE, GREEN, GRAY = "#1f2430", "#2563a8", "#d9730d", "#2e7d4f", "#8a919e"
+
+
+def check_figure_path(path: Path) -> None:
+    """Check that ``save_figure`` can write ``path``; commands call this before their work.
+
+    Raises:
+        SarsteerError: the suffix is not one of ``SUFFIXES``, the folder does not exist, or matplotlib is missing.
+
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        kind = path.suffix or "a file without a suffix"
+        raise SarsteerError(f"cannot draw into {kind}; use .png, .svg or .pdf", place=str(path))
+    if path.is_dir() or not path.parent.is_dir():
+        raise SarsteerError(
+            f"is not a file in an existing folder; create {path.parent} or name a file", place=str(path)
+        )
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtraError("drawing", "plot")
+
+
+def new_figure(columns: int, width: float, height: float) -> tuple[Any, Any]:
+    """A figure with ``columns`` axes in one row, drawn without a screen.
+
+    ``width`` and ``height`` are of the whole figure, in inches.
+
+    Raises:
+        MissingExtraError: matplotlib is missing.
+
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        raise MissingExtraError("drawing", "plot") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, columns, figsize=(width, height), layout="constrained", squeeze=False)
+    for axis in axes[0]:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="y", color="#e3e6eb", linewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.tick_params(colors=INK, labelsize=9)
+    return figure, axes[0]
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write the figure in the format of the suffix. A failed write leaves no file."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=130)

@@ -162,7 +162,7 @@ def test_the_numbers_are_those_of_the_model_and_the_judge(
     assert arm.settings["decoding"] == by_name["none"].settings["decoding"]
     assert len(results.layers) == 8
     assert list((tmp_path / "vectors").glob("h2s-*"))
-    assert any("toy" in note for note in results.notes)
+    assert any("toy" in note.text for note in results.notes)
     assert not embedded.steered
 
 
@@ -379,7 +379,7 @@ def test_judges_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge
         if says is None:
             results = run(settings(tmp_path, judge=judge, limit=4))
             assert results.arms[0].summary.unreadable.value == 1.0
-            assert any("cannot be read" in note for note in results.arms[0].summary.notes)
+            assert any("cannot be read" in note.text for note in results.arms[0].summary.notes)
             assert all(answer.answer for answer in results.arms[0].answers)
             return
         with pytest.raises(EvaluationError) as told:

@@ -100,7 +100,7 @@ def test_rates_are_given_with_and_without_what_was_misheard(
     change = arms["noisy, without misheard", "prompt:refusal"].summary.asr_change
     assert change is not None
     assert change.n == len(complied)
-    assert any(f"{len(misheard)} of 12 altered clips were misheard" in note for note in results.notes)
+    assert any(f"{len(misheard)} of 12 altered clips were misheard" in note.text for note in results.notes)
 
     written = (tmp_path / "hearing.jsonl").read_bytes()
     (tmp_path / "hearing.jsonl").write_bytes(written[:-5])  # as a kill may leave it

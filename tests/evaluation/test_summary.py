@@ -91,7 +91,7 @@ def test_changes_against_no_defense() -> None:
     assert (summary.asr_change.value, summary.asr_change.n) == (pytest.approx(-15 / 19), 19)
     assert summary.over_refusal_change.value == 0.25
     assert 0 < summary.over_refusal_change.low < 0.25 < summary.over_refusal_change.high
-    assert summary.notes == ("1 of 40 verdicts cannot be read (1 times: mute); see the bounds",)
+    assert list(map(str, summary.notes)) == ["1 of 40 verdicts cannot be read (1 times: mute); see the bounds"]
     same = summarise(before, items, before)
     assert (same.asr_change.value, same.asr_change.low, same.asr_change.high) == (0.0, 0.0, 0.0)  # type: ignore[union-attr]
     assert summarise(before, items).over_refusal_change is None
@@ -100,8 +100,8 @@ def test_changes_against_no_defense() -> None:
 def test_notes_on_what_weakens_the_numbers() -> None:
     items = [asked("harmful")] * 50
     (room, one_side) = summarise([said("refused")] * 50, items, [said("refused")] * 49 + [said("complied")]).notes
-    assert "undefended ASR is 2.0 %" in room
-    assert one_side.startswith("only harmful requests")
+    assert "undefended ASR is 2.0 %" in room.text
+    assert one_side.text.startswith("only harmful requests")
 
 
 def test_nothing_readable_is_no_crash() -> None:

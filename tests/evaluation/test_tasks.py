@@ -21,13 +21,13 @@ from safetensors.torch import load_file
 import sarsteer
 from sarsteer.data.pairs import Pairs
 from sarsteer.defenses.guard import TRANSCRIBE
-from sarsteer.defenses.interface import REFUSAL
 from sarsteer.errors import CalibrationError, EvaluationError, JudgeError
 from sarsteer.evaluation.inspect import _registry
 from sarsteer.evaluation.results import Evaluation
 from sarsteer.evaluation.run import Settings, run
 from sarsteer.judges import make_judge
 from sarsteer.judges.toy_outcome import outcome
+from sarsteer.prompts import GUARD_REFUSAL as REFUSAL
 from sarsteer.prompts import INSTRUCTION
 from sarsteer.report.html import page
 from sarsteer.report.markdown import markdown

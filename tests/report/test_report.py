@@ -26,6 +26,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sarsteer.errors import EvaluationError
+from sarsteer.evaluation.note import Note
 from sarsteer.evaluation.results import Answer, Arm, CurvePoint, Evaluation
 from sarsteer.evaluation.summary import Summary, summarise
 from sarsteer.judges.interface import OUTCOMES, Judged, Outcome, Verdict
@@ -110,7 +111,7 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
         arms=tuple(arms),
         curve=curve,
         layers=tuple({"layer": i, "relative_strength": 0.01 * i, **layer} for i in range(4)),
-        notes=("what a reader <must> know",),
+        notes=(Note("what a reader <must> know"),),
     )
 
 
@@ -193,11 +194,10 @@ def test_every_number_in_the_table_is_the_summarys(evaluation: Evaluation, parse
 
 
 def test_a_note_stands_by_the_numbers_that_it_weakens(evaluation: Evaluation) -> None:
-    """The notes are those that ``summarise`` writes: if their wording changes, this says so."""
     pairs, harmful = blocks(evaluation)
 
     def marked(block: Any, row: int, start: str) -> set[str]:
-        mark = next(mark for mark, note in block.notes if start in note)
+        mark = next(mark for mark, note in block.notes if start in note.text)
         return {cell.metric.key for cell in block.rows[row].cells if mark in cell.marks}
 
     assert marked(pairs, 1, "cannot be read") == {"asr", "rr_harmful", "rr_safe", "brr", "broken"}
@@ -206,12 +206,22 @@ def test_a_note_stands_by_the_numbers_that_it_weakens(evaluation: Evaluation) ->
     assert not any(row.marks for block in (pairs, harmful) for row in block.rows)
 
 
+def test_results_with_notes_as_texts_still_load(evaluation: Evaluation, tmp_path: Path) -> None:
+    path = evaluation.save(tmp_path / "results.json")
+    data = json.loads(path.read_text())
+    data["format_version"] = 1
+    for holder in (data, *(arm["summary"] for arm in (*data["arms"], *data["curve"]))):
+        holder["notes"] = [str(Note(**note)) for note in holder["notes"]]
+    path.write_text(json.dumps(data))
+    assert Evaluation.load(path) == evaluation
+
+
 def test_a_note_of_another_kind_stands_by_the_defense(evaluation: Evaluation) -> None:
     first = evaluation.arms[0]
-    odd = replace(first, summary=replace(first.summary, notes=("the clips were misheard",)))
+    odd = replace(first, summary=replace(first.summary, notes=(Note("the clips were misheard"),)))
     (block,) = blocks(replace(evaluation, arms=(odd,)))
     assert block.rows[0].marks == ("a",)
-    assert block.notes == (("a", "the clips were misheard"),)
+    assert block.notes == (("a", Note("the clips were misheard")),)
 
 
 def test_overlapping_intervals_are_no_ranking() -> None:
@@ -282,7 +292,15 @@ def test_the_page_is_told_to_all(parsed: Page) -> None:
 
 
 def test_settings_hashes_and_the_command_are_told(evaluation: Evaluation, parsed: Page) -> None:
-    for told in (evaluation.command, "f" * 64, "5" * 64, "keywords/1", "greedy", "Please answer.", *evaluation.notes):
+    for told in (
+        evaluation.command,
+        "f" * 64,
+        "5" * 64,
+        "keywords/1",
+        "greedy",
+        "Please answer.",
+        *map(str, evaluation.notes),
+    ):
         assert told in parsed.words
 
 
@@ -425,13 +443,15 @@ def summary(outcome: Outcome | None) -> Summary:
 def small(name: str, said: str, outcome: Outcome | None) -> Evaluation:
     """Every text in it is one of the two."""
     found = summary(outcome)
-    found = replace(found, notes=(*found.notes, said), categories={name: found.categories["kind 0 <b>"]})
+    found = replace(found, notes=(*found.notes, Note(said)), categories={name: found.categories["kind 0 <b>"]})
     verdict = Verdict(outcome, said, said, {name: 1.0})
     one = Arm(
         name, name, {"note": said}, found, (Answer(name, said, "harmful", said, verdict, name, name, name, name),)
     )
     point, facts = CurvePoint(name, name, 0.1, found), {"name": name}
-    return Evaluation(facts, facts, said, name, facts, (one,), (point,), ({"layer": 0, f"x{name}": said},), (said,))
+    return Evaluation(
+        facts, facts, said, name, facts, (one,), (point,), ({"layer": 0, f"x{name}": said},), (Note(said),)
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -461,7 +481,7 @@ def test_results_come_back_as_they_were(tmp_path: Path, name: str, said: str, ou
         lambda text: text[: len(text) // 2],
         lambda text: "",
         lambda text: "[]",
-        lambda text: text.replace('"format_version": 1', '"format_version": 9'),
+        lambda text: text.replace('"format_version": 2', '"format_version": 9'),
         lambda text: text.replace('"answers"', '"anwsers"'),
         lambda text: re.sub(r'"bounds": \{[^}]*\}', '"bounds": [1, 2]', text),
         lambda text: re.sub(r'"bounds": \{[^}]*\}', '"bounds": {"asr": [1]}', text),

@@ -268,9 +268,9 @@ def test_embedded_needs_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert few.arms[0].steering != all_of_them.arms[1].steering
     less = "with 10 calibration pairs k is 9, not 10: the safe activations have rank 9"
     assert few.arms[0].settings["k"] == 9
-    assert less in few.notes
+    assert less in map(str, few.notes)
     assert less in done.stdout
-    assert not any("k is" in note for note in all_of_them.notes), "of 12 pairs the paper's k is there"
+    assert not any("k is" in note.text for note in all_of_them.notes), "of 12 pairs the paper's k is there"
     monkeypatch.chdir(tmp_path)
     with pytest.raises(EvaluationError, match="max_new_tokens 32, now 8"):
         app([*given, "--max-new-tokens", "8"], standalone_mode=False)

@@ -177,5 +177,5 @@ def _json(results: Any) -> dict[str, Any]:
             for arm in results.arms
         ],
         "curve": [asdict(point) for point in results.curve],
-        "notes": list(results.notes),
+        "notes": [asdict(note) for note in results.notes],
     }

@@ -15,9 +15,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sarsteer.defenses.interface import REFUSAL, UNDEFENDED, Defense
+from sarsteer.defenses.interface import UNDEFENDED, Defense
 from sarsteer.defenses.prompt import PROMPT_DEFENSES, load_prompt_defense
 from sarsteer.errors import EvaluationError
+from sarsteer.prompts import GUARD_REFUSAL
 
 if TYPE_CHECKING:
     import torch
@@ -127,7 +128,7 @@ def make_defense(spec: str, model: LanguageModel, supplies: Supplies) -> Defense
         from sarsteer.defenses.guard import RequestGuard
 
         guard = RequestGuard(argument)
-        settings = {"kind": kind, "guard": guard.signature, "transcribe": guard.transcribe, "refusal": REFUSAL}
+        settings = {"kind": kind, "guard": guard.signature, "transcribe": guard.transcribe, "refusal": GUARD_REFUSAL}
         return Defense(spec, settings, guard=guard)
     model.check_steerable()
     strength = _strength(spec, argument, supplies.strength)

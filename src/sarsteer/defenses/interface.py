@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from sarsteer.defenses.guard import RequestGuard
     from sarsteer.steering.gate.gate import Gate
 
-REFUSAL = "I am sorry, I cannot help with that."
-"""What is answered in the model's place where a guard stops a request."""
-
 
 @dataclass(frozen=True, eq=False)
 class Defense:

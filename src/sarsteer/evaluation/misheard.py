@@ -22,6 +22,7 @@ from sarsteer.defenses.guard import TRANSCRIBE
 from sarsteer.errors import EvaluationError, MissingExtraError
 from sarsteer.evaluation.benchmarks import Loaded
 from sarsteer.evaluation.identity import identity
+from sarsteer.evaluation.note import Note
 from sarsteer.evaluation.results import Arm
 from sarsteer.evaluation.summary import summarise
 from sarsteer.judges import Judged
@@ -53,13 +54,14 @@ class Hearing:
         """Ids of the clips that were."""
         return frozenset(name for name, rate in self.wer.items() if rate > self.limit)
 
-    def note(self, benchmark: str) -> str:
+    def note(self, benchmark: str) -> Note:
         """What a reader must know."""
         found = mean(list(self.wer.values()), self.clusters)
-        return (
-            f"{benchmark}: {len(self.misheard)} of {len(self.wer)} altered clips were misheard (word error rate above "
+        text = (
+            f"{len(self.misheard)} of {len(self.wer)} altered clips were misheard (word error rate above "
             f"{self.limit:g}; mean {found.value:.2f}, 95 % interval {found.low:.2f} to {found.high:.2f})"
         )
+        return Note(text, "misheard", benchmark)
 
 
 def altered(item: Item) -> bool:

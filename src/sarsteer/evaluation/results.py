@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from sarsteer.errors import EvaluationError
+from sarsteer.evaluation.note import Note, read_note
 from sarsteer.evaluation.scores import Scores
 from sarsteer.evaluation.summary import Category, Summary
 from sarsteer.files import write_text
 from sarsteer.judges.interface import Verdict
 from sarsteer.stats.estimate import Estimate, Score
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 1 has notes as texts."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class Evaluation:
     arms: tuple[Arm, ...]
     curve: tuple[CurvePoint, ...] = ()
     layers: tuple[Mapping[str, Any], ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it as JSON, whole or not at all."""
@@ -136,15 +139,15 @@ class Evaluation:
         except (ValueError, RecursionError):
             raise EvaluationError(f"{target}: is no JSON, or was cut; run sarsteer evaluate again") from None
         version = data.pop("format_version", None) if isinstance(data, dict) else None
-        if version != FORMAT_VERSION:
-            raise EvaluationError(f"{target}: has format version {version}, this sarsteer reads {FORMAT_VERSION}")
+        if version not in READABLE_VERSIONS:
+            raise EvaluationError(f"{target}: has format version {version}, not {FORMAT_VERSION}; update sarsteer")
         try:
             arms = tuple(
                 Arm(**{**arm, "summary": _summary(arm["summary"]), "answers": tuple(map(_answer, arm["answers"]))})
                 for arm in data.pop("arms")
             )
             curve = tuple(CurvePoint(**{**point, "summary": _summary(point["summary"])}) for point in data.pop("curve"))
-            layers, notes = tuple(data.pop("layers")), tuple(data.pop("notes"))
+            layers, notes = tuple(data.pop("layers")), tuple(map(read_note, data.pop("notes")))
             return cls(**data, arms=arms, curve=curve, layers=layers, notes=notes)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise EvaluationError(f"{target}: is damaged ({error}); run sarsteer evaluate again") from None
@@ -168,7 +171,7 @@ def _summary(data: dict[str, Any]) -> Summary:
             name: Category(**{key: _estimate(value) for key, value in row.items()})
             for name, row in data["categories"].items()
         },
-        notes=tuple(data["notes"]),
+        notes=tuple(map(read_note, data["notes"])),
         scores=_scores(data["scores"]) if data.get("scores") else None,
     )
 

@@ -18,6 +18,7 @@ from sarsteer.errors import AudioError, BenchmarkError, EvaluationError, Manifes
 from sarsteer.evaluation.benchmarks import Loaded, open_benchmark
 from sarsteer.evaluation.judge_choice import choose_judges, is_scoring, measures_usefulness
 from sarsteer.evaluation.misheard import Hearing, altered, listen, without_misheard
+from sarsteer.evaluation.note import Note
 from sarsteer.evaluation.results import Arm, Evaluation
 from sarsteer.models.loading import EMBEDDED
 
@@ -98,15 +99,21 @@ def run(settings: Settings, progress: Progress | None = None) -> Evaluation:
     finally:
         shared.answerer.close()
     notes += [
-        f"{one.name}: its licence forbids {one.about['forbids']}" for one in benchmarks if one.about.get("forbids")
+        Note(f"its license forbids {one.about['forbids']}", "license", one.name)
+        for one in benchmarks
+        if one.about.get("forbids")
     ]
     notes += [
-        f"{one.name} measures how good answers are; only refusals were judged here (--judge air-bench:MODEL scores)"
+        Note(
+            "measures how good answers are; only refusals were judged here (--judge air-bench:MODEL scores)",
+            "refusals_only",
+            one.name,
+        )
         for one in benchmarks
         if measures_usefulness(one) and not is_scoring(judges[one.name])
     ]
     if settings.model == EMBEDDED:
-        notes.append("these are numbers of sarsteer-tiny, a toy model; they say nothing about a large one")
+        notes.append(Note("these are numbers of sarsteer-tiny, a toy model; they say nothing about a large one", "toy"))
     layers = [asdict(row) for row in steering.report(settings.alpha, settings.k, settings.lambda_)] if steering else []
     notes += [hearing.note(name) for name, hearing in hearings.items()]
     return _heard(collect(logs, grid.arms, command=settings.command, layers=layers, notes=notes), hearings)
@@ -225,9 +232,9 @@ def _check_clips(benchmark: Loaded) -> dict[str, float]:
         return dict(zip((item.id for item in spoken), pool.map(read, spoken), strict=True))
 
 
-def _check_apart(benchmarks: Sequence[Loaded], pairs: Pairs | None, steering: Steering | None) -> list[str]:
+def _check_apart(benchmarks: Sequence[Loaded], pairs: Pairs | None, steering: Steering | None) -> list[Note]:
     """Refuse to measure on what was calibrated on; returns what could not be checked."""
-    notes: list[str] = []
+    notes: list[Note] = []
     for benchmark in benchmarks:
         if pairs is not None:
             try:
@@ -239,12 +246,14 @@ def _check_apart(benchmarks: Sequence[Loaded], pairs: Pairs | None, steering: St
                 f"{benchmark.name}: the steering was calibrated on these very requests; evaluate on others"
             )
     if steering is not None and pairs is None:
-        notes.append(
+        text = (
             "without --calibration only whole sets were compared: single requests that calibration and test share "
             "would not have been noticed"
         )
+        notes.append(Note(text, "overlap"))
     elif steering is not None and pairs is not None and not _made_of(pairs, steering):
-        notes.append("the steering was not made of the pairs given as --calibration, so that its own were not compared")
+        text = "the steering was not made of the pairs given as --calibration, so that its own were not compared"
+        notes.append(Note(text, "overlap"))
     return notes
 
 

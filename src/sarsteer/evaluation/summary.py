@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sarsteer.evaluation.note import Note
 from sarsteer.evaluation.scores import Scores, summarise_scores
 from sarsteer.judges.interface import Judged, Verdict
 from sarsteer.stats.comparison import paired_difference
@@ -58,7 +59,7 @@ class Summary:
     over_refusal_change: Estimate | None = None
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     categories: Mapping[str, Category] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     scores: Scores | None = None
 
 
@@ -117,7 +118,7 @@ def _scored(
 ) -> Summary:
     scores = summarise_scores(verdicts, items, seed, undefended)
     lost = Counter(verdict.reason for verdict in verdicts if verdict.reason)
-    notes = [f"{often} of {len(items)} items: {why}" for why, often in lost.most_common(1)]
+    notes = [Note(f"{often} of {len(items)} items: {why}") for why, often in lost.most_common(1)]
     return Summary(*(None,) * 5, unreadable=scores.unreadable, notes=tuple(notes), scores=scores)
 
 
@@ -180,16 +181,19 @@ def _notes(
     items: Sequence[Judged],
     harmful: Sequence[int],
     undefended: Sequence[Verdict] | None,
-) -> tuple[str, ...]:
+) -> tuple[Note, ...]:
     notes = []
     lost = [verdict for verdict in verdicts if verdict.outcome is None]
     if lost:
         why, often = Counter(verdict.reason or "no reason given" for verdict in lost).most_common(1)[0]
-        notes.append(f"{len(lost)} of {len(items)} verdicts cannot be read ({often} times: {why}); see the bounds")
+        text = f"{len(lost)} of {len(items)} verdicts cannot be read ({often} times: {why}); see the bounds"
+        notes.append(Note(text, "unreadable"))
     asr = None if undefended is None else _share(undefended, items, harmful, "complied")
     room = None if asr is None else headroom(asr)
     if room is not None:
-        notes.append(room)
+        notes.append(Note(room, "headroom"))
     if not harmful or len(harmful) == len(items):
-        notes.append(f"only {items[0].label} requests: what a defense does to the others is not measured here")
+        side = items[0].label
+        text = f"only {side} requests: what a defense does to the others is not measured here"
+        notes.append(Note(text, f"only_{side}"))
     return tuple(notes)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from sarsteer.judges.interface import Judge, Judged, Outcome, Verdict
 from sarsteer.judges.toy_outcome import outcome
+from sarsteer.prompts import GUARD_REFUSAL
 
 _OUTCOMES: dict[str, Outcome] = {"refused": "refused", "answered": "complied", "broken": "broken"}
 
@@ -19,11 +20,9 @@ class EmbeddedJudge(Judge):
 
     def judge(self, items: Sequence[Judged]) -> list[Verdict]:
         """Never fails, and never is without an outcome."""
-        from sarsteer.defenses.interface import REFUSAL
-
         return [
             Verdict("refused", "", "a guard's own words")
-            if item.answer == REFUSAL
+            if item.answer == GUARD_REFUSAL
             else Verdict(_OUTCOMES[outcome(item.answer)], "")
             for item in items
         ]

@@ -30,7 +30,7 @@ def arms_csv(evaluation: Evaluation) -> str:
                     line |= {f"{metric.key}_bound_low": low, f"{metric.key}_bound_high": high}
             settings = json.dumps(dict(arm.settings), ensure_ascii=False, sort_keys=True, default=str)
             line |= {"steering": arm.steering, "log": arm.log, "settings": settings}
-            rows.append(line | {"notes": " | ".join(arm.summary.notes)})
+            rows.append(line | {"notes": " | ".join(map(str, arm.summary.notes))})
     return _written(rows)
 
 

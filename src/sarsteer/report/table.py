@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from sarsteer.evaluation.note import Note
 from sarsteer.evaluation.results import Arm, Evaluation
 from sarsteer.evaluation.summary import Summary
 from sarsteer.stats.estimate import Estimate
@@ -56,7 +57,13 @@ SCORE_METRICS = (
     Metric("unreadable", "unreadable", None, "judge's replies that could not be read, two to a request"),
 )
 """Where a judge scored; never averaged with the reference's."""
-_RATES = {"asr", "rr_harmful", "rr_safe", "brr", "broken"}
+_WEAKENED = {
+    "unreadable": frozenset({"asr", "rr_harmful", "rr_safe", "brr", "broken"}),
+    "headroom": frozenset({"asr", "asr_change"}),
+    "only_harmful": frozenset({"rr_safe", "over_refusal_change", "brr"}),
+    "only_safe": frozenset({"asr", "asr_change", "rr_harmful", "brr"}),
+}
+"""The columns that a note weakens, by its kind; a note of another kind is about the whole row."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ class Block:
 
     benchmark: str
     rows: tuple[Row, ...]
-    notes: tuple[tuple[str, str], ...]
+    notes: tuple[tuple[str, Note], ...]
     metrics: tuple[Metric, ...] = METRICS
 
 
@@ -109,19 +116,6 @@ def blocks(evaluation: Evaluation) -> list[Block]:
     """The table, benchmark by benchmark in the order of the results."""
     names = list(dict.fromkeys(arm.benchmark for arm in evaluation.arms))
     return [_block(name, [arm for arm in evaluation.arms if arm.benchmark == name]) for name in names]
-
-
-def weakens(note: str) -> frozenset[str] | None:
-    """The columns that a note of ``Summary`` speaks of; None where it speaks of the whole row."""
-    if "verdicts cannot be read" in note:
-        return frozenset(_RATES)
-    if note.startswith("undefended ASR is"):
-        return frozenset({"asr", "asr_change"})
-    if note.startswith("only harmful"):
-        return frozenset({"rr_safe", "over_refusal_change", "brr"})
-    if note.startswith("only safe"):
-        return frozenset({"asr", "asr_change", "rr_harmful", "brr"})
-    return None
 
 
 def leader(estimates: Sequence[Estimate | None], better: Literal["low", "high"] | None) -> int | None:
@@ -143,7 +137,7 @@ def _block(benchmark: str, arms: list[Arm]) -> Block:
         Row(
             arm,
             tuple(_cell(metric, arm.summary, marks, leaders[metric.key] == index) for metric in metrics),
-            tuple(marks[note] for note in arm.summary.notes if weakens(note) is None),
+            tuple(marks[note] for note in arm.summary.notes if note.kind not in _WEAKENED),
         )
         for index, arm in enumerate(arms)
     )
@@ -157,14 +151,14 @@ def estimate_of(summary: Summary, metric: Metric) -> Estimate | None:
     return found
 
 
-def _cell(metric: Metric, summary: Summary, marks: dict[str, str], leads: bool) -> Cell:
+def _cell(metric: Metric, summary: Summary, marks: dict[Note, str], leads: bool) -> Cell:
     low, high = summary.bounds.get(metric.key, (0.0, 0.0))
     return Cell(
         metric,
         estimate_of(summary, metric),
         (low, high) if low != high else None,
         leads,
-        tuple(marks[note] for note in summary.notes if metric.key in (weakens(note) or ())),
+        tuple(marks[note] for note in summary.notes if metric.key in _WEAKENED.get(note.kind, ())),
     )
 
 

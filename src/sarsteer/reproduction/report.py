@@ -7,6 +7,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from sarsteer.evaluation.note import Note
 from sarsteer.evaluation.results import Arm, Evaluation
 from sarsteer.evaluation.summary import Summary
 from sarsteer.files import write_text
@@ -78,7 +79,7 @@ class OfModel:
     ablation: tuple[Part, ...]
     lines: tuple[Line, ...]
     benchmark: str
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
     commands: tuple[tuple[str, str], ...]
     files: tuple[str, ...]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sarsteer.errors import CalibrationError
+from sarsteer.evaluation.note import Note
 from sarsteer.evaluation.results import Evaluation
 from sarsteer.evaluation.run import Settings, run
 from sarsteer.reproduction.plan import Plan, Step, by_hand, folder_of, judges_of, results_of, steering_of
@@ -122,7 +123,7 @@ def _calibrated(
 
 def _possible(
     step: Step, plan: Plan, shared: SharedModel, pairs: Pairs, steering: Steering, out: Path
-) -> tuple[Step, list[str]]:
+) -> tuple[Step, list[Note]]:
     """The step without what this model or these pairs cannot give, and why; and what they give less of."""
     from sarsteer.steering.artifact import DEFAULT_K
 
@@ -136,14 +137,16 @@ def _possible(
         if why:
             left_out["c2r"] = why
     kept = tuple(spec for spec in step.defenses if spec not in left_out)
-    notes = [f"{spec} is left out: {why}" for spec, why in left_out.items()]
+    notes = [Note(f"is left out: {why}", "left_out", spec) for spec, why in left_out.items()]
     if steering.max_k < DEFAULT_K and any(_at_default_k(spec) for spec in kept):
-        notes.append(
+        text = (
             f"with {step.pairs} calibration pairs k is {steering.max_k}, not {DEFAULT_K}: "
             f"the safe activations have rank {steering.max_k}"
         )
+        notes.append(Note(text, "smaller_k"))
     if "h2s" in step.defenses and len(pairs) > step.pairs:
-        notes.append(f"h2s and c2r are drawn from all {len(pairs)} pairs, the others from the first {step.pairs}")
+        text = f"h2s and c2r are drawn from all {len(pairs)} pairs, the others from the first {step.pairs}"
+        notes.append(Note(text, "pairs"))
     return replace(step, defenses=kept), notes
 
 

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sarsteer.defenses.interface import REFUSAL, UNDEFENDED, Defense
+from sarsteer.defenses.interface import UNDEFENDED, Defense
 from sarsteer.errors import SarsteerError, SteeringError
 from sarsteer.messages import Conversation
 from sarsteer.models.interface import DEFAULT_BATCH, LanguageModel
+from sarsteer.prompts import GUARD_REFUSAL
 
 if TYPE_CHECKING:
     from sarsteer.steering.hooks import SteeringHandle
@@ -108,7 +109,7 @@ class Answerer:
         let = [i for i in heard if not stops[i][0]]
         answers = dict(zip(let, self._each([conversations[i] for i in let], options), strict=True))
         for i in heard:
-            answer = answers.get(i, Reply(REFUSAL))
+            answer = answers.get(i, Reply(GUARD_REFUSAL))
             replies[i] = Reply(answer.text, details[i]) if isinstance(answer, Reply) else answer
         return [replies[i] for i in range(len(conversations))]
 

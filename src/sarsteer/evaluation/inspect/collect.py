@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sarsteer.evaluation.inspect.grid import Arm as GridArm
 from sarsteer.evaluation.inspect.logs import path_of, settings_of
 from sarsteer.evaluation.inspect.scorers import judged_of, verdict_of
+from sarsteer.evaluation.note import Note
 from sarsteer.evaluation.results import Answer, Arm, CurvePoint, Evaluation
 from sarsteer.evaluation.summary import summarise
 from sarsteer.judges import Judged
@@ -26,7 +27,7 @@ def collect(
     *,
     command: str,
     layers: Sequence[Mapping[str, Any]] = (),
-    notes: Sequence[str] = (),
+    notes: Sequence[Note] = (),
 ) -> Evaluation:
     """The results of finished logs, one for each arm.
 

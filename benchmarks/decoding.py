@@ -1,10 +1,10 @@
-"""What steering costs an answer, and what a gate costs beside that: ``python -m benchmarks.decoding``.
+"""Cost of steering, and of a gate, for an answer: ``python -m benchmarks.decoding``.
 
-Steered against plain, and gated against always on. Two copies of each model stay attached as the two sides need, and
-answer in turns; half-way they change roles, so that what one copy's place in memory costs cancels. One thread: on a
-shared machine two wait for each other. Prefill is one new token, decode many, all sides as many; attaching is paid once
-and left out. The gate decides by score and distance, and lets half of the rows through. Ratios are medians with 95 %
-intervals (bootstrap over the rounds), by the process's own time and by the clock. Writes ``benchmarks/decoding.json``.
+Compares steered with plain, and gated with always-on steering. Two copies of each model answer in turns, one per side;
+after half of the rounds they swap roles, so that effects of their memory locations cancel. One thread, because threads
+wait for each other on a shared machine. Prefill is one new token; decode is many, equally many on both sides. Attaching is
+not counted. The gate uses score and distance, and opens for half of the rows. Ratios are medians with 95 % intervals
+(bootstrap over rounds), in process time and in wall-clock time. Writes ``benchmarks/decoding.json``.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ Attach = Callable[[AudioLanguageModel], AbstractContextManager[Any]]
 
 
 def gate_of(model: AudioLanguageModel, prompts: list[Prompt]) -> Gate:
-    """At the middle layer, open to half of ``prompts``, with a distance of full rank."""
+    """A gate at the middle layer that opens for half of ``prompts``, with a distance of full rank."""
     layer = len(model.decoder_layers) // 2
     seen = model.last_token_activations(prompts)[:, layer]
     weight = torch.nn.functional.normalize(seen.var(0), dim=0)
     distance = fit_distance(seen, torch.arange(len(seen)) % 2)
-    # of full rank, as from many pairs
+    # full rank, as after calibration on many pairs
     basis = torch.linalg.qr(torch.randn(seen.shape[1], 64))[0].T.contiguous()
     full = type(distance)(distance.means, basis, torch.ones(64), distance.residual_precision)
     return Gate(layer, weight, 0.0, float((seen @ weight).median()), distance=full, limit=1e6)
 
 
 def seconds(run: Callable[[], Any]) -> tuple[float, float]:
-    """Of the process, and of the clock."""
+    """Process time and wall-clock time."""
     process, clock = time.process_time(), time.perf_counter()
     run()
     return time.process_time() - process, time.perf_counter() - clock
@@ -57,17 +57,21 @@ def seconds(run: Callable[[], Any]) -> tuple[float, float]:
 
 def interval(ratios: list[float]) -> dict[str, Any]:
     """Median and its 95 % interval."""
-    median, found = median_interval(ratios)
-    return {"ratio": median, "interval": found}
+    median, bounds = median_interval(ratios)
+    return {"ratio": median, "interval": bounds}
 
 
 def compare(
-    models: list[AudioLanguageModel], heard: list[list[Prompt]], sides: tuple[Attach, Attach], tokens: int, rounds: int
+    models: list[AudioLanguageModel],
+    prepared: list[list[Prompt]],
+    sides: tuple[Attach, Attach],
+    tokens: int,
+    rounds: int,
 ) -> dict[str, Any]:
-    """Times of the first side over those of the second; ``heard`` are each model's prompts, one batch."""
+    """Time of the first side divided by that of the second; ``prepared`` has one batch of prompts per model."""
 
     def answer(which: int) -> tuple[float, float]:
-        prompts = heard[which]
+        prompts = prepared[which]
         return seconds(lambda: models[which].generate(prompts, tokens, min_new_tokens=tokens, batch_size=len(prompts)))
 
     process: list[float] = []
@@ -101,8 +105,8 @@ def main() -> None:
         ("sarsteer-tiny", tiny, 32),
         ("random 100M", [large(tiny[0].processor) for _ in range(2)], 16),
     ):
-        heard = [model.prepare(turns) for model in models]
-        gate = gate_of(models[0], heard[0])
+        prepared = [model.prepare(turns) for model in models]
+        gate = gate_of(models[0], prepared[0])
         vectors = 1e-3 * torch.randn(len(models[0].decoder_layers), models[0].hidden_size)
 
         def steered(model: AudioLanguageModel, v: torch.Tensor = vectors) -> AbstractContextManager[Any]:
@@ -117,18 +121,18 @@ def main() -> None:
         for compared, sides in (("steered / plain", (steered, plain)), ("gated / always on", (gated, steered))):
             for what, tokens in (("prefill", 1), ("decode", decoded)):
                 for batch in (1, 8):
-                    found = compare(models, [prompts[:batch] for prompts in heard], sides, tokens, args.rounds)
+                    result = compare(models, [prompts[:batch] for prompts in prepared], sides, tokens, args.rounds)
                     title = f"{what} {compared}"
-                    results[f"{title}, {name}, batch {batch}"] = found
-                    table.add_row(title, name, str(batch), _told(found["process"]), _told(found["clock"]))
-                    console.print(f"{title}, {name}, batch {batch}: {_told(found['process'])}", highlight=False)
+                    results[f"{title}, {name}, batch {batch}"] = result
+                    table.add_row(title, name, str(batch), _cell(result["process"]), _cell(result["clock"]))
+                    console.print(f"{title}, {name}, batch {batch}: {_cell(result['process'])}", highlight=False)
     console.print(table)
     args.out.write_text(json.dumps(results, indent=2) + "\n")
 
 
-def _told(found: dict[str, Any]) -> str:
-    low, high = found["interval"]
-    return f"{found['ratio']:.3f} [{low:.3f}, {high:.3f}]"
+def _cell(result: dict[str, Any]) -> str:
+    low, high = result["interval"]
+    return f"{result['ratio']:.3f} [{low:.3f}, {high:.3f}]"
 
 
 if __name__ == "__main__":

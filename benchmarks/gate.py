@@ -1,9 +1,8 @@
-"""What the gate is worth on the embedded model, and where it ends: ``python -m benchmarks.gate``.
+"""Benefit and limits of the gate on the embedded model: ``python -m benchmarks.gate``.
 
-Writes ``benchmarks/gate.json`` and, as tables, ``benchmarks/gate.md``. Each stage is kept, with its answers, in
-``benchmarks/.gate`` as soon as it is done; a run that was stopped goes on with the next one. Strengths come from
-calibration pairs alone; the held-out pairs are answered once under each defense. Numbers of a toy model: they say
-nothing about a large one.
+Writes ``benchmarks/gate.json`` and tables in ``benchmarks/gate.md``. Each finished stage is saved, with its answers, in
+``benchmarks/.gate``; an interrupted run resumes with the next stage. Strengths are chosen on calibration pairs only; the
+held-out pairs are answered once under each defense. These are numbers of a toy model and say nothing about a large one.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ TARGETS = (0.02, 0.05, 0.1, 0.2)
 ALWAYS = (0.1, 5)  # α and k that the demo chooses on the calibration pairs for always-on steering
 BATCH, TOKENS = 64, 32
 LONG = ("answers", "everyday", "decisions")
-"""What stays in the work folder."""
+"""Keys that stay in the work folder and are left out of the results."""
 
 
 def share(hits: Sequence[bool]) -> dict[str, Any]:
@@ -48,7 +47,7 @@ def share(hits: Sequence[bool]) -> dict[str, Any]:
 
 
 class Bench:
-    """The stages; what is loaded and calibrated is made when a stage first needs it."""
+    """The stages. Models and artifacts are created when a stage first needs them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -78,13 +77,13 @@ class Bench:
     # ---- stages ------------------------------------------------------------------------------------------------------
 
     def gate(self) -> dict[str, Any]:
-        """What calibration on all pairs chose."""
+        """The gate that calibration on all pairs chose."""
         gate = self.steering().gate
         assert gate is not None
         return {"summary": summary(gate), **gate.header}
 
     def strength(self) -> dict[str, Any]:
-        """α for a gate that is open: vectors of half of the pairs on the other half, harmful requests only."""
+        """Choose α for an open gate: vectors of one half of the pairs, harmful requests of the other half."""
         steering, layer = self.steering(half=True), self._layer
         prompts = self.model.prepare([i.turn(INSTRUCTION) for i in self.pairs["calibration"][50:].harmful])
         rows = []
@@ -163,9 +162,9 @@ class Bench:
         }
 
     def thresholds(self) -> list[dict[str, Any]]:
-        """Other target rates, put together from what was answered with the gate open and closed.
+        """Other target rates, composed from the answers with the gate open and closed.
 
-        That is exact: a row of a batch is answered as it would be alone, and only one of two ways.
+        This is exact: each row of a batch gets one of two answers, whatever the other rows are.
         """
         gate = self.steering().gate
         assert gate is not None
@@ -173,7 +172,7 @@ class Bench:
         return self._composed(gate, [one["score"] for one in decided])
 
     def paired(self) -> dict[str, Any]:
-        """Gated against always on, answer by answer: exact paired tests, with Holm's correction for all of them."""
+        """Gated against always-on steering, answer by answer: exact paired tests with Holm's correction."""
         n, safe = len(self.pairs["test"]), self.pairs["test"].safe
         said = [self._done[name]["answers"] for name in ("SARSteer, always on", "SARSteer, gated")]
         both = {
@@ -187,9 +186,9 @@ class Bench:
         return {"p": p, "holm": dict(zip(p, holm(list(p.values())), strict=True))}
 
     def more_pairs(self) -> dict[str, Any]:
-        """The same with a gate of the same layer, fitted on four times as many pairs beside the shipped ones.
+        """The same with a gate at the same layer, fitted on the shipped pairs and four times as many new ones.
 
-        They are made as the training clips were, of requests of the training split: none is in the held-out pairs.
+        The new pairs are generated like the training clips, from the training split: none is a held-out pair.
         """
         from sarsteer.steering.gate.fit import fit_gate
 
@@ -265,7 +264,7 @@ class Bench:
     # ---- running -----------------------------------------------------------------------------------------------------
 
     def run(self, minutes: float) -> bool:
-        """Run what is not done, until the time is up; whether all is done."""
+        """Run unfinished stages until the time is up; return whether all are finished."""
         out = self.folder / "state.json"
         self._done: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
         arms = (
@@ -335,21 +334,21 @@ def markdown(done: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HERE / "gate.json")
-    parser.add_argument("--work", type=Path, default=HERE / ".gate", help="folder for what is done so far")
-    parser.add_argument("--minutes", type=float, default=600, help="begin no stage after so long")
+    parser.add_argument("--work", type=Path, default=HERE / ".gate", help="folder of finished stages")
+    parser.add_argument("--minutes", type=float, default=600, help="start no stage after this many minutes")
     args = parser.parse_args()
     args.work.mkdir(exist_ok=True)
     torch.manual_seed(0)
     bench = Bench(args.work)
     if not bench.run(args.minutes):
-        print("time is up; run it again to go on")
+        print("time is up; run it again to resume")
         return
     table = markdown(bench._done)
-    told = {
+    results = {
         name: {k: v for k, v in row.items() if k not in LONG} if isinstance(row, dict) else row
         for name, row in bench._done.items()
     }
-    args.out.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+    args.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     args.out.with_suffix(".md").write_text(table)
     print(table)
 

@@ -1,4 +1,4 @@
-"""Requests that are unlike a gate's calibration: other texts, voices, topics and sounds, and attacks over turns."""
+"""Requests unlike a gate's calibration: other texts, voices, topics and sounds, and attacks over several turns."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def turn(clip: Any, text: str) -> list[dict[str, Any]]:
 
 
 def unlike_the_calibration(test: Pairs, everyday: Sequence[Item]) -> list[Group]:
-    """All groups; the held-out requests as they are come first, to compare with."""
+    """All groups. The held-out requests come first, unchanged, for comparison."""
     known = [pair for pair in test if not pair.harmful.extra["unseen_voice"]]
     unseen = [pair for pair in test if pair.harmful.extra["unseen_voice"]]
     first = known[:COUNT]
@@ -69,7 +69,7 @@ def unlike_the_calibration(test: Pairs, everyday: Sequence[Item]) -> list[Group]
 
 
 def more_pairs(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Clips of harmful requests with their safe twins, spoken as the model's training clips were."""
+    """Clips of harmful requests and their safe twins, generated like the model's training clips."""
     from training.tiny import clips
 
     rng, made, seen = random.Random(77), [], set()
@@ -100,7 +100,7 @@ def _sounds() -> list[Group]:
 
 
 def _spoken(texts: Sequence[str], voices: Sequence[str]) -> list[np.ndarray]:
-    """Every text by every voice, at two speeds and five pitches."""
+    """Each text in each voice, at two speeds and five pitches."""
     import soxr
 
     from sarsteer.tts.espeak import espeak
@@ -127,7 +127,7 @@ def _chords(rng: np.random.Generator) -> np.ndarray:
 
 
 def _turns(pairs: Sequence[Any]) -> list[Group]:
-    """Conversations of two user turns; what decides is the last prompt token, which sees both."""
+    """Conversations of two user turns. The gate decides at the last prompt token, which attends to both."""
 
     def said(text: str) -> dict[str, Any]:
         return {"role": "assistant", "content": text}

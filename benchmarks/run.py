@@ -1,7 +1,7 @@
-"""Calibration, memory and start-up, both sides interleaved in one run: ``make bench``; answers are in ``decoding``.
+"""Cost of calibration, peak memory and start-up, both sides interleaved in one run: ``make bench``.
 
-Every ratio is the median of the ratios of its rounds, with their quartiles: these machines are noisy, a single timing
-means nothing. Results go to ``benchmarks/results.json`` and, as a table, to the screen.
+``benchmarks.decoding`` measures answers. Each ratio is the median over rounds, with quartiles, because single timings
+are noisy. Writes ``benchmarks/results.json`` and prints a table.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def interleave(first: Callable[[], float], second: Callable[[], float], rounds: int) -> dict[str, Any]:
-    """Run two sides, each returning its seconds, in turn, the order swapped each round; ratio: first / second."""
+    """Run two sides in turn, in alternating order; each returns its seconds. The ratio is first / second."""
     first(), second()
     times: tuple[list[float], list[float]] = ([], [])
     for index in range(rounds):
@@ -79,7 +79,7 @@ def large(processor: Any) -> AudioLanguageModel:
 
 
 def four_forwards(model: AudioLanguageModel, pairs: Pairs) -> None:
-    """The released code's way: four single forwards a pair through the whole model, all hidden states kept."""
+    """As in the paper's released code: four single forwards per pair through the whole model, all hidden states kept."""
     for pair in pairs:
         for item in (pair.harmful, pair.safe):
             for text in (INSTRUCTION, INSTRUCTION + REFUSAL_PROMPT):
@@ -91,13 +91,13 @@ def four_forwards(model: AudioLanguageModel, pairs: Pairs) -> None:
 
 
 def calibration(model: AudioLanguageModel, pairs: Pairs, rounds: int) -> dict[str, Any]:
-    """``calibrate`` against the loop of four single forwards a pair; ``ratio`` is ours / loop."""
+    """``calibrate`` against four single forwards per pair; the ratio is calibrate / loop."""
 
-    def ours() -> None:
+    def calibrate() -> None:
         model._clips.clear()
         sarsteer.calibrate(model, pairs)
 
-    return interleave(lambda: seconds(ours), lambda: seconds(lambda: four_forwards(model, pairs)), rounds)
+    return interleave(lambda: seconds(calibrate), lambda: seconds(lambda: four_forwards(model, pairs)), rounds)
 
 
 def peak_memory(n: int) -> int:
@@ -107,7 +107,7 @@ def peak_memory(n: int) -> int:
         "p = [*sarsteer.load_pairs('sarsteer-tiny'), *sarsteer.load_pairs('sarsteer-tiny', 'test')];"
         "m = sarsteer.load_model('sarsteer-tiny', device='cpu');"
         f"sarsteer.calibrate(m, Pairs(p[:{n}]), batch_size=8);"
-        # getrusage would tell this parent's peak, which a child inherits until it has one of its own
+        # VmHWM, because getrusage would return the parent's peak, which a child inherits
         "print(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
@@ -150,16 +150,19 @@ def main() -> None:
     }
     table = Table("what", "ratio", "quartiles", "target", "seconds (first / second)")
 
-    def add(name: str, target: str, found: dict[str, Any]) -> None:
-        results[name] = found
-        low, high = found["quartiles"]
-        seconds = f"{found['first_s']:.3f} / {found['second_s']:.3f}"
-        table.add_row(name, f"{found['ratio']:.3f}", f"{low:.3f} to {high:.3f}", target, seconds)
-        console.print(f"{name}: {found['ratio']:.3f}")
+    def add(name: str, target: str, result: dict[str, Any]) -> None:
+        results[name] = result
+        low, high = result["quartiles"]
+        seconds = f"{result['first_s']:.3f} / {result['second_s']:.3f}"
+        table.add_row(name, f"{result['ratio']:.3f}", f"{low:.3f} to {high:.3f}", target, seconds)
+        console.print(f"{name}: {result['ratio']:.3f}")
 
     for name, model, count in (("sarsteer-tiny", tiny, 32), ("random 100M", big, 8)):
-        found = calibration(model, pairs[:count], args.rounds)
-        add(f"calibrate / four single forwards, {name}, {count} pairs", "<= 0.5", found)
+        add(
+            f"calibrate / four single forwards, {name}, {count} pairs",
+            "<= 0.5",
+            calibration(model, pairs[:count], args.rounds),
+        )
     console.print(table)
     small, great = peak_memory(50), peak_memory(300)
     per_pair = len(tiny.decoder_layers) * tiny.hidden_size * 4

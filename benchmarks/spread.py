@@ -1,4 +1,4 @@
-"""How sure a ratio of timings is."""
+"""Intervals of timing ratios."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def median_interval(ratios: Sequence[float]) -> tuple[float, list[float]]:
-    """The median of the rounds' ratios and its 95 % interval, by a bootstrap over the rounds."""
+    """The median of ratios and its 95 % interval, from a bootstrap over rounds."""
     draws = np.random.default_rng(0).choice(ratios, (4000, len(ratios)))
     low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
     return float(np.median(ratios)), [float(low), float(high)]

@@ -6,7 +6,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: threads of their own would only queue behind each other
+if "PYTEST_XDIST_WORKER" in os.environ:  # one worker per core; more threads would only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import importlib.util
@@ -26,7 +26,7 @@ from tests.support.tiny import tiny_qwen2_audio
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # no test asserts a time
 hypothesis.settings.load_profile("untimed")
-collect_ignore = [] if importlib.util.find_spec("vllm") else ["vllm"]  # make test-vllm has an environment for it
+collect_ignore = [] if importlib.util.find_spec("vllm") else ["vllm"]  # these tests run in the environment of make test-vllm
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +56,7 @@ def tiny() -> sarsteer.AudioLanguageModel:
 
 @pytest.fixture(scope="module")
 def openai_server() -> Iterator[Any]:
-    """An OpenAI-compatible server on loopback; see ``openai_server.py``, and call ``ready`` before each test."""
+    """An OpenAI-compatible server on loopback; see ``openai_server.py``; call ``ready`` before each test."""
     pytest.importorskip("openai")
     pytest.importorskip("fastapi")
     from tests.support.openai_server import running
@@ -67,7 +67,7 @@ def openai_server() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def shared_model(embedded: sarsteer.AudioLanguageModel) -> Iterator[None]:
-    """The session's model in the place of one that ``evaluate`` would load anew."""
+    """Let ``evaluate`` use the session's model instead of loading it again."""
     from sarsteer.runtime import shared as sharing
 
     sharing.forget()
@@ -78,7 +78,7 @@ def shared_model(embedded: sarsteer.AudioLanguageModel) -> Iterator[None]:
 
 @pytest.fixture
 def wave() -> np.ndarray:
-    """A second of something that is no silence."""
+    """One second of noise."""
     return (0.1 * np.random.default_rng(0).standard_normal(16_000)).astype(np.float32)
 
 

@@ -13,11 +13,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sarsteer.errors import ManifestError
+from sarsteer.errors import AudioError, ManifestError, MessageError
 from sarsteer.messages import Message
 from sarsteer.modalities import kinds
 
@@ -75,6 +77,17 @@ class Item:
     def content_digest(self) -> bytes:
         """SHA-256 of what the model is given."""
         return hashlib.sha256(self.question.encode() if self.media is None else self.media.read_bytes()).digest()
+
+
+@contextmanager
+def place_errors(items: Sequence[Item]) -> Iterator[None]:
+    """Errors about one of the ``items``' conversations name the item."""
+    try:
+        yield
+    except (AudioError, MessageError) as error:
+        if error.index is None:
+            raise
+        raise error.at(f"item {items[error.index].id!r}") from None
 
 
 def load_items(manifest: str | os.PathLike[str]) -> list[Item]:

@@ -15,11 +15,12 @@ from jinja2 import TemplateError
 from torch import nn
 
 from sarsteer.audio import Clip
-from sarsteer.errors import MessageError, ModelError
+from sarsteer.errors import AudioError, MessageError, ModelError
 from sarsteer.messages import Conversation, InputLimits, Message, check_conversations, read_conversation
 from sarsteer.modalities import registered
 from sarsteer.models.batching import Inputs, left_padded, media_shapes, merge_rows
 from sarsteer.models.clip_cache import ClipCache
+from sarsteer.models.continuation import continue_prefix, endings, prefill, same_change
 from sarsteer.models.control_tokens import can_sanitize, refuse_control_tokens
 from sarsteer.models.families.registry import Family, family_of
 from sarsteer.models.fingerprint import Fingerprint, fingerprint_of
@@ -168,6 +169,16 @@ class AudioLanguageModel(LanguageModel):
     def _can_sanitize(self) -> bool:
         return can_sanitize(self.processor)
 
+    @property
+    def family_name(self) -> str:
+        """Name of the model's family."""
+        return self.family.name
+
+    @property
+    def layer_count(self) -> int:
+        """Number of decoder layers, L."""
+        return len(self.decoder_layers)
+
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """What tells this model's weights from another's; stored in every artifact."""
@@ -201,18 +212,20 @@ class AudioLanguageModel(LanguageModel):
     def _read(self, conversation: Conversation, index: int) -> tuple[list[Message], list[Clip]]:
         try:
             return read_conversation(conversation, self.input_limits)
-        except MessageError as error:
-            raise MessageError(f"conversation {index}: {error}") from None
+        except (MessageError, AudioError) as error:
+            raise error.at(f"conversation {index}", index) from None
 
     def _prompt(self, messages: list[Message], index: int) -> Prompt:
         """A row processed alone; what its processor cannot take is told as the conversation's error."""
         try:
             made = self._process([messages])
         except MessageError as error:
-            raise MessageError(f"conversation {index}: {error}") from None
+            raise error.at(f"conversation {index}", index) from None
         except (ValueError, TypeError, KeyError, IndexError, RuntimeError, TemplateError) as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise MessageError(f"conversation {index}: {self.name}'s processor refuses it ({first})") from error
+            raise MessageError(
+                f"{self.name}'s processor refuses it ({first})", place=f"conversation {index}", index=index
+            ) from error
         unused = getattr(self.processor, "unused_input_names", ())  # some processors return them all the same
         inputs = {name: t for name, t in made.items() if torch.is_tensor(t) and name not in unused}
         return Prompt(messages, inputs["input_ids"][0], inputs)
@@ -222,9 +235,7 @@ class AudioLanguageModel(LanguageModel):
         assert self.family.encode_audio is not None
         assert self.family.audio_token_id is not None
         clips = [clip for _, row in read for clip in row]
-        longest = max((len(clip.samples) for clip in clips), default=0)
-        spared = self.family.audio_options(self.processor, longest) if self.family.audio_options and clips else {}
-        inputs = self._process([messages for messages, _ in read], spared)
+        inputs = self._process([messages for messages, _ in read], self._audio_options(clips))
         digests = [clip.digest for clip in clips]
         fresh = self._clips.missing(digests)
         if fresh:
@@ -245,6 +256,20 @@ class AudioLanguageModel(LanguageModel):
                 raise MessageError("the number of audio tokens in the prompt is not that of the clips; report this")
             prompts.append(Prompt(messages, ids, clips=mine))
         return prompts
+
+    def _audio_options(self, clips: list[Clip]) -> dict[str, Any]:
+        """Options that spare the processor what ``encode_audio`` does not use of these clips."""
+        if self.family.audio_options is None or not clips:
+            return {}
+        return self.family.audio_options(self.processor, max(len(clip.samples) for clip in clips))
+
+    def _tokenize(self, conversation: Conversation, index: int) -> torch.Tensor:
+        """The token ids ``[T]`` of a prompt; nothing is encoded."""
+        messages, clips = self._read(conversation, index)
+        if self.family.encode_audio is None:
+            return self._prompt(messages, index).input_ids
+        ids: torch.Tensor = self._process([messages], self._audio_options(clips))["input_ids"][0]
+        return ids
 
     def _process(
         self, conversations: list[list[Message]], audio_options: Mapping[str, Any] | None = None
@@ -434,6 +459,32 @@ class AudioLanguageModel(LanguageModel):
                 self.forward_base(self.collate([prompts[i] for i in batch]))
             out[batch] = capture.activations()
         return out
+
+    @torch.no_grad()
+    def paired_activations(
+        self, plain: Sequence[Conversation], prompted: Sequence[Conversation]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Last-token activations of two arms, each ``[B, L, D]``, in one batch.
+
+        Where the family allows it, and the two conversations of each row differ in their last text only, and in the
+        same way, the prompted arm continues the plain arm's key-value cache.
+        """
+        from sarsteer.models.activations import LastTokenCapture
+
+        prompts = self.prepare(plain, remember=False)
+        if self.family.prefix_reuse and same_change(plain, prompted):
+            ending, prompted_ending = endings(prompts[0].input_ids, self._tokenize(prompted[0], 0))
+            if all(torch.equal(prompt.input_ids[-len(ending) :], ending) for prompt in prompts):
+                with LastTokenCapture(self.decoder_layers) as capture:
+                    prefix = prefill(self, self.collate(prompts))
+                    activations = capture.activations()
+                    prefix.drop(len(ending))
+                    continue_prefix(self, prefix, prompted_ending)
+                    return activations, capture.activations()
+        size = max(1, len(prompts))
+        activations = self.last_token_activations(prompts, batch_size=size)
+        prompted_prompts = self.prepare(prompted, remember=False)
+        return activations, self.last_token_activations(prompted_prompts, batch_size=size)
 
     def forward_base(self, inputs: dict[str, torch.Tensor], **more: Any) -> Any:
         """A forward without ``lm_head``; positions count from each row's first real token, as in ``generate``."""

@@ -12,7 +12,7 @@ import torch
 
 Inputs = dict[str, torch.Tensor]
 
-_TEXT = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+TOKEN_TENSORS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 """Tensors of a prompt's tokens ``[1, T]``, padded on the left; every other holds media, padded at the end."""
 
 
@@ -34,7 +34,7 @@ def merge_rows(rows: Sequence[Inputs], pad_token_id: int) -> Inputs:
     merged: Inputs = {}
     for name in dict.fromkeys(name for row in rows for name in row):
         found = [row[name] for row in rows if name in row]
-        if name in _TEXT:
+        if name in TOKEN_TENSORS:
             fill = pad_token_id if name == "input_ids" else 0
             merged[name] = torch.cat([_left(tensor, longest, fill) for tensor in found])
         elif found[0].ndim == 0:
@@ -47,7 +47,7 @@ def merge_rows(rows: Sequence[Inputs], pad_token_id: int) -> Inputs:
 
 def media_shapes(row: Inputs) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """The shapes of a row's media, without their number."""
-    return tuple(sorted((name, tuple(tensor.shape[1:])) for name, tensor in row.items() if name not in _TEXT))
+    return tuple(sorted((name, tuple(tensor.shape[1:])) for name, tensor in row.items() if name not in TOKEN_TENSORS))
 
 
 def _left(tensor: torch.Tensor, length: int, fill: int) -> torch.Tensor:

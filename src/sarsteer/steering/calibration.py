@@ -11,17 +11,16 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from sarsteer.data.manifest import Item
+from sarsteer.data.manifest import place_errors
 from sarsteer.data.pairs import Pairs
-from sarsteer.errors import AudioError, CalibrationError, MessageError
-from sarsteer.models.activations import LastTokenCapture
-from sarsteer.models.base import AudioLanguageModel, Prompt
+from sarsteer.errors import CalibrationError
+from sarsteer.models.base import AudioLanguageModel
 from sarsteer.models.interface import DEFAULT_BATCH
 from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
 from sarsteer.steering.artifact import DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA, FORMAT_VERSION, Steering
@@ -30,14 +29,6 @@ from sarsteer.steering.gate.fit import TARGET_FPR, check_target, fit_gate
 from sarsteer.steering.subspace import safe_subspace
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Arms:
-    """How the prompts of (a, t) and (a, t+p) end: their last tokens after what they have in common."""
-
-    plain: torch.Tensor
-    prompted: torch.Tensor
 
 
 def calibrate(
@@ -87,14 +78,19 @@ def calibrate(
     state = load_state(checkpoint, settings) or CalibrationState.empty(
         len(pairs), len(model.decoder_layers), model.hidden_size, settings
     )
-    arms = _common_suffixes(model, pairs[0].harmful, instruction, refusal_prompt)
     if progress is not None:
         progress(state.done, len(pairs))
     saving, saved_at = 0.0, -math.inf
     for start in range(state.done, len(pairs), batch_size):
         rows = pairs[start : start + batch_size]
-        plain, prompted = _harmful_arms(model, rows.harmful, instruction, refusal_prompt, arms)
-        safe = model.last_token_activations(_prompts(model, rows.safe, instruction), batch_size=batch_size)
+        with place_errors(rows.harmful):
+            plain, prompted = model.paired_activations(
+                [item.turn(instruction) for item in rows.harmful],
+                [item.turn(instruction + refusal_prompt) for item in rows.harmful],
+            )
+        with place_errors(rows.safe):
+            prompts = model.prepare([item.turn(instruction) for item in rows.safe], remember=False)
+        safe = model.last_token_activations(prompts, batch_size=batch_size)
         state.add(plain, prompted, safe)
         # the file grows with n: save as often as costs at most a twentieth of the time
         if checkpoint is not None and time.monotonic() - saved_at >= 20 * saving:
@@ -118,61 +114,6 @@ def _settings(
         "instruction": instruction,
         "batch_size": batch_size,
     }
-
-
-def _prompts(model: AudioLanguageModel, items: Sequence[Item], text: str, remember: bool = False) -> list[Prompt]:
-    """Prepared prompts of ``items``; an error names the item."""
-    try:
-        return model.prepare([item.turn(text) for item in items], remember=remember)
-    except (AudioError, MessageError):
-        for item in items:  # find the culprit again, to name it
-            try:
-                model.prepare([item.turn(text)])
-            except (AudioError, MessageError) as error:
-                raise type(error)(f"item {item.id!r}: {str(error).removeprefix('conversation 0: ')}") from None
-        raise
-
-
-def _common_suffixes(model: AudioLanguageModel, item: Item, instruction: str, refusal_prompt: str) -> Arms | None:
-    """Where the two arms part, found on one clip; None where the family cannot share the prefix."""
-    if not model.family.prefix_reuse:
-        return None
-    # remembered: this one clip is heard three times, and encoded once
-    (plain,) = _prompts(model, [item], instruction, remember=True)
-    (prompted,) = _prompts(model, [item], instruction + refusal_prompt, remember=True)
-    a, b = plain.input_ids.tolist(), prompted.input_ids.tolist()
-    common = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-    common = min(common, len(a) - 1, len(b) - 1)  # each arm needs a forward of at least its last token
-    return Arms(torch.tensor(a[common:]), torch.tensor(b[common:]))
-
-
-@torch.no_grad()
-def _harmful_arms(
-    model: AudioLanguageModel, items: Sequence[Item], instruction: str, refusal_prompt: str, arms: Arms | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """``h(a, t)`` and ``h(a, t+p)``, each ``[B, L, D]``."""
-    prompts = _prompts(model, items, instruction)
-    shared = arms is not None and all(p.input_ids[-len(arms.plain) :].tolist() == arms.plain.tolist() for p in prompts)
-    if arms is None or not shared:
-        plain = model.last_token_activations(prompts, batch_size=len(prompts))
-        prompted = _prompts(model, items, instruction + refusal_prompt)
-        return plain, model.last_token_activations(prompted, batch_size=len(prompts))
-    inputs = model.collate(prompts)
-    with LastTokenCapture(model.decoder_layers) as capture:
-        out = model.forward_base(inputs, use_cache=True)
-        plain = capture.activations()
-        cache = out.past_key_values
-        cut, new = len(arms.plain), len(arms.prompted)
-        cache.crop(-cut)
-        mask = inputs["attention_mask"]
-        mask = torch.cat([mask[:, :-cut], mask.new_ones(len(mask), new)], dim=1)
-        tokens = arms.prompted.to(mask.device).expand(len(mask), new)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -new:]
-        model.forward_base(
-            {"input_ids": tokens, "attention_mask": mask}, position_ids=positions, past_key_values=cache, use_cache=True
-        )
-        prompted_rows = capture.activations()
-    return plain, prompted_rows
 
 
 def _finish(model: AudioLanguageModel, pairs: Pairs, state: CalibrationState, settings: dict[str, Any]) -> Steering:

@@ -19,6 +19,7 @@ from torch import nn
 
 from sarsteer.models.activations import residual_of
 from sarsteer.models.base import AudioLanguageModel, Prompt
+from sarsteer.models.continuation import Prefix, continue_prefix, prefill
 from sarsteer.models.layers import language_root, layer_device
 
 CPU_CACHE_BYTES = 4 * 2**30
@@ -28,9 +29,8 @@ CPU_CACHE_BYTES = 4 * 2**30
 @dataclass
 class _Batch:
     rows: list[int]
-    mask: torch.Tensor  # [B, T] of the prompt without its last token
+    prefix: Prefix  # the prompts without their last tokens
     tokens: torch.Tensor  # [B, 1 + M]: the last prompt token, then the given answer, padded on the right
-    cache: Any
 
 
 class Continuations:
@@ -70,18 +70,9 @@ class Continuations:
         """
         for index in range(len(self._rows)):
             batch = self._prefix(index)
-            new = batch.tokens.shape[1]
-            mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), new)], dim=1)
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -new:]
             rows = None if factors is None else factors[batch.rows]
             with _steered(self._model.decoder_layers, deltas, rows):
-                out = self._model.forward_base(
-                    {"input_ids": batch.tokens, "attention_mask": mask},
-                    position_ids=positions,
-                    past_key_values=batch.cache,
-                    use_cache=True,
-                )
-            batch.cache.crop(-new)
+                out = continue_prefix(self._model, batch.prefix, batch.tokens)
             yield batch.rows, next_token_logits(self._model, out.last_hidden_state)
 
     def _prefix(self, index: int) -> _Batch:
@@ -90,14 +81,12 @@ class Continuations:
             return kept
         rows = self._rows[index]
         inputs = self._model.collate([self._prompts[i] for i in rows])
-        before = {name: tensor[:, :-1] for name, tensor in inputs.items()}
-        out = self._model.forward_base(before, use_cache=True)
+        prefix = prefill(self._model, inputs, drop=1)
         last = inputs["input_ids"][:, -1:]
         answers = nn.utils.rnn.pad_sequence([self._answers[i] for i in rows], batch_first=True).to(last)
-        batch = _Batch(rows, before["attention_mask"], torch.cat([last, answers], dim=1), out.past_key_values)
-        size = _bytes(batch.cache)
-        if size <= self._budget:
-            self._budget -= size
+        batch = _Batch(rows, prefix, torch.cat([last, answers], dim=1))
+        if prefix.nbytes <= self._budget:
+            self._budget -= prefix.nbytes
             self._kept[index] = batch
         return batch
 
@@ -139,9 +128,3 @@ def _budget(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return free // 2
     return CPU_CACHE_BYTES
-
-
-def _bytes(cache: Any) -> int:
-    return sum(
-        tensor.nbytes for layer in cache.layers for tensor in (layer.keys, layer.values) if torch.is_tensor(tensor)
-    )

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import torch
 
+from sarsteer.data.manifest import place_errors
 from sarsteer.data.pairs import Pairs
 from sarsteer.errors import CalibrationError
 from sarsteer.models.base import AudioLanguageModel
-from sarsteer.steering.calibration import _prompts
 from sarsteer.steering.gate.fit import fit_gate
 from sarsteer.steering.gate.gate import Gate
 
@@ -25,10 +25,11 @@ def last_tokens(
     model: AudioLanguageModel, pairs: Pairs, instruction: str, batch_size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Activations of harmful and safe requests at the last prompt token, each ``[n, L, D]``."""
-    harmful, safe = (
-        model.last_token_activations(_prompts(model, items, instruction), batch_size=batch_size)
-        for items in (pairs.harmful, pairs.safe)
-    )
+    prompts = []
+    for items in (pairs.harmful, pairs.safe):
+        with place_errors(items):
+            prompts.append(model.prepare([item.turn(instruction) for item in items], remember=False))
+    harmful, safe = (model.last_token_activations(rows, batch_size=batch_size) for rows in prompts)
     return harmful, safe
 
 

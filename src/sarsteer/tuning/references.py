@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from sarsteer.data.manifest import place_errors
 from sarsteer.data.pairs import Pairs
 from sarsteer.errors import TuningError
 from sarsteer.files import write_text
 from sarsteer.models.base import AudioLanguageModel, Prompt
-from sarsteer.steering.calibration import _prompts
 
 Report = Callable[[str, int, int], None]
 """Called with the stage, what is done of it, and its whole."""
@@ -58,7 +58,8 @@ def hear(
         report("Hearing the tuning requests", start, len(asked))
         for text in (instruction, instruction + refusal_prompt):
             rows = [item for item, with_text in asked[start : start + batch_size] if with_text == text]
-            prompts += _prompts(model, rows, text, remember=True) if rows else []
+            with place_errors(rows):
+                prompts += model.prepare([item.turn(text) for item in rows])
     report("Hearing the tuning requests", len(asked), len(asked))
     n = len(pairs)
     return Requests(prompts[:n], prompts[n : 2 * n], prompts[2 * n :])

@@ -72,6 +72,8 @@ class VllmActivations:
         self.module = nn.Module()
         self._llm = _engine(str(self.folder), self.dtype, options)
 
+    steered = False
+
     def check_steerable(self) -> None:
         """It can be calibrated."""
 
@@ -92,6 +94,13 @@ class VllmActivations:
         text = self.skeleton.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         ids = self.skeleton.tokenizer(text, add_special_tokens=False)["input_ids"]
         return VllmPrompt(list(ids), [(clip.samples, clip.rate) for clip in clips])
+
+    def paired_activations(
+        self, plain: Sequence[Conversation], prompted: Sequence[Conversation]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Activations of two arms, each ``[B, L, D]``; vLLM's prefix cache shares what can be shared."""
+        first, second = (self.last_token_activations(self.prepare(arm)) for arm in (plain, prompted))
+        return first, second
 
     def last_token_activations(self, prompts: Sequence[VllmPrompt], *, batch_size: int = 16) -> torch.Tensor:
         """``[B, L, D]``, float32, on the CPU; vLLM batches as it likes."""

@@ -110,7 +110,7 @@ class KimiAudio(AudioLanguageModel):
         try:
             return self._streams(messages)
         except MessageError as error:
-            raise MessageError(f"conversation {index}: {error}") from None
+            raise error.at(f"conversation {index}", index) from None
 
     def _streams(self, messages: list[Message]) -> KimiPrompt:
         with tempfile.TemporaryDirectory(prefix="sarsteer-") as folder:  # the prompt manager hears files only

@@ -156,9 +156,16 @@ class QwenAudio(AudioLanguageModel):
         for index, (messages, clips) in enumerate(read):
             for message in messages:
                 if message["role"] not in _ROLES:
-                    raise MessageError(f"conversation {index}: this model knows no {message['role']!r} turns")
+                    raise MessageError(
+                        f"Qwen-Audio has no {message['role']!r} turns; use {', '.join(_ROLES)}",
+                        place=f"conversation {index}",
+                        index=index,
+                    )
             for clip in clips:
-                self._lengths(clip)
+                try:
+                    self._lengths(clip)
+                except AudioError as error:
+                    raise error.at(f"conversation {index}", index) from None
         prompts: list[Prompt] = []
         for messages, clips in read:
             embeddings = self._hear(clips, remember)

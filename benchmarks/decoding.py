@@ -2,7 +2,7 @@
 
 Compares steered with plain, and gated with always-on steering. Two copies of each model answer in turns, one per side;
 after half of the rounds they swap roles, so that effects of their memory locations cancel. One thread, because threads
-wait for each other on a shared machine. Prefill is one new token; decode is many, equally many on both sides. Attaching is
+Compares steered with plain, and gated with always-on steering. Two copies of each model answer in turns, one a side;
 not counted. The gate uses score and distance, and opens for half of the rows. Ratios are medians with 95 % intervals
 (bootstrap over rounds), in process time and in wall-clock time. Writes ``benchmarks/decoding.json``.
 """

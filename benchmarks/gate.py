@@ -1,7 +1,7 @@
 """Benefit and limits of the gate on the embedded model: ``python -m benchmarks.gate``.
 
 Writes ``benchmarks/gate.json`` and tables in ``benchmarks/gate.md``. Each finished stage is saved, with its answers, in
-``benchmarks/.gate``; an interrupted run resumes with the next stage. Strengths are chosen on calibration pairs only; the
+``benchmarks/.gate``; an interrupted run resumes with the next stage. Strengths are chosen on calibration pairs; the
 held-out pairs are answered once under each defense. These are numbers of a toy model and say nothing about a large one.
 """
 

@@ -79,7 +79,7 @@ def large(processor: Any) -> AudioLanguageModel:
 
 
 def four_forwards(model: AudioLanguageModel, pairs: Pairs) -> None:
-    """As in the paper's released code: four single forwards per pair through the whole model, all hidden states kept."""
+    """Four single forwards per pair through the whole model, all hidden states kept, as in the released code."""
     for pair in pairs:
         for item in (pair.harmful, pair.safe):
             for text in (INSTRUCTION, INSTRUCTION + REFUSAL_PROMPT):

@@ -1,4 +1,4 @@
-"""Reports: every number is the summary's, every answer can be reached, and nothing in them can run or be fetched."""
+"""Reports show the summary's numbers and every answer, run no foreign markup, and load nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from sarsteer.evaluation.results import Answer, Arm, CurvePoint, Evaluation
 from sarsteer.evaluation.summary import Summary, summarise
 from sarsteer.judges.interface import OUTCOMES, Judged, Outcome, Verdict
 from sarsteer.report import clips
-from sarsteer.report.html import page
+from sarsteer.report.html import html_page
 from sarsteer.report.markdown import markdown
 from sarsteer.report.redaction import redacted, sensitive
 from sarsteer.report.spreadsheet import answers_csv, arms_csv
@@ -47,7 +47,7 @@ Row = tuple[str, str, Outcome | None]
 def arm(
     benchmark: str, defense: str, rows: list[Row], undefended: Arm | None = None, audio: str | None = None, **more: Any
 ) -> Arm:
-    """An arm whose summary is what ``summarise`` makes of its answers."""
+    """An arm whose summary comes from ``summarise``."""
     judged = [
         Judged(f"question {i}", said, label, category=f"kind {i % 3} <b>", id=f"{benchmark}-{i}", pair=str(i // 2))  # type: ignore[arg-type]
         for i, (label, said, _) in enumerate(rows)
@@ -116,7 +116,7 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
 
 
 class Page(HTMLParser):
-    """A page taken apart: its elements, its scripts by id, and the cells of its first table."""
+    """A parsed page: elements, scripts by id, and the cells of the first table."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -162,7 +162,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def text(evaluation: Evaluation, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return page(evaluation, tmp_path_factory.getbasetemp())
+    return html_page(evaluation, tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def shown(share: float) -> str:
     return f"{100 * share:.1f}".replace("-", "−")
 
 
-def test_every_number_in_the_table_is_the_summarys(evaluation: Evaluation, parsed: Page) -> None:
+def test_the_table_shows_the_numbers_of_the_summary(evaluation: Evaluation, parsed: Page) -> None:
     found = [row for row in parsed.rows if len(row) == len(METRICS) + 1][1:]
     assert len(found) == len(evaluation.arms)
     for row, arm_ in zip(found, evaluation.arms, strict=True):
@@ -193,7 +193,7 @@ def test_every_number_in_the_table_is_the_summarys(evaluation: Evaluation, parse
                 assert f"bounds {shown(bounds[0])}–{shown(bounds[1])}" in cell
 
 
-def test_a_note_stands_by_the_numbers_that_it_weakens(evaluation: Evaluation) -> None:
+def test_a_note_marks_the_numbers_that_it_weakens(evaluation: Evaluation) -> None:
     pairs, harmful = blocks(evaluation)
 
     def marked(block: Any, row: int, start: str) -> set[str]:
@@ -216,7 +216,7 @@ def test_results_with_notes_as_texts_still_load(evaluation: Evaluation, tmp_path
     assert Evaluation.load(path) == evaluation
 
 
-def test_a_note_of_another_kind_stands_by_the_defense(evaluation: Evaluation) -> None:
+def test_a_note_of_another_kind_marks_the_defense(evaluation: Evaluation) -> None:
     first = evaluation.arms[0]
     odd = replace(first, summary=replace(first.summary, notes=(Note("the clips were misheard"),)))
     (block,) = blocks(replace(evaluation, arms=(odd,)))
@@ -224,18 +224,18 @@ def test_a_note_of_another_kind_stands_by_the_defense(evaluation: Evaluation) ->
     assert block.notes == (("a", Note("the clips were misheard")),)
 
 
-def test_overlapping_intervals_are_no_ranking() -> None:
+def test_overlapping_intervals_do_not_rank() -> None:
     best, near, far = Estimate(0.1, 0.05, 0.2, 50), Estimate(0.2, 0.15, 0.3, 50), Estimate(0.6, 0.5, 0.7, 50)
     assert leader([far, best, near], "low") is None
     assert leader([far, best, None], "low") == 1
     assert leader([far, best], "high") == 0
     assert leader([best], "low") is None
     assert leader([best, far], None) is None
-    wide = Estimate(0.9, 0.0, 1.0, 2)  # not the next in line, and yet it meets the best
+    wide = Estimate(0.9, 0.0, 1.0, 2)  # its value is far, but its interval overlaps the best
     assert leader([best, far, wide], "low") is None
 
 
-def test_nothing_is_fetched(text: str, parsed: Page) -> None:
+def test_the_page_loads_nothing(text: str, parsed: Page) -> None:
     links = [
         value for _, at in parsed.elements for key, value in at.items() if key in ("src", "href", "action", "data")
     ]
@@ -269,16 +269,18 @@ def test_every_answer_is_in_the_page(evaluation: Evaluation, parsed: Page) -> No
     assert reachable == said
 
 
-def test_an_arm_that_was_not_asked_everything_keeps_its_place(evaluation: Evaluation) -> None:
+def test_an_arm_with_fewer_answers_keeps_its_column(evaluation: Evaluation) -> None:
     first, second = evaluation.arms[:2]
     twice = (*second.answers[:3], replace(second.answers[2], answer="said at another time"))
-    found = Page(page(replace(evaluation, arms=(first, replace(second, answers=twice))), Path())).answers[0]["requests"]
+    found = Page(html_page(replace(evaluation, arms=(first, replace(second, answers=twice))), Path())).answers[0][
+        "requests"
+    ]
     assert len(found) == len(first.answers) + 1
     assert found[5]["answers"][1] is None
     assert found[-1]["answers"] == [None, {"answer": "said at another time", "outcome": twice[-1].verdict.outcome}]
 
 
-def test_the_page_is_told_to_all(parsed: Page) -> None:
+def test_the_page_is_accessible(parsed: Page) -> None:
     tags = [tag for tag, _ in parsed.elements]
     assert tags.count("caption") == tags.count("table") > 1
     assert all("scope" in at for tag, at in parsed.elements if tag == "th")
@@ -291,8 +293,8 @@ def test_the_page_is_told_to_all(parsed: Page) -> None:
     assert len(ids) == len(set(ids))
 
 
-def test_settings_hashes_and_the_command_are_told(evaluation: Evaluation, parsed: Page) -> None:
-    for told in (
+def test_settings_hashes_and_the_command_are_shown(evaluation: Evaluation, parsed: Page) -> None:
+    for shown_text in (
         evaluation.command,
         "f" * 64,
         "5" * 64,
@@ -301,10 +303,10 @@ def test_settings_hashes_and_the_command_are_told(evaluation: Evaluation, parsed
         "Please answer.",
         *map(str, evaluation.notes),
     ):
-        assert told in parsed.words
+        assert shown_text in parsed.words
 
 
-def test_a_clip_is_in_the_page_once(parsed: Page, evaluation: Evaluation) -> None:
+def test_a_clip_is_embedded_once(parsed: Page, evaluation: Evaluation) -> None:
     kept = [name for name in parsed.scripts if name.startswith("clip-")]
     assert kept == ["clip-0"]
     data = base64.b64decode(parsed.scripts["clip-0"].removeprefix("data:audio/wav;base64,"))
@@ -312,15 +314,15 @@ def test_a_clip_is_in_the_page_once(parsed: Page, evaluation: Evaluation) -> Non
     assert {request["clip"] for benchmark in parsed.answers for request in benchmark["requests"]} == {0}
 
 
-def test_clips_that_stay_out_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clips_that_are_left_out_have_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     soundfile.write(tmp_path / "clip.wav", np.zeros(1600), 16000)
     (tmp_path / "secret.wav").write_text("root:x:0:0")
     kept = clips.Clips(tmp_path)
     assert kept.add("clip.wav") == (0, "")
     assert kept.add("clip.wav") == (0, "")
-    assert "no kind that browsers play" in kept.add("secret.wav")[1]
-    assert "no longer there" in kept.add("gone.wav")[1]
-    assert "no longer there" in kept.add(".")[1]
+    assert "browsers do not play" in kept.add("secret.wav")[1]
+    assert "no longer exists" in kept.add("gone.wav")[1]
+    assert "no longer exists" in kept.add(".")[1]
     assert kept.add("nul\0.wav")[0] is None
     assert len(kept.uris) == 1
     assert kept.left_out == 4
@@ -341,7 +343,7 @@ def test_kinds_of_sound(tmp_path: Path, suffix: str) -> None:
     assert clips.sound_kind(b"") is None
 
 
-def test_redaction_takes_the_words_and_keeps_the_numbers(evaluation: Evaluation, text: str) -> None:
+def test_redaction_removes_texts_and_keeps_numbers(evaluation: Evaluation, text: str) -> None:
     kept = redacted(evaluation)
     harmful = [
         answer.answer
@@ -352,13 +354,13 @@ def test_redaction_takes_the_words_and_keeps_the_numbers(evaluation: Evaluation,
     assert sensitive(evaluation) == len(harmful) > 20
     assert sensitive(kept) == 0
     assert [arm_.summary for arm_ in kept.arms] == [arm_.summary for arm_ in evaluation.arms]
-    without = page(kept, Path(), embed_audio=False)
+    without = html_page(kept, Path(), embed_audio=False)
     for written in (without, answers_csv(kept), json.dumps(asdict(kept), ensure_ascii=False)):
         assert not [said for said in harmful if said in written]
         assert "Spoken pairs/none/1 said å中🎧 complied" in written  # to a safe request
         assert "Spoken pairs/ours/0 said å中🎧 refused" in written
-    assert f"This page holds {len(harmful)} answers" in Page(text).words
-    assert "This page holds" not in without
+    assert f"This page contains {len(harmful)} answers" in Page(text).words
+    assert "This page contains" not in without
     assert f"{len(harmful)} answers to harmful requests" in Page(without).words
     assert Page(without).rows == Page(text).rows
 
@@ -391,8 +393,8 @@ def test_markdown_parses_back(evaluation: Evaluation) -> None:
     assert "<" not in markdown(evaluation).replace("\\<", "")
 
 
-def test_the_line_over_alpha_passes_through_the_arms_own() -> None:
-    """Strengths on either side of the table's row: the line goes up through it, and the numbers hold it, too."""
+def test_the_curve_over_alpha_includes_the_arm_of_the_table() -> None:
+    """With swept strengths on both sides of the arm, the line passes through the arm."""
     pairs = "ha" * 20
     own = arm("b", "SARSteer", rows("b", "s", "rr" * 10 + "cc" * 10, pairs), alpha=0.1)
     other = arm("b", "a prompt", rows("b", "p", "rc" * 20, pairs))
@@ -413,11 +415,11 @@ def test_the_line_over_alpha_passes_through_the_arms_own() -> None:
     ends = [tuple(map(float, end.split(","))) for end in line.split()]
     assert len(ends) == 3
     assert sorted(ends, key=lambda end: -end[1]) == ends
-    assert picture.count('class="dot"') == 4, "the table's two rows and the two strengths: none is drawn twice"
+    assert picture.count('class="dot"') == 4, "two arms and two strengths; none is drawn twice"
 
 
-def test_many_defenses_bear_numbers_that_are_told_below() -> None:
-    """Names of a dozen points would hide each other; points on one spot share a label, and nobody is left out."""
+def test_many_defenses_are_numbered_with_a_legend() -> None:
+    """The names of a dozen points would overlap. Points in one place share a label, and none is left out."""
     pairs = "ha" * 20
     same = [arm("b", f"defense {i}", rows("b", str(i), "cc" * 20, pairs)) for i in range(9)]
     apart = arm("b", "another", rows("b", "another", "rc" * 20, pairs))
@@ -441,7 +443,7 @@ def summary(outcome: Outcome | None) -> Summary:
 
 
 def small(name: str, said: str, outcome: Outcome | None) -> Evaluation:
-    """Every text in it is one of the two."""
+    """An evaluation in which every text is ``name`` or ``said``."""
     found = summary(outcome)
     found = replace(found, notes=(*found.notes, Note(said)), categories={name: found.categories["kind 0 <b>"]})
     verdict = Verdict(outcome, said, said, {name: 1.0})
@@ -457,8 +459,8 @@ def small(name: str, said: str, outcome: Outcome | None) -> Evaluation:
 @settings(max_examples=40, deadline=None)
 @given(name=ANY, said=ANY, outcome=st.sampled_from([*OUTCOMES, None]))
 def test_no_text_becomes_markup(name: str, said: str, outcome: Outcome | None) -> None:
-    name, said = f".{name}", f".{said}"  # an empty text may leave an element out; no other may change one
-    plain, made = (Page(page(small(*texts, outcome), Path())) for texts in (("name", "said"), (name, said)))
+    name, said = f".{name}", f".{said}"  # only an empty text may remove an element
+    plain, made = (Page(html_page(small(*texts, outcome), Path())) for texts in (("name", "said"), (name, said)))
     assert [tag for tag, _ in made.elements] == [tag for tag, _ in plain.elements]
     assert [list(at) for _, at in made.elements] == [list(at) for _, at in plain.elements]
     (request,) = made.answers[0]["requests"]
@@ -470,7 +472,7 @@ def test_no_text_becomes_markup(name: str, said: str, outcome: Outcome | None) -
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=ANY, said=ANY, outcome=st.sampled_from([*OUTCOMES, None]))
-def test_results_come_back_as_they_were(tmp_path: Path, name: str, said: str, outcome: Outcome | None) -> None:
+def test_results_load_as_saved(tmp_path: Path, name: str, said: str, outcome: Outcome | None) -> None:
     made = small(name, said, outcome)
     assert Evaluation.load(made.save(tmp_path / "results.json")) == made
 
@@ -488,7 +490,9 @@ def test_results_come_back_as_they_were(tmp_path: Path, name: str, said: str, ou
         lambda text: "[" * 100_000,
     ],
 )
-def test_damaged_results_are_named(evaluation: Evaluation, tmp_path: Path, mangle: Callable[[str], str]) -> None:
+def test_damaged_results_are_refused_by_name(
+    evaluation: Evaluation, tmp_path: Path, mangle: Callable[[str], str]
+) -> None:
     file = evaluation.save(tmp_path / "results.json")
     file.write_text(mangle(file.read_text(encoding="utf-8")), encoding="utf-8")
     with pytest.raises(EvaluationError, match=r"results\.json") as caught:
@@ -496,23 +500,23 @@ def test_damaged_results_are_named(evaluation: Evaluation, tmp_path: Path, mangl
     assert "\n" not in str(caught.value)
 
 
-def test_half_a_surrogate_pair_does_not_cost_the_report(evaluation: Evaluation) -> None:
+def test_half_a_surrogate_pair_in_an_answer(evaluation: Evaluation) -> None:
     first = evaluation.arms[0]
     odd = replace(first, answers=(replace(first.answers[0], answer="half \ud83c"), *first.answers[1:]))
-    assert Page(page(replace(evaluation, arms=(odd,)), Path())).answers[0]["requests"][0]["answers"][0]["answer"]
+    assert Page(html_page(replace(evaluation, arms=(odd,)), Path())).answers[0]["requests"][0]["answers"][0]["answer"]
 
 
-def test_results_of_nothing_still_make_a_page(evaluation: Evaluation) -> None:
+def test_empty_results_make_a_page(evaluation: Evaluation) -> None:
     empty = replace(evaluation, arms=(), curve=(), layers=(), notes=())
-    assert "There are no results." in page(empty, Path())
+    assert "There are no results." in html_page(empty, Path())
     assert "There are no results." in markdown(empty)
     assert arms_csv(empty) == answers_csv(empty) == ""
 
 
-def test_numbers_that_are_none_are_drawn_as_nothing(evaluation: Evaluation) -> None:
+def test_undefined_numbers_are_not_drawn(evaluation: Evaluation) -> None:
     nan = float("nan")
     layers = ({"layer": 0, "relative_strength": nan, "refusal_norm": 0.0}, {"layer": 1, "relative_strength": None})
-    text = page(replace(evaluation, layers=layers), Path())
+    text = html_page(replace(evaluation, layers=layers), Path())
     assert "NaN" not in Page(text).scripts["answers"]
     assert 'cx="nan"' not in text
 
@@ -538,7 +542,7 @@ def test_the_command(evaluation: Evaluation, tmp_path: Path) -> None:
     assert done.stdout == answers_csv(evaluation)
 
 
-def test_mistakes_are_one_line(evaluation: Evaluation, tmp_path: Path) -> None:
+def test_errors_are_one_line(evaluation: Evaluation, tmp_path: Path) -> None:
     results = evaluation.save(tmp_path / "results.json")
     cut = tmp_path / "cut.json"
     cut.write_text(results.read_text(encoding="utf-8")[:500], encoding="utf-8")
@@ -546,7 +550,7 @@ def test_mistakes_are_one_line(evaluation: Evaluation, tmp_path: Path) -> None:
         ((cut,), "was cut"),
         ((tmp_path / "none.json",), "no such results"),
         ((tmp_path,), "cannot be read"),
-        ((results, "--out", results), "the results themselves"),
+        ((results, "--out", results), "contains the results"),
         ((results, "--format", "html", "--answers"), "--answers goes with"),
     ):
         done = sarsteer(*arguments)
@@ -598,7 +602,7 @@ addEventListener("load", async () => {
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: the page's script is then run by nobody here")
 def test_in_a_browser(evaluation: Evaluation, tmp_path: Path) -> None:
     """At 360 pixels: nothing is wider, answers come by and by, filters find them, and no markup in them runs."""
-    page_text = page(evaluation, tmp_path, shown=7)
+    page_text = html_page(evaluation, tmp_path, shown=7)
     (tmp_path / "results.html").write_text(page_text, encoding="utf-8")
     (tmp_path / "driver.html").write_text(DRIVER, encoding="utf-8")
     command = [str(CHROMIUM), "--headless", "--disable-gpu", "--no-sandbox", f"--user-data-dir={tmp_path / 'profile'}"]

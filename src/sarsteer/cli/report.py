@@ -1,4 +1,4 @@
-"""``sarsteer report``: an evaluation's results as a page, a table, or rows."""
+"""``sarsteer report``: write the results of an evaluation as a page, a table, or rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Format(str, Enum):
-    """What a report can be written as."""
+    """The format of a report."""
 
     html = "html"
     markdown = "markdown"
@@ -38,38 +38,37 @@ _SUFFIXES = {
 
 
 def report(
-    results: Annotated[Path, typer.Argument(help="What sarsteer evaluate wrote.")],
+    results: Annotated[Path, typer.Argument(help="Results file of sarsteer evaluate.")],
     out: Annotated[
-        Path | None, typer.Option("--out", help="File to write; beside RESULTS for HTML, else standard output.")
+        Path | None,
+        typer.Option("--out", help="File to write. Default: next to RESULTS for HTML, else standard output."),
     ] = None,
-    form: Annotated[
-        Format | None, typer.Option("--format", help="By default what the suffix of --out says, else html.")
-    ] = None,
-    answers: Annotated[bool, typer.Option("--answers", help="CSV: one row an answer, not one an arm.")] = False,
+    form: Annotated[Format | None, typer.Option("--format", help="Default: by the suffix of --out, else html.")] = None,
+    answers: Annotated[bool, typer.Option("--answers", help="CSV: a row per answer instead of a row per arm.")] = False,
     redact: Annotated[
-        bool, typer.Option("--redact", help="Leave out answers that complied with harmful requests, or may have.")
+        bool, typer.Option("--redact", help="Remove answers that complied with harmful requests, or may have.")
     ] = False,
-    embed_audio: Annotated[bool, typer.Option(help="HTML: put the clips into the page.")] = True,
+    embed_audio: Annotated[bool, typer.Option(help="HTML: embed the clips in the page.")] = True,
     max_transcripts: Annotated[
-        int, typer.Option(help="HTML: requests to show before 'show more'; all are in the page.", min=1)
+        int, typer.Option(help="HTML: requests to show before 'Show more'. The page contains all.", min=1)
     ] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON about the file, for machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON about the file.")] = False,
 ) -> None:
-    """Make a report of an evaluation: one page that needs no network, or a table for a README, or CSV.
+    """Write a report of an evaluation: a page that needs no network, a Markdown table, or CSV.
 
-    Answers to harmful requests may do harm: a page that holds them says so at its top, and --redact leaves them out.
+    Answers to harmful requests may cause harm. A page that contains them has a notice; --redact removes them.
     """
     chosen = form or (_SUFFIXES.get(out.suffix.lower(), Format.html) if out is not None else Format.html)
     if out is None and chosen is Format.html:
         out = results.with_suffix(".html")
     if answers and chosen is not Format.csv:
-        raise SarsteerError(f"--answers goes with --format csv, not {chosen.value}; leave one of them out")
+        raise SarsteerError(f"--answers goes with --format csv, not {chosen.value}; remove one of them")
     if as_json and out is None:
-        raise SarsteerError("--json tells of a file; name it with --out")
+        raise SarsteerError("--json describes a file; name it with --out")
     if out is not None:
         check_out(out)
         if out.resolve() == results.resolve():
-            raise SarsteerError(f"{out}: holds the results themselves; name another file")
+            raise SarsteerError("contains the results; name another file", place=str(out))
     from sarsteer.evaluation.results import Evaluation
     from sarsteer.files import write_text
     from sarsteer.report.redaction import redacted, sensitive
@@ -81,8 +80,8 @@ def report(
     exposed = sensitive(evaluation) if chosen in (Format.html, Format.json) or answers else 0
     if exposed:
         errors.print(
-            f"[yellow]note:[/] {exposed} answers to harmful requests complied, or may have, and are in it; "
-            "--redact leaves them out",
+            f"[yellow]note:[/] the report contains {exposed} answers that complied with harmful requests, or may have; "
+            "--redact removes them",
             highlight=False,
             soft_wrap=True,
         )
@@ -100,9 +99,9 @@ def _written(
     evaluation: Evaluation, form: Format, results: Path, answers: bool, embed_audio: bool, max_transcripts: int
 ) -> str:
     if form is Format.html:
-        from sarsteer.report.html import page
+        from sarsteer.report.html import html_page
 
-        return page(evaluation, results.parent, embed_audio, max_transcripts)
+        return html_page(evaluation, results.parent, embed_audio, max_transcripts)
     if form is Format.markdown:
         from sarsteer.report.markdown import markdown
 

@@ -9,22 +9,24 @@ from typing import Any
 from sarsteer.demo.experiment import ALPHAS, MAX_LOST, TUNING_PAIRS, DemoResult, Setting
 from sarsteer.errors import MissingExtraError
 from sarsteer.files import write_text
-from sarsteer.report.page import templates
+from sarsteer.report.environment import environment
 
 TRANSCRIPTS = 12
 
 
 def write_report(result: DemoResult, path: Path) -> None:
     """Write the page, whole or not at all."""
-    environment = templates("sarsteer.demo")
-    environment.filters["pct"] = lambda value: f"{100 * value:.1f}"
-    page = environment.get_template("report.html").render(
-        result=result,
-        curve_svg=_drawn(result),
-        layers_svg=_layers(result),
-        transcripts=_transcripts(result),
-        tuning_pairs=TUNING_PAIRS,
-        max_lost=MAX_LOST,
+    page = (
+        environment("sarsteer.demo")
+        .get_template("report.html")
+        .render(
+            result=result,
+            curve_svg=_drawn(result),
+            layers_svg=_layers(result),
+            transcripts=_transcripts(result),
+            tuning_pairs=TUNING_PAIRS,
+            max_lost=MAX_LOST,
+        )
     )
     write_text(path, page)
 

@@ -1,4 +1,4 @@
-"""Clips inside a page, as data URIs, so that it can be sent and opened anywhere."""
+"""Clips inside a page, as data URIs: the page can be sent and opened anywhere."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ PAGE_LIMIT = 30_000_000
 
 
 class Clips:
-    """The clips of one page: each is read once, however many defenses heard it.
+    """The clips of one page. Each is read once, even if many defenses answered it.
 
     Attributes:
         uris: the data URIs, in the order of their keys.
-        left_out: how many clips are not in the page.
+        left_out: the number of clips that are not in the page.
 
     """
 
     def __init__(self, folder: Path, wanted: bool = True) -> None:
-        """``folder`` is where relative paths start that do not lead from the working directory."""
+        """Relative paths start at the working directory or, failing that, at ``folder``."""
         self.uris: list[str] = []
         self.left_out = 0
         self._folder, self._wanted, self._bytes = folder, wanted, 0
         self._known: dict[str, tuple[int | None, str]] = {}
 
     def add(self, path: str) -> tuple[int | None, str]:
-        """The key of a clip, or None and why it is not in the page."""
+        """The key of a clip; None and the reason if it is not in the page."""
         if path not in self._known:
             self._known[path] = self._read(path)
             self.left_out += self._known[path][0] is None
@@ -40,7 +40,7 @@ class Clips:
         try:
             file = next((p for p in (Path(path), self._folder / path) if p.is_file()), None)
             if file is None:
-                return None, "the clip is no longer there"
+                return None, "the clip no longer exists"
             size = file.stat().st_size
             if size > CLIP_LIMIT:
                 return None, f"the clip is too long for a page ({size / 1e6:.1f} MB)"
@@ -51,16 +51,16 @@ class Clips:
             return None, "the clip cannot be read"
         kind = sound_kind(data)
         if kind is None:
-            return None, "the clip is of no kind that browsers play"
+            return None, "browsers do not play this kind of file"
         self._bytes += size
         self.uris.append(f"data:{kind};base64,{base64.b64encode(data).decode()}")
         return len(self.uris) - 1, ""
 
 
 def sound_kind(data: bytes) -> str | None:
-    """The media type by the first bytes; None for what is no sound.
+    """The media type by the first bytes; None for other files.
 
-    Results may come from anyone, and a path in them may name any file: what is no sound stays out of the page.
+    Results may come from anyone, and a path in them may name any file: only sound is copied into the page.
     """
     if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
         return "audio/wav"

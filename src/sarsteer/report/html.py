@@ -1,4 +1,4 @@
-"""The page: one HTML file that fetches nothing, wherever it is opened."""
+"""The page: one HTML file that needs no network."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 from markupsafe import Markup
 
 from sarsteer.evaluation.results import Arm, Evaluation
-from sarsteer.report import numbers
-from sarsteer.report.charts import bars, norms, strengths
+from sarsteer.report.category_chart import category_chart
 from sarsteer.report.clips import Clips
-from sarsteer.report.page import templates
+from sarsteer.report.environment import asset, environment
+from sarsteer.report.layer_chart import norm_chart, strength_chart
 from sarsteer.report.redaction import LEFT_OUT, is_sensitive, sensitive
 from sarsteer.report.table import METRICS, Block, blocks
 from sarsteer.report.tradeoff import tradeoff, whole_curve
@@ -24,70 +24,61 @@ from sarsteer.report.transcripts import transcripts
 
 SHOWN = 20
 FOLDED = 12
-"""Categories of a benchmark above which their pictures start folded."""
+"""With more categories than this, the charts of a benchmark start folded."""
 
 
-def page(evaluation: Evaluation, folder: Path, embed_audio: bool = True, shown: int = SHOWN) -> str:
-    """The report.
+def html_page(evaluation: Evaluation, folder: Path, embed_audio: bool = True, shown: int = SHOWN) -> str:
+    """The report of ``evaluation``.
 
     Args:
-        evaluation: what it is of.
-        folder: where the results lie, for clips whose paths are relative.
+        evaluation: the results.
+        folder: of the results; relative paths of clips may start there.
         embed_audio: put the clips into the page.
         shown: requests of a benchmark to show before "show more".
 
     """
-    environment = templates("sarsteer.report")
-    environment.filters |= {
-        "percent": numbers.percent,
-        "signed": numbers.signed,
-        "interval": numbers.interval,
-        "counted": numbers.counted,
-        "whole": numbers.whole,
-        "number": numbers.value,
-        "value": _value,
-    }
-    style, script = (_asset(environment, name) for name in ("report.css", "report.js"))
+    style, script = asset("report.css"), asset("report.js")
     series = {name: i for i, name in enumerate(dict.fromkeys(_defenses(evaluation)))}
     clips = Clips(folder, embed_audio)
-    text = environment.get_template("report.html").render(
-        evaluation=evaluation,
-        blocks=blocks(evaluation),
-        tables=_tables(blocks(evaluation)),
-        metrics=METRICS,
-        sensitive=sensitive(evaluation),
-        left_out=sum(a.answer == LEFT_OUT and is_sensitive(a) for arm in evaluation.arms for a in arm.answers),
-        panels=[_panel(name, arms, evaluation, series) for name, arms in _benchmarks(evaluation).items()],
-        categories=[_categories(name, arms, series) for name, arms in _benchmarks(evaluation).items()],
-        settings=[_settings(name, arms) for name, arms in _benchmarks(evaluation).items()],
-        folded=FOLDED,
-        norms=norms(evaluation.layers),
-        strengths=strengths(evaluation.layers),
-        layer_keys=list(evaluation.layers[0]) if evaluation.layers else [],
-        answers=_json({"shown": shown, "benchmarks": transcripts(evaluation, clips)}),
-        clips=[Markup(uri) for uri in clips.uris],  # base64 of our own making: there is nothing to escape
-        clips_left_out=clips.left_out if embed_audio else 0,
-        style=style,
-        script=script,
-        policy=_policy(style, script),
+    text = (
+        environment("sarsteer.report")
+        .get_template("report.html")
+        .render(
+            evaluation=evaluation,
+            blocks=blocks(evaluation),
+            tables=_tables(blocks(evaluation)),
+            metrics=METRICS,
+            sensitive=sensitive(evaluation),
+            left_out=sum(a.answer == LEFT_OUT and is_sensitive(a) for arm in evaluation.arms for a in arm.answers),
+            panels=[_panel(name, arms, evaluation, series) for name, arms in _benchmarks(evaluation).items()],
+            categories=[_categories(name, arms, series) for name, arms in _benchmarks(evaluation).items()],
+            settings=[_settings(name, arms) for name, arms in _benchmarks(evaluation).items()],
+            folded=FOLDED,
+            norms=norm_chart(evaluation.layers),
+            strengths=strength_chart(evaluation.layers),
+            layer_keys=list(evaluation.layers[0]) if evaluation.layers else [],
+            answers=_json({"shown": shown, "benchmarks": transcripts(evaluation, clips)}),
+            clips=[Markup(uri) for uri in clips.uris],  # our own base64: nothing to escape
+            clips_left_out=clips.left_out if embed_audio else 0,
+            setting=_setting,
+            style=style,
+            script=script,
+            policy=_policy(style, script),
+        )
     )
-    return text.encode("utf-8", "replace").decode()  # half a surrogate pair in an answer must not cost the report
+    return text.encode("utf-8", "replace").decode()  # an answer may contain half a surrogate pair
 
 
-def _tables(found: Sequence[Block]) -> list[list[tuple[int, Block]]]:
-    """Blocks with the same columns stand in one table; each with its number among all."""
+def _tables(all_blocks: Sequence[Block]) -> list[list[tuple[int, Block]]]:
+    """Blocks with the same columns share a table; each block has its number."""
     kinds: dict[Any, list[tuple[int, Block]]] = {}
-    for number, block in enumerate(found, 1):
+    for number, block in enumerate(all_blocks, 1):
         kinds.setdefault(block.metrics, []).append((number, block))
     return list(kinds.values())
 
 
-def _asset(environment: Any, name: str) -> Markup:
-    return Markup(environment.loader.get_source(environment, name)[0])
-
-
 def _policy(style: str, script: str) -> str:
-    """What the browser may run: this very script and style. Were an answer ever to slip through, it would not run."""
+    """The browser may run only this script and this style. Markup in an answer would not run even if it got through."""
 
     def digest(text: str) -> str:
         return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
@@ -99,7 +90,7 @@ def _policy(style: str, script: str) -> str:
 
 
 def _json(value: Any) -> Markup:
-    """JSON that cannot end the script element that holds it, nor be taken for markup."""
+    """JSON that cannot end its script element or be read as markup."""
     text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
@@ -107,7 +98,7 @@ def _json(value: Any) -> Markup:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN."""
+    """``value`` with None for NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -115,8 +106,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _value(value: Any) -> str:
-    """A setting, as a reader would write it."""
+def _setting(value: Any) -> str:
+    """A setting, as a person would write it."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -143,20 +134,20 @@ def _panel(name: str, arms: Sequence[Arm], evaluation: Evaluation, series: Mappi
 
 
 def _categories(name: str, arms: Sequence[Arm], series: Mapping[str, int]) -> dict[str, Any]:
-    found = dict.fromkeys(category for arm in arms for category in arm.summary.categories)
+    names = dict.fromkeys(category for arm in arms for category in arm.summary.categories)
     rows = []
-    for category in found:
+    for category in names:
         here = [(arm, arm.summary.categories.get(category)) for arm in arms]
         rates = [(arm.defense, series[arm.defense], None if c is None else c.asr) for arm, c in here]
         if any(rate is not None for _, _, rate in rates):
-            rows.append({"name": category, "picture": bars(category, rates)})
+            rows.append({"name": category, "picture": category_chart(category, rates)})
     return {"benchmark": name, "rows": rows}
 
 
 def _settings(name: str, arms: Sequence[Arm]) -> dict[str, Any]:
-    """What all arms share, and what sets them apart: the second is what the table compares."""
+    """The settings that all arms share, and those that differ: the table compares the second."""
     everything = [
-        {**arm.settings, **{key: told for key, told in (("steering", arm.steering), ("log", arm.log)) if told}}
+        {**arm.settings, **{key: value for key, value in (("steering", arm.steering), ("log", arm.log)) if value}}
         for arm in arms
     ]
     keys = list(dict.fromkeys(key for settings in everything for key in settings))
@@ -165,5 +156,5 @@ def _settings(name: str, arms: Sequence[Arm]) -> dict[str, Any]:
         "benchmark": name,
         "defenses": [arm.defense for arm in arms],
         "same": {key: everything[0][key] for key in same},
-        "apart": {key: [s.get(key) for s in everything] for key in keys if key not in same},
+        "different": {key: [s.get(key) for s in everything] for key in keys if key not in same},
     }

@@ -1,4 +1,4 @@
-"""The table for a README."""
+"""The table as Markdown, for a README."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from sarsteer.evaluation.results import Evaluation
 from sarsteer.report.numbers import NOTHING, interval, percent, value
 from sarsteer.report.table import Block, Cell, blocks
 
+BOLD = "Bold: the best of its column, if its interval overlaps no other interval. Overlapping intervals do not rank."
 _SPECIAL = str.maketrans({sign: "\\" + sign for sign in "\\`*_[]<>|#~$"} | {"\n": " ", "\r": " ", "&": "&amp;"})
 
 
 def markdown(evaluation: Evaluation) -> str:
-    """One table a benchmark, every number with its interval, and n in the column's heading where all arms share it."""
+    """A table per benchmark; every number has its interval and n."""
     lines = [f"Model {plain(evaluation.model.get('name', 'not recorded'))}, "]
     lines[0] += f"judged by {plain(evaluation.judge.get('name', 'not recorded'))}. In %, with 95 % intervals."
     if not evaluation.arms:
@@ -18,13 +19,13 @@ def markdown(evaluation: Evaluation) -> str:
     for block in blocks(evaluation):
         lines += ["", f"### {plain(block.benchmark)}", "", *_table(block)]
         lines += ["", *(f"- {mark}: {plain(note)}" for mark, note in block.notes)] if block.notes else []
-    lines += ["", "Bold: the best, where its interval meets no other's. Overlapping intervals are no ranking."]
+    lines += ["", BOLD]
     lines += ["", *(f"- {plain(note)}" for note in evaluation.notes)] if evaluation.notes else []
     return "\n".join(lines) + "\n"
 
 
 def plain(value: object) -> str:
-    """Text that Markdown shows as it is."""
+    """``value`` escaped, so that Markdown shows it unchanged."""
     return str(value).translate(_SPECIAL)
 
 

@@ -1,32 +1,32 @@
-"""How numbers are written: in per cent, with one decimal, never without their interval and n."""
+"""How reports write numbers: in percent with one decimal, always with interval and n."""
 
 from __future__ import annotations
 
 from sarsteer.stats.estimate import Estimate, Score
 
 NOTHING = "–"
-"""Stands where there was nothing to count."""
+"""Shown when there was nothing to count."""
 
 
 def percent(share: float) -> str:
-    """``0.1234`` as ``12.3``; with a true minus, and no minus before zero."""
+    """``0.1234`` as ``12.3``; with a minus sign (not a hyphen), and none before zero."""
     text = f"{100 * share:.1f}"
     return "0.0" if text == "-0.0" else text.replace("-", "−")
 
 
 def signed(share: float) -> str:
-    """The same with its sign, for differences."""
+    """As ``percent``, with a plus sign for differences."""
     text = percent(share)
     return text if text.startswith("−") or text == "0.0" else f"+{text}"
 
 
 def value(estimate: Estimate, change: bool = False) -> str:
-    """The number alone: a share in per cent, a score as it is; with its sign where it is a change."""
+    """The number: a share in percent, a score as it is; a change has a sign."""
     return _write(estimate, estimate.value, change)
 
 
 def interval(estimate: Estimate, change: bool = False) -> str:
-    """Its 95 % interval in brackets."""
+    """The 95 % interval in brackets."""
     return f"[{_write(estimate, estimate.low, change)}, {_write(estimate, estimate.high, change)}]"
 
 
@@ -38,7 +38,7 @@ def _write(kind: Estimate, number: float, change: bool) -> str:
 
 
 def counted(estimate: Estimate) -> str:
-    """What is behind it; where items have several outcomes, how many items."""
+    """n; and the number of items, if items have several outcomes."""
     return f"n={estimate.n}" if estimate.clusters is None else f"n={estimate.n} of {estimate.clusters} items"
 
 

@@ -1,4 +1,4 @@
-"""Answers that do harm: how many there are, and results without them."""
+"""Harmful answers: count them, and remove their text from results."""
 
 from __future__ import annotations
 
@@ -11,20 +11,17 @@ LEFT_OUT = "[left out]"
 
 
 def is_sensitive(answer: Answer) -> bool:
-    """Whether it complied with a harmful request.
-
-    An answer that the judge could not tell counts, for it may have. Complying with a safe request is what one wants.
-    """
+    """Whether the answer complied with a harmful request, or may have because the verdict is unreadable."""
     return answer.label == "harmful" and answer.verdict.outcome in ("complied", None)
 
 
 def sensitive(evaluation: Evaluation) -> int:
-    """How many such answers are in it, with their text."""
+    """The number of harmful answers whose text is in ``evaluation``."""
     return sum(is_sensitive(a) and a.answer != LEFT_OUT for arm in evaluation.arms for a in arm.answers)
 
 
 def redacted(evaluation: Evaluation) -> Evaluation:
-    """The same numbers and verdicts, without the text of such answers, nor the judge's words, which may quote them."""
+    """The same numbers and verdicts without the text of harmful answers, or the judge's words, which may quote it."""
     arms = (replace(arm, answers=tuple(map(_without, arm.answers))) for arm in evaluation.arms)
     return replace(evaluation, arms=tuple(arms))
 

@@ -1,4 +1,4 @@
-"""CSV: one row an arm, or one row an answer. Shares, not per cent; an empty field where there was nothing to count."""
+"""CSV: a row per arm, or a row per answer. Rates are shares, not percent. A field without a number is empty."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OF_ESTIMATE = ("value", "low", "high", "n", "clusters")
 
 
 def arms_csv(evaluation: Evaluation) -> str:
-    """Every number of every arm."""
+    """A row per arm, with every number."""
     rows = []
     for block in blocks(evaluation):
         for row in block.rows:
@@ -35,7 +35,7 @@ def arms_csv(evaluation: Evaluation) -> str:
 
 
 def answers_csv(evaluation: Evaluation) -> str:
-    """Every answer with its verdict, whole and as it was said."""
+    """A row per answer, complete and unchanged, with its verdict."""
     return _written(
         [
             {
@@ -64,8 +64,8 @@ def answers_csv(evaluation: Evaluation) -> str:
 def _written(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
     if rows:
-        # all quoted: the writer leaves a lone carriage return bare, which readers take for the end of a row
-        columns = list(dict.fromkeys(name for row in rows for name in row))  # rates and scores have their own
+        # quote everything: the writer does not quote a lone carriage return, and readers end the row there
+        columns = list(dict.fromkeys(name for row in rows for name in row))  # rates and scores have different columns
         writer = csv.DictWriter(text, columns, quoting=csv.QUOTE_ALL, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -1,23 +1,16 @@
-"""Pictures as SVG inside the page: their text stays text, and their colours follow the reader's scheme.
+"""Charts inside a page, as SVG: text stays text, and colors follow the reader's color scheme.
 
-matplotlib, which draws a steering's picture and the demo's, would bake in one background and letters as outlines, and
-is an optional extra.
+Figures in files come from ``sarsteer.figure``. matplotlib's SVG would fix one background and draw letters as outlines,
+and matplotlib is an optional extra.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from markupsafe import Markup, escape
-
-CHARACTER = 0.56
-"""Mean width of a letter, in ems: enough to keep labels apart."""
 
 
 def tag(name: str, *children: str, **attributes: str | float | None) -> Markup:
-    """An element. Children that are no markup are escaped; ``class_`` is class, ``text_anchor`` is text-anchor."""
+    """An element. Children other than markup are escaped; ``class_`` is class, ``text_anchor`` is text-anchor."""
     written = Markup("").join(
         Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _number(value))
         for key, value in attributes.items()
@@ -26,8 +19,8 @@ def tag(name: str, *children: str, **attributes: str | float | None) -> Markup:
     return Markup("<{0}{1}>{2}</{0}>").format(name, written, Markup("").join(map(escape, children)))
 
 
-def picture(width: float, height: float, title: str, *children: str) -> Markup:
-    """A whole picture with its name for those who cannot see it."""
+def svg(width: float, height: float, title: str, *children: str) -> Markup:
+    """An SVG element with ``title`` as its accessible name."""
     return tag(
         "svg",
         tag("title", title),
@@ -39,7 +32,7 @@ def picture(width: float, height: float, title: str, *children: str) -> Markup:
 
 
 def marker(shape: int, x: float, y: float, size: float = 4.5) -> Markup:
-    """A point; eight series differ in shape as well as in colour."""
+    """A point; eight series differ in shape and color."""
     outlines = (
         None,
         ((-1, -1), (1, -1), (1, 1), (-1, 1)),
@@ -57,40 +50,14 @@ def marker(shape: int, x: float, y: float, size: float = 4.5) -> Markup:
     return tag("polygon", points=points, class_="dot")
 
 
-@dataclass(frozen=True)
-class Box:
-    """A rectangle that something takes up."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-    def covers(self, other: Box) -> float:
-        """The area that both take up."""
-        width = min(self.right, other.right) - max(self.left, other.left)
-        height = min(self.bottom, other.bottom) - max(self.top, other.top)
-        return max(0.0, width) * max(0.0, height)
-
-
-def place(text: str, x: float, y: float, frame: Box, taken: Sequence[Box], size: float) -> tuple[Box, float]:
-    """Where a label beside (x, y) hides least, and how much it then hides."""
-    width, height = CHARACTER * size * len(text), 1.1 * size
-    corners = [(x + 8, y - height / 2), (x - 8 - width, y - height / 2)]
-    for away in (7.0, 18.0, 30.0):
-        corners += [(x + 4, y - away - height), (x + 4, y + away), (x - width - 4, y - away - height)]
-        corners += [(x - width - 4, y + away), (x - width / 2, y - away - height), (x - width / 2, y + away)]
-    best, least = Box(0, 0, 0, 0), math.inf
-    for left, top in corners:
-        box = Box(left, top, left + width, top + height)
-        hidden = sum(box.covers(other) for other in taken) + 3 * (width * height - box.covers(frame))
-        if hidden < least - 1e-6:
-            best, least = box, hidden
-    return best, least
+def grid_line(left: float, right: float, y: float, text: str) -> Markup:
+    """A horizontal grid line with its label on the left; put it into a group of class ``axes``."""
+    line = tag("line", x1=left, x2=right, y1=y, y2=y, class_="grid")
+    return line + tag("text", text, x=left - 6, y=y + 4, text_anchor="end")
 
 
 def shortened(text: str, letters: int) -> str:
-    """``text``, cut where it is longer."""
+    """``text``, cut to ``letters`` characters."""
     return text if len(text) <= letters else text[: letters - 1].rstrip() + "…"
 
 

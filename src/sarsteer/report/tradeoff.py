@@ -11,24 +11,25 @@ from markupsafe import Markup
 
 from sarsteer.evaluation.results import Arm, CurvePoint
 from sarsteer.evaluation.summary import Summary
-from sarsteer.report.svg import Box, marker, picture, place, shortened, tag
+from sarsteer.report.labels import Box, place_label
+from sarsteer.report.svg import grid_line, marker, shortened, svg, tag
 from sarsteer.stats.estimate import Estimate
 
 WIDTH, HEIGHT = 400.0, 392.0
 FRAME = Box(44, 14, 386, 346)
 LABEL, SMALL = 12.5, 10.5
 CROWD = 8
-"""Defenses above which points bear numbers, told below the picture: names would hide each other, and colors repeat."""
+"""With more defenses than this, points have numbers and a legend: names would overlap, and colors repeat."""
 NEAR = 11.0
-"""Points closer than this, in pixels, share one label of numbers."""
+"""Points closer than this, in pixels, share one label."""
 ROW = 17.0
-ROOM = 4.0
-"""How much of a strength's label may be hidden before it is left out, in square pixels a letter."""
+MAX_COVERED = 4.0
+"""A strength's label that covers more than this, in square pixels per letter, is left out."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A pair of rates, with what stands beside it; ``main`` for a defense of the table, else a strength."""
+    """A pair of rates with its label; ``main`` for a defense of the table, False for a swept strength."""
 
     x: Estimate
     y: Estimate
@@ -40,7 +41,15 @@ class Point:
 def tradeoff(
     benchmark: str, arms: Sequence[Arm], curve: Sequence[CurvePoint], series: Mapping[str, int]
 ) -> Markup | None:
-    """The panel of one benchmark; None where it has no safe, or no harmful, requests."""
+    """The chart of one benchmark; None if it has no safe or no harmful requests.
+
+    Args:
+        benchmark: its name.
+        arms: of this benchmark.
+        curve: of this benchmark.
+        series: the color and shape of each defense.
+
+    """
     swept = {
         name: [point for point in whole_curve(arms, curve) if point.defense == name]
         for name in dict.fromkeys(point.defense for point in curve)
@@ -51,7 +60,7 @@ def tradeoff(
         point for name in swept for point in _points(name, [_named(p) for p in curve if p.defense == name], series)
     ]
     numbered = len(singles) > CROWD
-    everything = [*singles, *strengths]  # a defense's own strength is drawn once, as the row of the table that it is
+    everything = [*singles, *strengths]  # the strength of an arm of the table is drawn once, as that arm
     if not everything:
         return None
     top = _axis_end(max(point.x.high for point in everything))
@@ -73,19 +82,19 @@ def tradeoff(
         )
         for point in everything
     ]
-    in_the_way = [
+    obstacles = [
         Box(_x(point.x.low, top), at(point)[1] - 1, _x(point.x.high, top), at(point)[1] + 1) for point in everything
     ]
-    in_the_way += [box for line in lines.values() for box in _along(list(map(at, line)))]
+    obstacles += [box for line in lines.values() for box in _along(list(map(at, line)))]
     title = f"{benchmark}: harmful requests refused against safe requests refused"
     if not numbered:
-        return picture(WIDTH, HEIGHT, title, *drawn, *_labels(everything, at, in_the_way))
-    drawn += _labels([*_by_number(singles, at), *strengths], at, in_the_way)
-    return picture(WIDTH, HEIGHT + ROW * -(-len(singles) // 2) + 14, title, *drawn, *_legend(singles))
+        return svg(WIDTH, HEIGHT, title, *drawn, *_labels(everything, at, obstacles))
+    drawn += _labels([*_by_number(singles, at), *strengths], at, obstacles)
+    return svg(WIDTH, HEIGHT + ROW * -(-len(singles) // 2) + 14, title, *drawn, *_legend(singles))
 
 
 def _by_number(points: Sequence[Point], at: Callable[[Point], tuple[float, float]]) -> list[Point]:
-    """The points under their numbers; those that lie on one another under one label of all their numbers."""
+    """The points labeled by number; points that overlap share one label with all their numbers."""
     groups: list[list[tuple[int, Point]]] = []
     for number, point in enumerate(points, 1):
         near = next((group for group in groups if math.dist(at(group[0][1]), at(point)) < NEAR), None)
@@ -97,7 +106,7 @@ def _by_number(points: Sequence[Point], at: Callable[[Point], tuple[float, float
 
 
 def _legend(points: Sequence[Point]) -> list[Markup]:
-    """What the numbers say, in two columns below the picture, down the first and then the second."""
+    """The names behind the numbers, in two columns below the chart."""
     drawn, rows = [], -(-len(points) // 2)
     for index, point in enumerate(points):
         x, y = FRAME.left - 32 + (WIDTH / 2) * (index // rows), HEIGHT + 16 + ROW * (index % rows)
@@ -112,8 +121,8 @@ def _named(point: CurvePoint) -> tuple[str, Summary]:
 
 
 def whole_curve(arms: Sequence[Arm], curve: Sequence[CurvePoint]) -> list[CurvePoint]:
-    """The curve with each swept defense's own strength, which is a row of the table, in its place; by rising α."""
-    own = [
+    """The curve by rising α, with the strengths of the table's arms added."""
+    from_table = [
         CurvePoint(arm.benchmark, arm.defense, float(alpha), arm.summary)
         for arm in arms
         if isinstance(alpha := arm.settings.get("alpha"), int | float)
@@ -121,13 +130,13 @@ def whole_curve(arms: Sequence[Arm], curve: Sequence[CurvePoint]) -> list[CurveP
         and (arm.defense, float(alpha)) not in {(point.defense, point.alpha) for point in curve}
     ]
     order = {name: i for i, name in enumerate(dict.fromkeys(point.defense for point in curve))}
-    return sorted([*curve, *own], key=lambda point: (order[point.defense], point.alpha))
+    return sorted([*curve, *from_table], key=lambda point: (order[point.defense], point.alpha))
 
 
-def _points(name: str | None, found: Sequence[tuple[str, Summary]], series: Mapping[str, int]) -> list[Point]:
+def _points(name: str | None, labeled: Sequence[tuple[str, Summary]], series: Mapping[str, int]) -> list[Point]:
     return [
         Point(s.rr_safe, s.rr_harmful, label, series[label if name is None else name], name is None)
-        for label, s in found
+        for label, s in labeled
         if s.rr_safe is not None and s.rr_harmful is not None and _finite(s.rr_safe) and _finite(s.rr_harmful)
     ]
 
@@ -153,9 +162,8 @@ def _axes(top: float) -> Markup:
     for step in range(6):
         x, y = _x(top * step / 5, top), _y(step / 5)
         parts.append(tag("line", x1=x, x2=x, y1=FRAME.top, y2=FRAME.bottom, class_="grid"))
-        parts.append(tag("line", x1=FRAME.left, x2=FRAME.right, y1=y, y2=y, class_="grid"))
         parts.append(tag("text", f"{100 * top * step / 5:g}", x=x, y=FRAME.bottom + 15, text_anchor="middle"))
-        parts.append(tag("text", f"{20 * step}", x=FRAME.left - 6, y=y + 4, text_anchor="end"))
+        parts.append(grid_line(FRAME.left, FRAME.right, y, f"{20 * step}"))
     parts.append(tag("line", x1=_x(0, top), y1=_y(0), x2=_x(top, top), y2=_y(top), class_="blind"))
     parts.append(
         tag("text", "safe requests refused, % (over-refusal) →", x=FRAME.right, y=HEIGHT - 8, text_anchor="end")
@@ -184,24 +192,24 @@ def _cross(point: Point, top: float) -> Markup:
 
 
 def _along(line: Sequence[tuple[float, float]]) -> list[Box]:
-    """A line as small boxes, so that labels keep off it."""
+    """A line as small boxes, so that labels do not cover it."""
     steps = [i / 12 for i in range(12)]
     middles = [(x + t * (u - x), y + t * (v - y)) for (x, y), (u, v) in pairwise(line) for t in steps]
     return [Box(x - 2, y - 2, x + 2, y + 2) for x, y in middles]
 
 
 def _labels(
-    points: Sequence[Point], at: Callable[[Point], tuple[float, float]], in_the_way: Sequence[Box]
+    points: Sequence[Point], at: Callable[[Point], tuple[float, float]], obstacles: Sequence[Box]
 ) -> list[Markup]:
     where = [at(point) for point in points]
-    taken = [*(Box(x - 6, y - 6, x + 6, y + 6) for x, y in where), *in_the_way]
+    taken = [*(Box(x - 6, y - 6, x + 6, y + 6) for x, y in where), *obstacles]
     drawn = []
     for point, (x, y) in zip(points, where, strict=True):
         size = LABEL if point.main else SMALL
         text = shortened(point.label, 34)
-        box, hidden = place(text, x, y, FRAME, taken, size)
-        if not point.main and hidden > ROOM * len(text):
-            continue  # a strength among many: its neighbours tell enough, and the numbers stand below
+        box, covered = place_label(text, x, y, FRAME, taken, size)
+        if not point.main and covered > MAX_COVERED * len(text):
+            continue  # one strength of many: its neighbors are labeled, and the page has a table of the numbers
         taken.append(box)
         anchor = "start" if box.left > x else "end" if box.right < x else "middle"
         edge = {"start": box.left, "end": box.right, "middle": (box.left + box.right) / 2}

@@ -1,4 +1,4 @@
-"""Requests with every defense's answer beside them, as data that the page's script shows a few at a time."""
+"""Requests with the answer of every defense, as data: the page's script shows a few at a time."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from sarsteer.report.clips import Clips
 
 
 def transcripts(evaluation: Evaluation, clips: Clips) -> list[dict[str, Any]]:
-    """Benchmark by benchmark: its defenses, and its requests in order."""
+    """The defenses of each benchmark, and its requests in order."""
     names = dict.fromkeys(arm.benchmark for arm in evaluation.arms)
     return [_benchmark(name, [arm for arm in evaluation.arms if arm.benchmark == name], clips) for name in names]
 
 
 def _benchmark(name: str, arms: list[Arm], clips: Clips) -> dict[str, Any]:
-    heard = [_numbered(arm) for arm in arms]
-    order = dict.fromkeys(key for answers in heard for key in answers)
+    answers_of = [_numbered(arm) for arm in arms]
+    order = dict.fromkeys(key for answers in answers_of for key in answers)
     shared = [_shared_text(arm) for arm in arms]
     return {
         "name": name,
         "defenses": [arm.defense for arm in arms],
-        "beside": _told_once(arms, shared),
-        "requests": [_request([answers.get(key) for answers in heard], shared, clips) for key in order],
+        "instructions": _instructions(arms, shared),
+        "requests": [_request([answers.get(key) for answers in answers_of], shared, clips) for key in order],
     }
 
 
 def _shared_text(arm: Arm) -> str | None:
-    """The instruction that stands beside every clip alike, which need not be told with each."""
+    """The instruction, if all clips of an arm have the same one: it is shown once."""
     texts = {answer.text for answer in arm.answers}
     return next(iter(texts)) if len(texts) == 1 else None
 
 
-def _told_once(arms: list[Arm], shared: list[str | None]) -> list[str]:
+def _instructions(arms: list[Arm], shared: list[str | None]) -> list[str]:
     lines = []
     for text in dict.fromkeys(text for text in shared if text):
-        under = [arm.defense for arm, own in zip(arms, shared, strict=True) if own == text]
+        under = [arm.defense for arm, instruction in zip(arms, shared, strict=True) if instruction == text]
         lines.append(f"“{text}”" + ("" if len(under) == len(arms) else f" ({', '.join(under)})"))
     return lines
 
 
 def _numbered(arm: Arm) -> dict[tuple[str, int], Answer]:
-    """Answers by id; an id that comes again is told apart by how often it came."""
+    """Answers by id, and by the number of times that the id occurred before."""
     seen: Counter[str] = Counter()
     answers = {}
     for answer in arm.answers:
@@ -52,13 +52,13 @@ def _numbered(arm: Arm) -> dict[tuple[str, int], Answer]:
 
 
 def _request(answers: list[Answer | None], shared: list[str | None], clips: Clips) -> dict[str, Any]:
-    asked = next(answer for answer in answers if answer is not None)
-    clip, why = clips.add(asked.audio) if asked.audio else (None, "")
+    first = next(answer for answer in answers if answer is not None)
+    clip, why = clips.add(first.audio) if first.audio else (None, "")
     return {
-        "id": asked.id,
-        "label": asked.label,
-        "category": asked.category,
-        "question": asked.question,
+        "id": first.id,
+        "label": first.label,
+        "category": first.category,
+        "question": first.question,
         "clip": clip,
         "no_clip": why,
         "answers": [
@@ -67,12 +67,12 @@ def _request(answers: list[Answer | None], shared: list[str | None], clips: Clip
     }
 
 
-def _answer(answer: Answer, told: str | None) -> dict[str, Any]:
-    said: dict[str, Any] = {"answer": answer.answer, "outcome": answer.verdict.outcome}
+def _answer(answer: Answer, shared: str | None) -> dict[str, Any]:
+    data: dict[str, Any] = {"answer": answer.answer, "outcome": answer.verdict.outcome}
     if answer.verdict.reason:
-        said["reason"] = answer.verdict.reason
+        data["reason"] = answer.verdict.reason
     if answer.verdict.scores:
-        said["scores"] = ", ".join(f"{name} {value:g}" for name, value in answer.verdict.scores.items())
-    if answer.text and answer.text != told:
-        said["text"] = answer.text
-    return said
+        data["scores"] = ", ".join(f"{name} {value:g}" for name, value in answer.verdict.scores.items())
+    if answer.text and answer.text != shared:
+        data["text"] = answer.text
+    return data

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from sarsteer.evaluation.summary import Summary
-from sarsteer.report.svg import marker, picture, tag
+from sarsteer.report.svg import grid_line, marker, svg, tag
 from sarsteer.stats.estimate import Estimate
 
 WIDTH, HEIGHT = 400.0, 300.0
@@ -55,7 +55,7 @@ def curve(name: str, points: Sequence[tuple[float, Summary]], standard: float, u
         ]
         ends.append((_height(known[-1][1].value), title, series))
     drawn += _names(ends)
-    return picture(WIDTH, HEIGHT, f"Rates by {name}", *drawn)
+    return svg(WIDTH, HEIGHT, f"Rates by {name}", *drawn)
 
 
 def _sound(summary: Summary, key: str) -> Estimate | None:
@@ -72,9 +72,7 @@ def _axes(name: str, values: Sequence[float], across: object, standard: float) -
     assert callable(across)
     parts = []
     for step in range(6):
-        y = _height(step / 5)
-        parts.append(tag("line", x1=LEFT, x2=RIGHT, y1=y, y2=y, class_="grid"))
-        parts.append(tag("text", f"{20 * step}", x=LEFT - 6, y=y + 4, text_anchor="end"))
+        parts.append(grid_line(LEFT, RIGHT, _height(step / 5), f"{20 * step}"))
     last = -math.inf
     for value in values:
         x, text = across(value), f"{value:g}"

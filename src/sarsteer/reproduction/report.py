@@ -11,8 +11,7 @@ from sarsteer.evaluation.note import Note
 from sarsteer.evaluation.results import Arm, Evaluation
 from sarsteer.evaluation.summary import Summary
 from sarsteer.files import write_text
-from sarsteer.report import numbers
-from sarsteer.report.page import templates
+from sarsteer.report.environment import asset, environment
 from sarsteer.report.table import SCORE_METRICS, Block, Metric, blocks
 from sarsteer.reproduction.curves import LINES, curve
 from sarsteer.reproduction.plan import Plan, Step, results_of
@@ -88,9 +87,6 @@ def write_report(plan: Plan, out: Path) -> tuple[Path, Path]:
     """Write the page and the tables in Markdown, of all steps that are done."""
     found = of_models(plan, out)
     whole = not plan.setup.limit and all(results_of(step, out).is_file() for step in plan.steps)
-    environment = templates("sarsteer.reproduction")
-    style = templates("sarsteer.report")
-    environment.filters |= {name: getattr(numbers, name) for name in ("value", "interval", "counted", "whole")}
     about = {
         "models": found,
         "setup": plan.setup,
@@ -99,10 +95,9 @@ def write_report(plan: Plan, out: Path) -> tuple[Path, Path]:
         "compared": any(part.compared for model in found for part in model.table),
         "whole": whole,
     }
-    assert style.loader is not None
-    css = Markup(style.loader.get_source(style, "report.css")[0])
     page, table = out / PAGE, out / TABLE_FILE
-    write_text(page, environment.get_template("reproduction.html").render(**about, style=css))
+    template = environment("sarsteer.reproduction").get_template("reproduction.html")
+    write_text(page, template.render(**about, style=asset("report.css")))
     from sarsteer.reproduction.markdown import markdown
 
     write_text(table, markdown(found, plan))

@@ -3,13 +3,13 @@
   const data = JSON.parse(document.getElementById("answers").textContent);
   const find = (id) => document.getElementById(id);
   const WORDS = { complied: "complied", refused: "refused", safe_answer: "answered safely", broken: "broken" };
-  // what is good depends on what was asked: refusing the harmful, answering the safe
+  // refusing is good for a harmful request and bad for a safe one
   const tone = (label, outcome) => {
     if (!(outcome in WORDS) || outcome === "broken") return "odd";
     if (outcome === "safe_answer") return "good";
     return (outcome === "refused") === (label === "harmful") ? "good" : "bad";
   };
-  // text only ever becomes text: answers may hold markup
+  // always set textContent: answers may contain markup
   const make = (name, css, text) => {
     const node = document.createElement(name);
     if (css) node.className = css;
@@ -22,23 +22,23 @@
     return node;
   };
 
-  const said = (defense, label, answer) => {
+  const answerBox = (defense, label, answer) => {
     const box = make("section", "");
     const head = make("h4", "");
     head.append(make("span", "", defense));
     box.append(head);
     if (answer === null) {
-      box.append(make("p", "why", "was not asked this"));
+      box.append(make("p", "why", "not asked"));
       return box;
     }
-    const scored = answer.outcome === null && answer.scores; // such a judge tells no outcomes
+    const scored = answer.outcome === null && answer.scores; // this judge gives scores, not outcomes
     const kind = scored ? "plain" : tone(label, answer.outcome);
     box.className = "edge-" + kind;
     head.append(make("span", "chip " + kind, WORDS[answer.outcome] || (scored ? "scored" : "unreadable")));
-    box.append(make("p", "words", answer.answer === "" ? "(nothing)" : answer.answer));
+    box.append(make("p", "words", answer.answer === "" ? "(empty)" : answer.answer));
     const why = [answer.reason, answer.scores].filter(Boolean).join("; ");
     if (why) box.append(make("p", "why", "judge: " + why));
-    if (answer.text) box.append(make("p", "why", "beside the clip: " + answer.text));
+    if (answer.text) box.append(make("p", "why", "instruction: " + answer.text));
     return box;
   };
 
@@ -60,7 +60,7 @@
       item.append(make("p", "beside", request.no_clip));
     }
     const answers = make("div", "said");
-    request.answers.forEach((answer, i) => answers.append(said(benchmark.defenses[i], request.label, answer)));
+    request.answers.forEach((answer, i) => answers.append(answerBox(benchmark.defenses[i], request.label, answer)));
     item.append(answers);
     return item;
   };
@@ -78,11 +78,11 @@
     }
     return request.words;
   };
-  const fits = (request) => {
+  const matches = (request) => {
     if (label.value && request.label !== label.value) return false;
     const outcomes = request.answers.map((answer) => answer && (answer.outcome in WORDS ? answer.outcome : "unreadable"));
-    const looked = defense.value === "" ? outcomes : [outcomes[Number(defense.value)]];
-    if (outcome.value && !looked.includes(outcome.value)) return false;
+    const relevant = defense.value === "" ? outcomes : [outcomes[Number(defense.value)]];
+    if (outcome.value && !relevant.includes(outcome.value)) return false;
     if (differ.checked && new Set(outcomes.filter(Boolean)).size < 2) return false;
     const wanted = search.value.trim().toLowerCase();
     return !wanted || words(request).includes(wanted);
@@ -94,7 +94,7 @@
     list.append(...cards);
     built += next.length;
     cards.forEach((node) => node.querySelectorAll(".words").forEach((box) => {
-      if (box.textContent.length > 400) box.tabIndex = 0; // it may scroll: let the keyboard reach it
+      if (box.textContent.length > 400) box.tabIndex = 0; // it may scroll, so make it focusable
     }));
     const left = matching.length - built;
     more.hidden = left === 0;
@@ -104,7 +104,7 @@
     return cards;
   };
   const show = () => {
-    matching = data.benchmarks[Number(pick.value)].requests.filter(fits);
+    matching = data.benchmarks[Number(pick.value)].requests.filter(matches);
     built = 0;
     list.replaceChildren();
     grow();
@@ -115,9 +115,8 @@
     data.benchmarks[Number(pick.value)].defenses.forEach((name, i) => defense.append(option(String(i), name)));
     [...defense.options].forEach((node) => { node.selected = node.textContent === kept; });
     if (defense.selectedIndex < 0) defense.selectedIndex = 0;
-    find("beside").textContent = "";
-    const beside = data.benchmarks[Number(pick.value)].beside;
-    if (beside.length) find("beside").textContent = "Beside every clip: " + beside.join("; ");
+    const instructions = data.benchmarks[Number(pick.value)].instructions;
+    find("instructions").textContent = instructions.length ? "Instruction with every clip: " + instructions.join("; ") : "";
     show();
   };
 
@@ -141,13 +140,13 @@
   if (copy) {
     copy.hidden = false;
     copy.addEventListener("click", async () => {
-      const told = find("command");
+      const command = find("command");
       try {
-        await navigator.clipboard.writeText(told.textContent);
+        await navigator.clipboard.writeText(command.textContent);
         copy.textContent = "Copied";
       } catch {
-        getSelection().selectAllChildren(told);
-        copy.textContent = "Selected: copy it by hand";
+        getSelection().selectAllChildren(command);
+        copy.textContent = "Selected: press Ctrl+C";
       }
       setTimeout(() => { copy.textContent = "Copy"; }, 2500);
     });

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sarsteer.cli.output import check_out, console, errors, print_json
+from sarsteer.cli import options
+from sarsteer.cli.output import check_out, console, note, print_json
 from sarsteer.errors import SarsteerError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def report(
     max_transcripts: Annotated[
         int, typer.Option(help="HTML: requests to show before 'Show more'. The page contains all.", min=1)
     ] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON about the file.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Write a report of an evaluation: a page that needs no network, a Markdown table, or CSV.
 
@@ -79,11 +80,9 @@ def report(
     text = _written(evaluation, chosen, results, answers, embed_audio, max_transcripts)
     exposed = sensitive(evaluation) if chosen in (Format.html, Format.json) or answers else 0
     if exposed:
-        errors.print(
-            f"[yellow]note:[/] the report contains {exposed} answers that complied with harmful requests, or may have; "
-            "--redact removes them",
-            highlight=False,
-            soft_wrap=True,
+        note(
+            f"the report contains {exposed} answers that complied with harmful requests, or may have; "
+            "--redact removes them"
         )
     if out is None:
         sys.stdout.write(text)

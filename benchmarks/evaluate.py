@@ -74,7 +74,7 @@ def speedup(
         chosen = [(number * singles + i) % requests for i in range(singles)]
         for place in range(len(SIDES)):
             side = SIDES[(number + place) % len(SIDES)]
-            model._clips.clear()
+            model.clip_cache.clear()
             began, used = time.perf_counter(), time.process_time()
             answered = run_side[side](chosen)
             clock[side].append((time.perf_counter() - began) / answered)

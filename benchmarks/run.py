@@ -83,8 +83,8 @@ def four_forwards(model: AudioLanguageModel, pairs: Pairs) -> None:
     for pair in pairs:
         for item in (pair.harmful, pair.safe):
             for text in (INSTRUCTION, INSTRUCTION + REFUSAL_PROMPT):
-                messages, _ = model._read(sarsteer.user_turn(item.audio, text), 0)
-                inputs = {k: v for k, v in model._process([messages]).items() if k != "num_audio_tokens"}
+                messages, _ = model.read(sarsteer.user_turn(item.audio, text), 0)
+                inputs = {k: v for k, v in model.process([messages]).items() if k != "num_audio_tokens"}
                 with torch.no_grad():
                     out = model.module(**inputs, output_hidden_states=True)
                 [state[:, -1].float().numpy() for state in out.hidden_states]
@@ -94,7 +94,7 @@ def calibration(model: AudioLanguageModel, pairs: Pairs, rounds: int) -> dict[st
     """``calibrate`` against four single forwards per pair; the ratio is calibrate / loop."""
 
     def calibrate() -> None:
-        model._clips.clear()
+        model.clip_cache.clear()
         sarsteer.calibrate(model, pairs)
 
     return interleave(lambda: seconds(calibrate), lambda: seconds(lambda: four_forwards(model, pairs)), rounds)

@@ -107,7 +107,7 @@ def seen_by_hand(layers: list[torch.nn.Module]) -> Iterator[list[torch.Tensor]]:
 def tokens(model: AudioLanguageModel, conversation: Any, **options: Any) -> list[int]:
     """The answer's tokens, which say more than its text."""
     inputs = model.collate(model.prepare([conversation]))
-    return model._answer(inputs, max_new_tokens=6, **model._generation_options(options))[0].tolist()
+    return model.generate_tokens(inputs, max_new_tokens=6, **model.generation_options(options))[0].tolist()
 
 
 def logits(model: AudioLanguageModel, conversation: Any) -> torch.Tensor:
@@ -331,7 +331,7 @@ def item(model: AudioLanguageModel, folder: Any, number: int) -> Item:
 def test_half_precision(model: AudioLanguageModel, vectors: torch.Tensor, dtype: torch.dtype) -> None:
     kept = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
     model.module.to(dtype)
-    model._clips.clear()
+    model.clip_cache.clear()
     try:
         with attach(model.module, model.decoder_layers, vectors, ALPHA, model.probe):
             steered = logits(model, ask(model))
@@ -343,7 +343,7 @@ def test_half_precision(model: AudioLanguageModel, vectors: torch.Tensor, dtype:
     finally:
         model.module.float()
         model.module.load_state_dict(kept)
-        model._clips.clear()
+        model.clip_cache.clear()
 
 
 def test_attaching_after_compiling_is_right_or_refused(model: AudioLanguageModel, vectors: torch.Tensor) -> None:

@@ -60,7 +60,7 @@ def test_activations_have_their_shape_and_are_those_of_hooks(tiny: AudioLanguage
     assert whole.dtype == torch.float32
     seen: list[torch.Tensor] = []
     hooks = [layer.register_forward_hook(lambda _m, _a, out: seen.append(out[0, -1])) for layer in tiny.decoder_layers]
-    inputs = tiny._process([tiny.prepare(turns[:1])[0].messages])
+    inputs = tiny.process([tiny.prepare(turns[:1])[0].messages])
     inputs.pop("num_audio_tokens", None)
     with torch.no_grad():
         tiny.module(**inputs)
@@ -113,7 +113,7 @@ def test_control_tokens_in_a_users_text_stay_text(tiny: AudioLanguageModel) -> N
 
 
 def test_a_clip_is_encoded_once_and_remembered(tiny: AudioLanguageModel) -> None:
-    tiny._clips.clear()
+    tiny.clip_cache.clear()
     rows: list[int] = []
     hook = tiny.module.model.audio_tower.layers[0].register_forward_hook(lambda _m, _a, out: rows.append(len(out)))
     turn = conversation(11)

@@ -60,7 +60,7 @@ def test_progress_is_told(embedded: AudioLanguageModel, calibration_pairs: Pairs
 
 
 def test_each_clip_is_encoded_once(embedded: AudioLanguageModel, calibration_pairs: Pairs) -> None:
-    embedded._clips.clear()
+    embedded.clip_cache.clear()
     tower = embedded.module.model.audio_tower.layers[0]
     rows: list[int] = []
     hook = tower.register_forward_hook(lambda _m, _a, out: rows.append(len(out)))

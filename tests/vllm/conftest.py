@@ -106,9 +106,9 @@ def transformers_tokens(
     """The transformers engine's answers: tokens up to and with the end of each."""
     end = model.tokenizer.convert_tokens_to_ids("<|im_end|>")
     with steering.on(model, alpha=alpha, k=K):
-        rows = model._answer(
+        rows = model.generate_tokens(
             model.collate([request.prepared for request in requests]),
-            **model._generation_options({"max_new_tokens": tokens}),
+            **model.generation_options({"max_new_tokens": tokens}),
         ).tolist()
     return [row[: row.index(end) + 1] if end in row else row for row in rows]
 

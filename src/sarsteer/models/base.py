@@ -96,11 +96,11 @@ class AudioLanguageModel(LanguageModel):
         self.decoder_layers: list[nn.Module] = find_decoder_layers(module, layers or self.family.layers)
         self.hidden_size: int = hidden_size(module)
         self.tokenizer: Any = getattr(processor, "tokenizer", processor)
-        self._check_processor()
+        self.check_processor()
         self.tokenizer.padding_side = "left"  # "last position" is the last prompt token only on the right edge
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self._clips = ClipCache()
+        self.clip_cache = ClipCache()
 
     def __repr__(self) -> str:
         return (
@@ -115,7 +115,8 @@ class AudioLanguageModel(LanguageModel):
     probe: Callable[[], list[torch.Tensor]] | None = None
     """How to prove steering where a family generates in a way of its own; see ``steering.proof``."""
 
-    def _check_processor(self) -> None:
+    def check_processor(self) -> None:
+        """Raise ``ModelError`` if the processor cannot write prompts."""
         if getattr(self.processor, "chat_template", None) is None:
             raise ModelError(
                 f"{self.name}: its processor has no chat template; add chat_template.jinja beside its tokenizer"
@@ -201,24 +202,25 @@ class AudioLanguageModel(LanguageModel):
             MessageError, AudioError: a conversation is malformed or a clip is bad; nothing was computed.
 
         """
-        read = [self._read(conversation, index) for index, conversation in enumerate(conversations)]
+        read = [self.read(conversation, index) for index, conversation in enumerate(conversations)]
         if self.family.encode_audio is None:
-            return [self._prompt(messages, index) for index, (messages, _) in enumerate(read)]
+            return [self.build_prompt(messages, index) for index, (messages, _) in enumerate(read)]
         prompts: list[Prompt] = []
         for start in range(0, len(read), DEFAULT_BATCH):
             prompts += self._encode(read[start : start + DEFAULT_BATCH], remember)
         return prompts
 
-    def _read(self, conversation: Conversation, index: int) -> tuple[list[Message], list[Clip]]:
+    def read(self, conversation: Conversation, index: int) -> tuple[list[Message], list[Clip]]:
+        """Check a conversation; return it with its media loaded, and its clips. Errors carry ``index``."""
         try:
             return read_conversation(conversation, self.input_limits)
         except (MessageError, AudioError) as error:
             raise error.at(f"conversation {index}", index) from None
 
-    def _prompt(self, messages: list[Message], index: int) -> Prompt:
+    def build_prompt(self, messages: list[Message], index: int) -> Prompt:
         """A row processed alone; what its processor cannot take is told as the conversation's error."""
         try:
-            made = self._process([messages])
+            made = self.process([messages])
         except MessageError as error:
             raise error.at(f"conversation {index}", index) from None
         except (ValueError, TypeError, KeyError, IndexError, RuntimeError, TemplateError) as error:
@@ -235,9 +237,9 @@ class AudioLanguageModel(LanguageModel):
         assert self.family.encode_audio is not None
         assert self.family.audio_token_id is not None
         clips = [clip for _, row in read for clip in row]
-        inputs = self._process([messages for messages, _ in read], self._audio_options(clips))
+        inputs = self.process([messages for messages, _ in read], self._audio_options(clips))
         digests = [clip.digest for clip in clips]
-        fresh = self._clips.missing(digests)
+        fresh = self.clip_cache.missing(digests)
         if fresh:
             chosen = torch.tensor([digests.index(digest) for digest in fresh])
             audio = {k: v[chosen] for k, v in inputs.items() if torch.is_tensor(v) and len(v) == len(clips)}
@@ -245,7 +247,7 @@ class AudioLanguageModel(LanguageModel):
             encoded = self.family.encode_audio(unwrap(self.module), audio)
         else:
             encoded = []
-        embeddings = self._clips.take(digests, dict(zip(fresh, encoded, strict=True)), remember=remember)
+        embeddings = self.clip_cache.take(digests, dict(zip(fresh, encoded, strict=True)), remember=remember)
         placeholder = self.family.audio_token_id(unwrap(self.module))
         prompts, taken = [], 0
         for row, (messages, row_clips) in enumerate(read):
@@ -265,13 +267,13 @@ class AudioLanguageModel(LanguageModel):
 
     def _tokenize(self, conversation: Conversation, index: int) -> torch.Tensor:
         """The token ids ``[T]`` of a prompt; nothing is encoded."""
-        messages, clips = self._read(conversation, index)
+        messages, clips = self.read(conversation, index)
         if self.family.encode_audio is None:
-            return self._prompt(messages, index).input_ids
-        ids: torch.Tensor = self._process([messages], self._audio_options(clips))["input_ids"][0]
+            return self.build_prompt(messages, index).input_ids
+        ids: torch.Tensor = self.process([messages], self._audio_options(clips))["input_ids"][0]
         return ids
 
-    def _process(
+    def process(
         self, conversations: list[list[Message]], audio_options: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """The processor's tensors for a left-padded batch. Control tokens in the user's text stay plain text."""
@@ -322,7 +324,7 @@ class AudioLanguageModel(LanguageModel):
             raise MessageError("give either conversations or prepared prompts, not both at once")
         return self.prepare([c for c in conversations if not isinstance(c, Prompt)])
 
-    def _batches(self, prompts: list[Prompt], size: int) -> list[list[int]]:
+    def batches(self, prompts: list[Prompt], size: int) -> list[list[int]]:
         """Indices in batches of about equal length, so that little is padding; of equal media where padding leaks."""
         if size < 1:
             raise ModelError(f"batch_size must be at least 1, not {size}")
@@ -360,17 +362,17 @@ class AudioLanguageModel(LanguageModel):
 
         """
         prompts = self._prompts(conversations)
-        generation = self._generation_options(generation)
+        generation = self.generation_options(generation)
         answers: dict[int, list[str]] = {}
         observer = observer_of(self.module)
         records: dict[int, list[Any]] = {}  # the observer's, of each prompt
-        with self._observed():
-            for batch in self._batches(prompts, batch_size):
+        with self.observed():
+            for batch in self.batches(prompts, batch_size):
                 inputs = self.collate([prompts[i] for i in batch])
                 if observer is not None:
                     observer.batch_started()
-                tokens = self._answer(inputs, max_new_tokens=max_new_tokens, **generation)
-                texts = self._decode(tokens)
+                tokens = self.generate_tokens(inputs, max_new_tokens=max_new_tokens, **generation)
+                texts = self.decode(tokens)
                 each = len(texts) // len(batch)
                 for place, index in enumerate(batch):
                     answers[index] = texts[place * each : (place + 1) * each]
@@ -392,13 +394,13 @@ class AudioLanguageModel(LanguageModel):
         prompt = conversation if isinstance(conversation, Prompt) else self.prepare([conversation])[0]
         inputs = self.collate([prompt])
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        options = self._generation_options(generation)
+        options = self.generation_options(generation)
         failure: list[BaseException] = []
 
         def run() -> None:
             try:
-                with self._observed():
-                    self._answer(inputs, max_new_tokens=max_new_tokens, streamer=streamer, **options)
+                with self.observed():
+                    self.generate_tokens(inputs, max_new_tokens=max_new_tokens, streamer=streamer, **options)
             except BaseException as error:  # raised again in the reader's thread
                 failure.append(error)
                 streamer.end()
@@ -417,25 +419,27 @@ class AudioLanguageModel(LanguageModel):
         """Whether steering is attached."""
         return observer_of(self.module) is not None
 
-    def _observed(self) -> AbstractContextManager[None]:
+    def observed(self) -> AbstractContextManager[None]:
         """Held while one call answers; an observer that can follow only one call refuses a second one."""
         observer = observer_of(self.module)
         return nullcontext() if observer is None else observer.answering()
 
-    def _generation_options(self, generation: dict[str, Any]) -> dict[str, Any]:
+    def generation_options(self, generation: dict[str, Any]) -> dict[str, Any]:
+        """The options of ``generate_tokens`` for a user's generation options."""
         if not generation.get("do_sample"):
             # The checkpoint's sampling settings mean nothing to greedy decoding, and transformers warns of them.
             generation = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, **generation}
         return {"pad_token_id": self.tokenizer.pad_token_id, **generation}
 
     @torch.no_grad()
-    def _answer(self, inputs: dict[str, torch.Tensor], **options: Any) -> torch.Tensor:
+    def generate_tokens(self, inputs: dict[str, torch.Tensor], **options: Any) -> torch.Tensor:
         """The answers' tokens ``[B, new]``, without the prompt."""
         out = generating_part(self.module).generate(**inputs, **options)
         tokens: torch.Tensor = out if torch.is_tensor(out) else out.sequences
         return tokens[:, inputs["input_ids"].shape[1] :]
 
-    def _decode(self, tokens: torch.Tensor) -> list[str]:
+    def decode(self, tokens: torch.Tensor) -> list[str]:
+        """The text of each row of tokens ``[B, new]``."""
         texts: list[str] = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return texts
 
@@ -454,7 +458,7 @@ class AudioLanguageModel(LanguageModel):
 
         prompts = self._prompts(conversations)
         out = torch.empty(len(prompts), len(self.decoder_layers), self.hidden_size)
-        for batch in self._batches(prompts, batch_size):
+        for batch in self.batches(prompts, batch_size):
             with LastTokenCapture(self.decoder_layers) as capture:
                 self.forward_base(self.collate([prompts[i] for i in batch]))
             out[batch] = capture.activations()

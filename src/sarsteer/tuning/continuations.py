@@ -49,7 +49,7 @@ class Continuations:
     ) -> None:
         self._model, self._prompts = model, list(prompts)
         self._answers = [answer.cpu() for answer in answers]
-        self._rows = model._batches(self._prompts, batch_size)
+        self._rows = model.batches(self._prompts, batch_size)
         self._kept: list[_Batch | None] = [None] * len(self._rows)
         self._budget = _budget(model.device)
 

@@ -97,11 +97,11 @@ def answer(model: AudioLanguageModel, prompts: Sequence[Prompt], max_new_tokens:
     ends = _end_tokens(model)
     texts: dict[int, str] = {}
     tokens: dict[int, tuple[int, ...]] = {}
-    options = model._generation_options({"max_new_tokens": max_new_tokens})
-    for rows in model._batches(list(prompts), batch_size):
+    options = model.generation_options({"max_new_tokens": max_new_tokens})
+    for rows in model.batches(list(prompts), batch_size):
         with torch.no_grad():
-            made = model._answer(model.collate([prompts[i] for i in rows]), **options)
-        for i, row, text in zip(rows, made.tolist(), model._decode(made), strict=True):
+            made = model.generate_tokens(model.collate([prompts[i] for i in rows]), **options)
+        for i, row, text in zip(rows, made.tolist(), model.decode(made), strict=True):
             stop = next((place for place, token in enumerate(row) if token in ends), len(row) - 1)
             texts[i], tokens[i] = text.strip(), tuple(row[: stop + 1])
     order = range(len(prompts))

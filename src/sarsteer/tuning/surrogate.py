@@ -182,7 +182,7 @@ def first_token_logits(
     """Logits ``[B, V]`` of each batch's first answer tokens, by prefills alone; steered where steering is attached."""
     found = []
     with torch.no_grad():
-        for rows in model._batches(list(prompts), batch_size):
+        for rows in model.batches(list(prompts), batch_size):
             out = model.forward_base(model.collate([prompts[i] for i in rows]))
             found.append((rows, next_token_logits(model, out.last_hidden_state[:, -1])))
     return found

@@ -89,7 +89,7 @@ class VllmActivations:
         return [self._prompt(conversation, index) for index, conversation in enumerate(conversations)]
 
     def _prompt(self, conversation: Conversation, index: int) -> VllmPrompt:
-        messages, clips = self.skeleton._read(conversation, index)
+        messages, clips = self.skeleton.read(conversation, index)
         refuse_control_tokens([messages], self.skeleton.tokenizer)
         text = self.skeleton.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         ids = self.skeleton.tokenizer(text, add_special_tokens=False)["input_ids"]

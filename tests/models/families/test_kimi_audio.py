@@ -283,7 +283,7 @@ def test_a_long_clip_is_heard_whole(kimi: KimiAudio, monkeypatch: pytest.MonkeyP
         kimi.prepare([conversation(1, 31.0)])
     turn = conversation(1, 0.5, text="?")
     room = 60 - inputs_of(kimi, turn)["input_ids"].shape[1]
-    assert kimi._answer(inputs_of(kimi, turn), max_new_tokens=500).shape[1] <= room
+    assert kimi.generate_tokens(inputs_of(kimi, turn), max_new_tokens=500).shape[1] <= room
 
 
 def test_control_tokens_in_a_text_stay_text(kimi: KimiAudio, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,10 +393,10 @@ def test_answers_are_its_own_loops(kimi: KimiAudio, tmp_path: Path) -> None:
 
 def test_the_text_ends_where_its_end_token_comes(kimi: KimiAudio, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = inputs_of(kimi, conversation(2))
-    whole = kimi._answer(inputs, max_new_tokens=8)[0].tolist()
+    whole = kimi.generate_tokens(inputs, max_new_tokens=8)[0].tolist()
     end = next(i for i in range(1, len(whole)) if whole[i] not in whole[:i])
     monkeypatch.setattr(kimi.kimi.extra_tokens, "kimia_text_eos", whole[end])
-    assert kimi._answer(inputs, max_new_tokens=8)[0].tolist() == whole[:end]
+    assert kimi.generate_tokens(inputs, max_new_tokens=8)[0].tolist() == whole[:end]
 
 
 def test_sampling(kimi: KimiAudio) -> None:

@@ -19,7 +19,7 @@ def test_trimmed_encoding_equals_the_whole_window(attention: str) -> None:
     model.module.set_attn_implementation(attention)
     turns = [conversation(i, seconds) for i, seconds in enumerate(DURATIONS)]
     prompts = model.prepare(turns)
-    inputs = model._process([p.messages for p in prompts])
+    inputs = model.process([p.messages for p in prompts])
     with torch.no_grad():
         whole = model.module(**{k: v for k, v in inputs.items() if k != "num_audio_tokens"}).logits[:, -1]
         ours = model.collate(prompts)
@@ -35,7 +35,7 @@ def test_generation_equals_transformers_own_path(embedded: AudioLanguageModel, t
         for item in test_pairs.harmful[:6]
     ]
     prompts = embedded.prepare(turns)
-    inputs = embedded._process([p.messages for p in prompts])
+    inputs = embedded.process([p.messages for p in prompts])
     inputs.pop("num_audio_tokens", None)
     out = embedded.module.generate(**inputs, max_new_tokens=32, do_sample=False)
     texts = embedded.tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -45,9 +45,9 @@ def test_generation_equals_transformers_own_path(embedded: AudioLanguageModel, t
 def test_a_clip_encodes_the_same_in_any_company(embedded: AudioLanguageModel) -> None:
     model = embedded
     short, long = conversation(1, 0.4), conversation(2, 9.0)
-    model._clips.clear()
+    model.clip_cache.clear()
     alone = model.prepare([short])[0].clips[0]
-    model._clips.clear()
+    model.clip_cache.clear()
     beside = model.prepare([short, long])[0].clips[0]
     torch.testing.assert_close(alone, beside, rtol=1e-4, atol=1e-4)
     assert alone.shape[1] == model.hidden_size

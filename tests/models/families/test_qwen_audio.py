@@ -140,8 +140,8 @@ def spoken(path: Path, text: str) -> list[dict[str, Any]]:
 
 def tokens_of(model: AudioLanguageModel, turns: list[Any], steps: int, **options: Any) -> list[list[int]]:
     """The answers' tokens, none of which ends an answer."""
-    generation = model._generation_options({"eos_token_id": None, **options})
-    return model._answer(model.collate(model.prepare(turns)), max_new_tokens=steps, **generation).tolist()
+    generation = model.generation_options({"eos_token_id": None, **options})
+    return model.generate_tokens(model.collate(model.prepare(turns)), max_new_tokens=steps, **generation).tolist()
 
 
 # ---- the stand-in tests something ------------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ def test_clips_that_cannot_be_heard(model: AudioLanguageModel, folder: Path) -> 
 
 
 def test_a_clip_is_encoded_once(model: AudioLanguageModel) -> None:
-    model._clips.clear()
+    model.clip_cache.clear()
     seen: list[int] = []
     hook = model.module.transformer.audio.ln_post.register_forward_hook(lambda _m, _a, out: seen.append(len(out)))
     model.generate(model.prepare([conversation(11), conversation(11), conversation(12)]), max_new_tokens=2)
@@ -430,13 +430,13 @@ def test_several_answers_each(model: AudioLanguageModel) -> None:
 
 
 def test_an_answer_ends_where_a_turn_does(model: AudioLanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert model._generation_options({})["eos_token_id"] == [len(RANKS), len(RANKS) + 2, len(RANKS) + 1]
-    assert model._generation_options({"eos_token_id": 7})["eos_token_id"] == 7
+    assert model.generation_options({})["eos_token_id"] == [len(RANKS), len(RANKS) + 2, len(RANKS) + 1]
+    assert model.generation_options({"eos_token_id": 7})["eos_token_id"] == 7
     turn = conversation(1)
     (plain,) = tokens_of(model, [turn], 8)
     monkeypatch.setattr(model.tokenizer, "stop", [plain[5]])
     inputs = model.collate(model.prepare([turn]))
-    out = model._answer(inputs, max_new_tokens=8, **model._generation_options({}))
+    out = model.generate_tokens(inputs, max_new_tokens=8, **model.generation_options({}))
     assert out[0].tolist() == plain[: plain.index(plain[5]) + 1]
 
 

@@ -89,7 +89,7 @@ class KimiAudio(AudioLanguageModel):
         self.kimi: Any = kimi
         super().__init__(module, KimiProcessor(kimi), **options)
 
-    def _check_processor(self) -> None:
+    def check_processor(self) -> None:
         """It needs no chat template: the package's prompt manager stands in for one."""
 
     @property
@@ -105,7 +105,7 @@ class KimiAudio(AudioLanguageModel):
     # ---- prompts -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _prompt(self, messages: list[Message], index: int) -> KimiPrompt:
+    def build_prompt(self, messages: list[Message], index: int) -> KimiPrompt:
         """The two streams of a conversation; the package remembers no clips, and neither does this."""
         try:
             return self._streams(messages)
@@ -157,9 +157,9 @@ class KimiAudio(AudioLanguageModel):
         if any(token >= first for token in ids):
             raise MessageError(f"message {number}: its text holds a control token of the model; take it out")
 
-    def _batches(self, prompts: list[Prompt], size: int) -> list[list[int]]:
+    def batches(self, prompts: list[Prompt], size: int) -> list[list[int]]:
         """One by one: the package's loop knows no padding."""
-        super()._batches(prompts, size)  # for its check of the size
+        super().batches(prompts, size)  # for its check of the size
         return [[index] for index in range(len(prompts))]
 
     def collate(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
@@ -174,7 +174,8 @@ class KimiAudio(AudioLanguageModel):
 
     # ---- answers -------------------------------------------------------------------------------------------------
 
-    def _generation_options(self, generation: dict[str, Any]) -> dict[str, Any]:
+    def generation_options(self, generation: dict[str, Any]) -> dict[str, Any]:
+        """The options of the package's loop."""
         options = {key: value for key, value in generation.items() if value is not None}
         if options.pop("do_sample", False):
             options["text_temperature"] = options.pop("temperature", options.get("text_temperature", 1.0))
@@ -190,7 +191,7 @@ class KimiAudio(AudioLanguageModel):
         return {"text_temperature": 0.0, **options}
 
     @torch.no_grad()
-    def _answer(self, inputs: dict[str, Any], *, max_new_tokens: int = 256, **options: Any) -> torch.Tensor:
+    def generate_tokens(self, inputs: dict[str, Any], *, max_new_tokens: int = 256, **options: Any) -> torch.Tensor:
         """The answer's text tokens ``[1, new]``, from the package's own loop."""
         room = min(max_new_tokens, _KEPT, CONTEXT - inputs["input_ids"].shape[1])
         with _one_clip_told(inputs):
@@ -205,7 +206,8 @@ class KimiAudio(AudioLanguageModel):
             )
         return torch.tensor([tokens], dtype=torch.long)
 
-    def _decode(self, tokens: torch.Tensor) -> list[str]:
+    def decode(self, tokens: torch.Tensor) -> list[str]:
+        """The text of each row of tokens ``[B, new]``."""
         offset = self.kimi.kimia_token_offset  # ids from here on are sounds
         return [str(self.kimi.detokenize_text([t for t in row if t < offset])) for row in tokens.tolist()]
 
@@ -218,7 +220,7 @@ class KimiAudio(AudioLanguageModel):
         An error in the middle is raised where the pieces are read, and the loop stops when the reader goes away.
         """
         prompt = conversation if isinstance(conversation, Prompt) else self.prepare([conversation])[0]
-        inputs, options = self.collate([prompt]), self._generation_options(generation)
+        inputs, options = self.collate([prompt]), self.generation_options(generation)
         said: queue.Queue[int | torch.Tensor | BaseException] = queue.Queue()
         gone = threading.Event()
         steps = 0
@@ -235,8 +237,8 @@ class KimiAudio(AudioLanguageModel):
 
         def run() -> None:
             try:
-                with self._observed():
-                    said.put(self._answer(inputs, max_new_tokens=max_new_tokens, **options))
+                with self.observed():
+                    said.put(self.generate_tokens(inputs, max_new_tokens=max_new_tokens, **options))
             except BaseException as error:  # raised again in the reader's thread
                 said.put(error)
 
@@ -252,7 +254,7 @@ class KimiAudio(AudioLanguageModel):
                     raise item
                 done = torch.is_tensor(item)
                 tokens = item[0].tolist() if torch.is_tensor(item) else [*tokens, int(item)]
-                text = self._decode(torch.tensor([tokens]))[0]
+                text = self.decode(torch.tensor([tokens]))[0]
                 whole = text if done else text.rstrip("\ufffd")  # a character's first bytes wait for its last
                 if len(whole) > len(shown):
                     yield whole[len(shown) :]
@@ -293,7 +295,7 @@ class KimiAudio(AudioLanguageModel):
         hook = inner.lm_head.register_forward_hook(lambda _m, _a, out: logits.append(out[:, -1].float()))
         self.kimi.extra_tokens = endless
         try:
-            self._answer(inputs, max_new_tokens=2, text_temperature=0.0)
+            self.generate_tokens(inputs, max_new_tokens=2, text_temperature=0.0)
         finally:
             self.kimi.extra_tokens = extra
             hook.remove()

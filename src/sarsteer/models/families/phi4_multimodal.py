@@ -19,10 +19,11 @@ SUBFOLDER = "speech-lora"
 class Phi4Multimodal(AudioLanguageModel):
     """A Phi-4-multimodal model."""
 
-    def _process(
+    def process(
         self, conversations: list[list[Message]], audio_options: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        made = super()._process(conversations, audio_options)
+        """The processor's tensors, with a mask also for a single clip."""
+        made = super().process(conversations, audio_options)
         features = made.get("audio_input_features")
         if torch.is_tensor(features) and made.get("audio_attention_mask") is None:
             # of a single clip the extractor makes no mask; in a batch each clip needs its own

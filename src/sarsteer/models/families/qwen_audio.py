@@ -133,7 +133,8 @@ class QwenTokens:
 class QwenAudio(AudioLanguageModel):
     """Qwen-Audio; made by ``load_model`` only."""
 
-    def _check_processor(self) -> None:
+    def check_processor(self) -> None:
+        """Accept only what ``load`` returns."""
         inner: Any = unwrap(self.module)
         if not isinstance(self.processor, QwenTokens) or not hasattr(type(inner), "remote"):
             raise ModelError(f"{self.name}: Qwen-Audio runs on transformers 5 only as sarsteer.load_model makes it")
@@ -152,7 +153,7 @@ class QwenAudio(AudioLanguageModel):
 
     def prepare(self, conversations: Sequence[Conversation], *, remember: bool = True) -> list[Prompt]:
         """Check and tokenise conversations and encode their clips; see ``AudioLanguageModel.prepare``."""
-        read = [self._read(conversation, index) for index, conversation in enumerate(conversations)]
+        read = [self.read(conversation, index) for index, conversation in enumerate(conversations)]
         for index, (messages, clips) in enumerate(read):
             for message in messages:
                 if message["role"] not in _ROLES:
@@ -206,9 +207,9 @@ class QwenAudio(AudioLanguageModel):
     def _hear(self, clips: list[Clip], remember: bool) -> list[torch.Tensor]:
         """``[tokens, D]`` a clip, between the embeddings of its start and end; remembered ones are not made again."""
         digests = [clip.digest for clip in clips]
-        missing = self._clips.missing(digests)
+        missing = self.clip_cache.missing(digests)
         fresh = {digest: self._encode_clip(clips[digests.index(digest)]) for digest in missing}
-        return self._clips.take(digests, fresh, remember=remember)
+        return self.clip_cache.take(digests, fresh, remember=remember)
 
     def _encode_clip(self, clip: Clip) -> torch.Tensor:
         code, ear = self._audio_code, self._ear
@@ -247,10 +248,10 @@ class QwenAudio(AudioLanguageModel):
         config: Any = unwrap(self.module).config
         return int(config.seq_length) if config.use_logn_attn or config.use_dynamic_ntk else sys.maxsize
 
-    def _batches(self, prompts: list[Prompt], size: int) -> list[list[int]]:
+    def batches(self, prompts: list[Prompt], size: int) -> list[list[int]]:
         """As the base class's; beyond the trained length, rows of equal length only."""
         batches: list[list[int]] = []
-        for batch in super()._batches(prompts, size):
+        for batch in super().batches(prompts, size):
             lengths = [len(prompts[index].input_ids) for index in batch]
             if max(lengths) <= self._indifferent_to_padding:
                 batches.append(batch)
@@ -260,21 +261,21 @@ class QwenAudio(AudioLanguageModel):
         return batches
 
     @torch.no_grad()
-    def _answer(self, inputs: dict[str, Any], **options: Any) -> torch.Tensor:
+    def generate_tokens(self, inputs: dict[str, Any], **options: Any) -> torch.Tensor:
         """The answers' tokens; rows go one by one where an answer could outgrow ``_indifferent_to_padding``."""
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         longest = ids.shape[1] + int(options.get("max_new_tokens") or 0)
         if longest <= self._indifferent_to_padding or bool(mask.all()):
-            return super()._answer(inputs, **options)
+            return super().generate_tokens(inputs, **options)
         answers: list[torch.Tensor] = []
         for row, clips in enumerate(clips_of_rows(ids, unwrap(self.module).config)):
             kept = mask[row].bool()
             one = {"input_ids": ids[row, kept][None], "attention_mask": mask[row, kept][None]}
             if clips:
                 one["audio_info"] = chosen_clips(inputs["audio_info"], clips)
-            answers += super()._answer(one, **options)
+            answers += super().generate_tokens(one, **options)
         return torch.nn.utils.rnn.pad_sequence(answers, batch_first=True, padding_value=self.tokenizer.pad_token_id)
 
-    def _generation_options(self, generation: dict[str, Any]) -> dict[str, Any]:
+    def generation_options(self, generation: dict[str, Any]) -> dict[str, Any]:
         """As the base class's; an answer ends where a turn does."""
-        return {"eos_token_id": self.tokenizer.stop, **super()._generation_options(generation)}
+        return {"eos_token_id": self.tokenizer.stop, **super().generation_options(generation)}

@@ -20,15 +20,17 @@ from sarsteer.models.base import AudioLanguageModel
 class Voxtral(AudioLanguageModel):
     """A Voxtral model; needs ``mistral-common`` (``pip install 'sarsteer[voxtral]'``)."""
 
-    def _check_processor(self) -> None:
+    def check_processor(self) -> None:
+        """Accept only a processor that uses mistral-common."""
         if not hasattr(self.tokenizer, "apply_chat_template") or not type(self.processor).__name__.startswith(
             "Voxtral"
         ):
             raise ModelError(f"{self.name}: needs a VoxtralProcessor, which mistral-common makes; load it again")
 
-    def _process(
+    def process(
         self, conversations: list[list[Message]], audio_options: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
+        """The processor's tensors; mistral-common writes the prompt."""
         from mistral_common.exceptions import MistralCommonException
 
         spoken = [[{**message, "content": self._parts(message)} for message in row] for row in conversations]

@@ -8,9 +8,9 @@ import torch
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
 import sarsteer
-from sarsteer.models.loading import embedded_folder
+from sarsteer import tiny
 
-folder = embedded_folder()
+folder = tiny.model_folder()
 model = Qwen2AudioForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
 processor = AutoProcessor.from_pretrained(folder)
 

@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from sarsteer import AudioLanguageModel, load_pairs
+from sarsteer import AudioLanguageModel, load_pairs, tiny
 from sarsteer.audio import load_clip
 from sarsteer.data.manifest import load_items
 from sarsteer.data.pairs import manifest_path
 from sarsteer.judges.toy_outcome import outcome
-from sarsteer.models.loading import embedded_folder
 from sarsteer.tiny import world
 from training.tiny.contract import Promise, measure
 
-FOLDER = embedded_folder().parent
+FOLDER = tiny.model_folder().parent
 
 
 def size(folder: Path) -> int:

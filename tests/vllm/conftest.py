@@ -24,8 +24,8 @@ import pytest
 import torch
 
 import sarsteer
+from sarsteer import tiny
 from sarsteer.audio import load_clip
-from sarsteer.models.loading import embedded_folder
 from sarsteer.steering.gate.gate import Gate
 
 torch.set_num_threads(1)  # the model is tiny: more threads would only wait for each other
@@ -61,7 +61,7 @@ def engine(steering: str | Path | None, settings: dict[str, str] | None = None, 
 
     given = {"SARSTEER_STEERING": str(steering)} if steering is not None else {}
     options = {
-        "model": str(embedded_folder()),
+        "model": str(tiny.model_folder()),
         "dtype": "float32",
         "max_model_len": 512,
         "max_num_seqs": 32,

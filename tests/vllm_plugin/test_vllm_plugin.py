@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import sarsteer
+from sarsteer import tiny
 from sarsteer.errors import ArtifactError, SteeringError
 from sarsteer.models.fingerprint import fingerprint_of
-from sarsteer.models.loading import embedded_folder
 from sarsteer.vllm import checkpoint, plugin, rows, runner_v1, runner_v2, settings, strengths, versions
 from sarsteer.vllm.admission import admit
 from sarsteer.vllm.attachment import Attachment
@@ -550,23 +550,23 @@ def served(folder: Path, **changes: Any) -> SimpleNamespace:
 
 
 def test_a_checkpoints_fingerprint_is_the_loaded_models(embedded: sarsteer.AudioLanguageModel) -> None:
-    config = served(embedded_folder()).model_config.hf_config
-    found = checkpoint.checkpoint_fingerprint(embedded_folder(), config)
+    config = served(tiny.model_folder()).model_config.hf_config
+    found = checkpoint.checkpoint_fingerprint(tiny.model_folder(), config)
     assert found.digest == fingerprint_of(embedded.module, embedded.decoder_layers).digest
     assert embedded.fingerprint.difference(found) is None
 
 
 def test_the_calibrated_weights_are_admitted(steering: sarsteer.Steering) -> None:
-    checked = check_weights(served(embedded_folder()), steering)
+    checked = check_weights(served(tiny.model_folder()), steering)
     assert "a sample of every decoder weight on disk" in checked
 
 
 def test_other_weights_are_refused(steering: sarsteer.Steering, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    for path in embedded_folder().iterdir():
+    for path in tiny.model_folder().iterdir():
         (tmp_path / path.name).symlink_to(path)
-    tensors = load_file(embedded_folder() / "model.safetensors")
+    tensors = load_file(tiny.model_folder() / "model.safetensors")
     name = "language_model.model.layers.5.self_attn.q_proj.weight"
     tensors[name] = tensors[name] + 1e-2  # fine-tuned a little
     (tmp_path / "model.safetensors").unlink()
@@ -588,11 +588,11 @@ def test_weights_that_cannot_be_checked_are_refused(
     steering: sarsteer.Steering, change: dict[str, str], told: str
 ) -> None:
     with pytest.raises(ArtifactError, match=told):
-        check_weights(served(embedded_folder(), **change), steering)
+        check_weights(served(tiny.model_folder(), **change), steering)
 
 
 def test_a_model_of_another_shape_is_refused_even_where_others_are_allowed(steering: sarsteer.Steering) -> None:
-    config = served(embedded_folder())
+    config = served(tiny.model_folder())
     config.model_config.hf_text_config = SimpleNamespace(num_hidden_layers=28, hidden_size=3584)
     with pytest.raises(ArtifactError, match="8 layers of width 256, the model 28 of 3584"):
         check_weights(config, steering, allow_other_model=True)

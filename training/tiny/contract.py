@@ -13,18 +13,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from sarsteer import tiny
 from sarsteer.data.manifest import Item, load_items
 from sarsteer.data.pairs import load_pairs, manifest_path
 from sarsteer.judges.toy_outcome import correct, outcome
 from sarsteer.messages import user_turn
 from sarsteer.models.base import AudioLanguageModel
-from sarsteer.models.loading import EMBEDDED, embedded_folder, load_model
+from sarsteer.models.loading import load_model
 from sarsteer.stats.estimate import Estimate
 from sarsteer.stats.rates import rate
 from sarsteer.tiny import world
 
 BATCH, MAX_NEW_TOKENS = 64, 32
-CARD = embedded_folder().parent / "MODEL_CARD.md"
+CARD = tiny.model_folder().parent / "MODEL_CARD.md"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def ask(model: AudioLanguageModel, items: list[Item], text: str | None) -> list[
 
 def measure(model: AudioLanguageModel) -> list[Promise]:
     """Every promise, on the held-out pairs and the everyday clips."""
-    test = load_pairs(EMBEDDED, "test")
+    test = load_pairs(tiny.NAME, "test")
     requests = [*test.harmful, *test.safe]
     unseen = [item for item in requests if item.extra["unseen_voice"]]
     known = [item for item in requests if not item.extra["unseen_voice"]]
@@ -71,7 +72,7 @@ def measure(model: AudioLanguageModel) -> list[Promise]:
     plain_safe = ask(model, test.safe, world.INSTRUCTION)
     prompted = world.INSTRUCTION + world.REFUSAL_PROMPT
     prompted_harmful, prompted_safe = ask(model, test.harmful, prompted), ask(model, test.safe, prompted)
-    everyday = load_items(manifest_path(EMBEDDED, "everyday"))
+    everyday = load_items(manifest_path(tiny.NAME, "everyday"))
     said = ask(model, everyday, None)
 
     def share(answers: list[str], wanted: str) -> Estimate:
@@ -105,7 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--no-card", action="store_true", help="measure only")
     args = parser.parse_args()
-    promises = measure(load_model(EMBEDDED))
+    promises = measure(load_model(tiny.NAME))
     table = Table("promise", "range", "measured", "kept")
     for promise in promises:
         table.add_row(promise.name, promise.range, str(promise.measured), "yes" if promise.kept else "[red]no[/]")

@@ -50,12 +50,13 @@ def layers(
         from sarsteer.figure import check_figure_path
 
         check_figure_path(plot)
+    from sarsteer import tiny
     from sarsteer.data.pairs import load_pairs
     from sarsteer.judges import make_judge
-    from sarsteer.models.loading import EMBEDDED, load_model
+    from sarsteer.models.loading import load_model
     from sarsteer.steering.artifact import Steering
 
-    made = make_judge(judge or ("embedded" if model == EMBEDDED else "keywords"))
+    made = make_judge(judge or ("embedded" if model == tiny.NAME else "keywords"))
     artifact = Steering.load(steering)
     own_alpha, own_k, own_lambda = artifact.defaults
     chosen = load_pairs(pairs, split)[:limit]

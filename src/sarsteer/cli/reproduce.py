@@ -107,14 +107,14 @@ def _run(plan: Plan, out: Path, batch_size: int, loading: dict[str, dict[str, An
 
 
 def _embedded(pairs: int, limit: int | None, max_new_tokens: int) -> Setup:
-    from sarsteer.models.loading import EMBEDDED
+    from sarsteer import tiny
     from sarsteer.reproduction.plan import Setup
 
-    return Setup({EMBEDDED: EMBEDDED}, {"embedded": "embedded"}, EMBEDDED, pairs, (), limit, max_new_tokens)
+    return Setup({tiny.NAME: tiny.NAME}, {"embedded": "embedded"}, tiny.NAME, pairs, (), limit, max_new_tokens)
 
 
 def _real(wanted: Wanted, pairs: int, limit: int | None, max_new_tokens: int) -> Setup:
-    from sarsteer.models.loading import EMBEDDED
+    from sarsteer import tiny
     from sarsteer.reproduction.missing import calibration_of, spec_of
     from sarsteer.reproduction.plan import Setup
     from sarsteer.reproduction.published import MODELS
@@ -127,15 +127,15 @@ def _real(wanted: Wanted, pairs: int, limit: int | None, max_new_tokens: int) ->
         judges=(wanted.judge, *([wanted.air_judge] if wanted.air_judge else [])),
         limit=limit,
         max_new_tokens=max_new_tokens,
-        dtype=None if set(wanted.models) == {EMBEDDED} else "bfloat16",
+        dtype=None if set(wanted.models) == {tiny.NAME} else "bfloat16",
     )
 
 
 def _loading(wanted: Wanted | None, device: str | None) -> dict[str, dict[str, Any]]:
-    from sarsteer.models.loading import EMBEDDED
+    from sarsteer import tiny
     from sarsteer.reproduction.published import MODELS
 
-    names = [EMBEDDED] if wanted is None else list(wanted.models)
+    names = [tiny.NAME] if wanted is None else list(wanted.models)
     remote = {name: True for name in names if name in MODELS and MODELS[name].remote_code}
     return {_short(name): {"device": device, "trust_remote_code": remote.get(name)} for name in names}
 

@@ -41,7 +41,7 @@ def serve(
     """
     if engine != "vllm":
         raise SarsteerError(f"unknown engine {engine!r}; use vllm")
-    from sarsteer.models.loading import EMBEDDED, embedded_folder
+    from sarsteer import tiny
     from sarsteer.vllm.serving import check_before_start, run_server, server_command, serving_environment
     from sarsteer.vllm.settings import read_steering
     from sarsteer.vllm.versions import vllm_version
@@ -62,9 +62,9 @@ def serve(
     }
     environment = serving_environment(os.environ, chosen)
     options = list(context.args)
-    if model == EMBEDDED:
-        model = str(embedded_folder())
-        for name, value in (("--served-model-name", EMBEDDED), ("--dtype", "float32")):
+    if model == tiny.NAME:
+        model = str(tiny.model_folder())
+        for name, value in (("--served-model-name", tiny.NAME), ("--dtype", "float32")):
             if not any(option == name or option.startswith(f"{name}=") for option in options):
                 options += [name, value]
     settings = check_before_start(model, environment)

@@ -74,10 +74,10 @@ def tune(
         from sarsteer.figure import check_figure_path
 
         check_figure_path(plot)
+    from sarsteer import tiny
     from sarsteer.judges import make_judge
-    from sarsteer.models.loading import EMBEDDED
 
-    spec = judge or ("embedded" if model == EMBEDDED else "keywords")
+    spec = judge or ("embedded" if model == tiny.NAME else "keywords")
     made = make_judge(spec)
     limits = Limits(max_over_refusal / 100, max_broken / 100, confidence)
     from sarsteer.data.pairs import load_pairs

@@ -105,11 +105,11 @@ def _of_benchmark(spec: str) -> Sequence[Item] | None:
 
 def manifest_path(name_or_manifest: str | os.PathLike[str], split: str) -> Path:
     """The manifest of a split: of the embedded clips, of a folder, or the file itself."""
-    from sarsteer.models.loading import EMBEDDED
+    from sarsteer import tiny
 
     path = Path(name_or_manifest)
-    if os.fspath(name_or_manifest) == EMBEDDED:
-        return Path(__file__).parents[1] / "tiny" / "clips" / f"{split}.jsonl"
+    if os.fspath(name_or_manifest) == tiny.NAME:
+        return tiny.clips_manifest(split)
     return path / f"{split}.jsonl" if path.is_dir() else path
 
 

@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sarsteer import tiny
 from sarsteer.data.manifest import Item, load_items
 from sarsteer.data.pairs import Pairs, load_pairs, manifest_path
 from sarsteer.judges.toy_outcome import Outcome, correct, outcome
 from sarsteer.models.base import AudioLanguageModel, Prompt
-from sarsteer.models.loading import EMBEDDED, load_model
+from sarsteer.models.loading import load_model
 from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
 from sarsteer.stats.estimate import Estimate
 from sarsteer.stats.rates import balanced_refusal_rate, rate
@@ -102,9 +103,9 @@ class DemoResult:
 
 def run(report: Report, model: AudioLanguageModel | None = None) -> DemoResult:
     """Tune on calibration pairs, calibrate on all of them, answer the held-out pairs and the everyday clips."""
-    model = model or load_model(EMBEDDED)
-    calibration, test = load_pairs(EMBEDDED, "calibration"), load_pairs(EMBEDDED, "test")
-    everyday = load_items(manifest_path(EMBEDDED, "everyday"))
+    model = model or load_model(tiny.NAME)
+    calibration, test = load_pairs(tiny.NAME, "calibration"), load_pairs(tiny.NAME, "test")
+    everyday = load_items(manifest_path(tiny.NAME, "everyday"))
     # Strengths are chosen on pairs that the vectors have not seen: ablation protects the very clips that made the safe
     # subspace better than any others. The vectors that are used then come from all pairs.
     half = calibrate(

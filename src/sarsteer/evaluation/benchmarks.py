@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sarsteer import tiny
 from sarsteer.data.benchmarks import BENCHMARKS, load_benchmark
 from sarsteer.data.benchmarks.load import split_spec
 from sarsteer.data.manifest import Item, load_items
 from sarsteer.data.pairs import manifest_path
 from sarsteer.errors import BenchmarkError
-from sarsteer.models.loading import EMBEDDED
 from sarsteer.prompts import INSTRUCTION
 
 
@@ -91,7 +91,7 @@ def open_named(
     if name == "embedded":
         if folder or variant:
             raise BenchmarkError("embedded: its clips are in the package; leave folder and variant out")
-        items: Sequence[Item] = load_items(manifest_path(EMBEDDED, split or "test"))[:limit]
+        items: Sequence[Item] = load_items(manifest_path(tiny.NAME, split or "test"))[:limit]
         return Loaded(_named(name, None, split), items, text, "embedded", {"metric": "refusal"})
     if name not in BENCHMARKS:
         raise BenchmarkError(f"unknown benchmark {name!r}; use one of {', '.join((*BENCHMARKS, 'embedded'))}")

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sarsteer import tiny
 from sarsteer.audio import load_clip
 from sarsteer.data.manifest import Item
 from sarsteer.data.overlap import check_disjoint
@@ -20,7 +21,6 @@ from sarsteer.evaluation.judge_choice import choose_judges, is_scoring, measures
 from sarsteer.evaluation.misheard import Hearing, altered, listen, without_misheard
 from sarsteer.evaluation.note import Note
 from sarsteer.evaluation.results import Arm, Evaluation
-from sarsteer.models.loading import EMBEDDED
 
 if TYPE_CHECKING:
     from sarsteer.judges import Judge
@@ -112,7 +112,7 @@ def run(settings: Settings, progress: Progress | None = None) -> Evaluation:
         for one in benchmarks
         if measures_usefulness(one) and not is_scoring(judges[one.name])
     ]
-    if settings.model == EMBEDDED:
+    if settings.model == tiny.NAME:
         notes.append(Note("these are numbers of sarsteer-tiny, a toy model; they say nothing about a large one", "toy"))
     layers = [asdict(row) for row in steering.report(settings.alpha, settings.k, settings.lambda_)] if steering else []
     notes += [hearing.note(name) for name, hearing in hearings.items()]
@@ -138,7 +138,7 @@ def _listen(
         return {}
     from sarsteer.tiny.world import TRANSCRIBE as EMBEDDED_TRANSCRIBE
 
-    own = {"instruction": EMBEDDED_TRANSCRIBE} if settings.model == EMBEDDED else {}  # it knows its own words alone
+    own = {"instruction": EMBEDDED_TRANSCRIBE} if settings.model == tiny.NAME else {}  # it knows its own words alone
     found = {
         one.name: listen(
             one,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sarsteer import tiny
 from sarsteer.errors import ModelError
 from sarsteer.models.base import AudioLanguageModel
 from sarsteer.models.families.registry import family_named
@@ -15,8 +16,6 @@ from sarsteer.models.interface import API_PREFIX, LanguageModel
 
 if TYPE_CHECKING:
     import torch
-
-EMBEDDED = "sarsteer-tiny"
 
 
 def load_model(
@@ -56,8 +55,8 @@ def load_model(
             f"{name} answers over an API: it can be defended by a prompt, not calibrated or steered; "
             f"in Python, make it with sarsteer.ApiModel({name!r})"
         )
-    source = str(embedded_folder()) if name == EMBEDDED else name
-    if dtype is None and name == EMBEDDED:
+    source = str(tiny.model_folder()) if name == tiny.NAME else name
+    if dtype is None and name == tiny.NAME:
         dtype = torch.float32  # stored as float16 for its size, meant to run in float32
     common = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
@@ -86,14 +85,6 @@ def open_model(name_or_path: str | os.PathLike[str], **options: Any) -> Language
     if given := sorted(key for key, value in options.items() if value):
         raise ModelError(f"{name} answers over an API and takes no {', '.join(given)}")
     return ApiModel(name)
-
-
-def embedded_folder() -> Path:
-    """Where the embedded model lies in the installed package."""
-    folder = Path(__file__).parents[1] / "tiny" / "model"
-    if not (folder / "model.safetensors").is_file():
-        raise ModelError(f"the embedded model is not in {folder}; reinstall sarsteer, or run make tiny")
-    return folder
 
 
 Loaded = tuple[Any, Any, dict[str, Any]]
@@ -167,7 +158,7 @@ def _explain(name: str, error: Exception) -> str:
         return f"{name}: brings Python code of its own; read it, then give trust_remote_code=True (--trust-remote-code)"
     if isinstance(error, OSError) and not Path(name).exists():
         return (
-            f"unknown model {name!r}: neither embedded ({EMBEDDED}), nor a folder, nor reachable on the Hub; "
+            f"unknown model {name!r}: neither embedded ({tiny.NAME}), nor a folder, nor reachable on the Hub; "
             "check the name, your network, HF_TOKEN and HF_HUB_OFFLINE"
         )
     return f"{name}: cannot be loaded ({first})"

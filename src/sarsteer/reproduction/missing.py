@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sarsteer import tiny
 from sarsteer.data.benchmarks import BENCHMARKS
 from sarsteer.errors import SarsteerError
-from sarsteer.models.loading import EMBEDDED
 from sarsteer.reproduction.datasets import GET, LICENCES
 from sarsteer.reproduction.plan import SCORED
 from sarsteer.reproduction.published import MODELS, PaperModel
@@ -90,7 +90,7 @@ def software_missing(models: Sequence[str]) -> Iterator[Missing]:
 def _hardware(wanted: Wanted) -> Iterator[Missing]:
     import torch
 
-    if set(wanted.models) == {EMBEDDED} or not (wanted.device or "cuda").startswith("cuda"):
+    if set(wanted.models) == {tiny.NAME} or not (wanted.device or "cuda").startswith("cuda"):
         return
     sizes = [MODELS[key].gigabytes for key in wanted.models if key in MODELS]
     judged = JUDGE_GIGABYTES if wanted.judge.startswith("sorry-bench:") else 0.0
@@ -111,7 +111,7 @@ def _hardware(wanted: Wanted) -> Iterator[Missing]:
 
 def _checkpoint(key: str) -> Iterator[Missing]:
     model = MODELS.get(key) or PaperModel(key, key, 0)
-    if key == EMBEDDED:
+    if key == tiny.NAME:
         return
     why = weights_missing(model.checkpoint)
     if why:

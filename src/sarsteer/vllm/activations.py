@@ -59,11 +59,11 @@ class VllmActivations:
         check_version()
         if os.environ.get("SARSTEER_STEERING"):
             raise SteeringError("SARSTEER_STEERING is set; unset it before calibrating: activations must be unsteered")
-        from sarsteer.models.loading import EMBEDDED, embedded_folder
+        from sarsteer import tiny
 
-        embedded = name_or_path == EMBEDDED
+        embedded = name_or_path == tiny.NAME
         self.name, self.revision = name_or_path, revision
-        self.folder: Path = embedded_folder() if embedded else checkpoint_folder(name_or_path, revision)
+        self.folder: Path = tiny.model_folder() if embedded else checkpoint_folder(name_or_path, revision)
         self.dtype = dtype or ("float32" if embedded else "auto")
         self.skeleton = skeleton_of(self.folder, name_or_path, revision)
         self.family = replace(self.skeleton.family, prefix_reuse=False)  # the prefix cache shares what can be shared

@@ -26,7 +26,7 @@ from tests.support.tiny import tiny_qwen2_audio
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # no test asserts a time
 hypothesis.settings.load_profile("untimed")
-collect_ignore = [] if importlib.util.find_spec("vllm") else ["vllm"]  # these tests run in the environment of make test-vllm
+collect_ignore = [] if importlib.util.find_spec("vllm") else ["vllm"]  # make test-vllm has its own environment
 
 
 @pytest.fixture(scope="session")

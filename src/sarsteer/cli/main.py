@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -36,8 +37,8 @@ DEBUG = "SARSTEER_DEBUG"
 app = typer.Typer(
     help="Make audio-language models refuse harmful spoken requests and still answer the rest.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: it wraps at any width, and never reads "[/VARIANT]" as markup
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -65,20 +66,26 @@ def options(
         logging.getLogger("sarsteer").setLevel(logging.DEBUG)
 
 
-app.command("demo")(demo.demo)
-app.command("pairs")(pairs.pairs)
-app.command("speak")(speak.speak)
-app.command("calibrate")(calibrate.calibrate)
-app.command("tune")(tune.tune)
-app.command("layers")(layers.layers)
-app.command("evaluate")(evaluate.evaluate)
-app.command("reproduce")(reproduce.reproduce)
-app.command("respond")(respond.respond)
-app.command("serve", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve.serve)
-app.command("show")(show.show)
-app.command("report")(report.report)
-app.command("models")(models.models)
-app.command("doctor")(doctor.doctor)
+_COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
+    (demo.demo, "Run the whole defense on the embedded model."),
+    (pairs.pairs, "Write safe twins of harmful requests."),
+    (speak.speak, "Turn written requests into speech."),
+    (calibrate.calibrate, "Make a steering file from pairs of clips."),
+    (tune.tune, "Choose strengths, layers and gate by search."),
+    (layers.layers, "Estimate the effect of each decoder layer."),
+    (evaluate.evaluate, "Measure defenses on benchmarks."),
+    (reproduce.reproduce, "Run the paper's experiments."),
+    (respond.respond, "Answer one request."),
+    (serve.serve, "Serve a steered model over HTTP."),
+    (show.show, "Show a steering file."),
+    (report.report, "Write a report of an evaluation."),
+    (models.models, "List the model families."),
+    (doctor.doctor, "Check the installation, and a model."),
+)
+_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}  # serve hands vLLM's options to vLLM
+for _command, _summary in _COMMANDS:
+    _settings = _PASS_ON if _command is serve.serve else None
+    app.command(_command.__name__, short_help=_summary, context_settings=_settings)(_command)
 
 
 def main() -> None:
@@ -86,7 +93,7 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        app()
+        app(prog_name="sarsteer")
     except SarsteerError as error:
         if _debugging():
             traceback.print_exc()

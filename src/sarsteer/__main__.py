@@ -1,0 +1,5 @@
+"""``python -m sarsteer``."""
+
+from sarsteer.cli.main import main
+
+main()

@@ -27,8 +27,8 @@ from run import HERE, large
 
 import sarsteer
 from sarsteer.audio import load_clip
+from sarsteer.data.benchmarks import load_benchmark
 from sarsteer.data.manifest import Item
-from sarsteer.evaluation.benchmarks import open_benchmark
 from sarsteer.evaluation.run import Settings, run
 from sarsteer.models.base import AudioLanguageModel
 from sarsteer.runtime import shared as sharing
@@ -40,7 +40,7 @@ def speedup(
     model: AudioLanguageModel, requests: int, singles: int, tokens: int, batch: int, rounds: int
 ) -> dict[str, Any]:
     """Seconds a request of each side, and the median over rounds of how many times ``evaluate`` is faster."""
-    benchmark = open_benchmark("embedded", limit=requests)
+    benchmark = load_benchmark("embedded", limit=requests)
     turns = [item.turn(benchmark.text(item)) for item in benchmark.items]
     sharing.forget()
     sharing._made[model.name, "{}"] = sharing.SharedModel(model, batch)

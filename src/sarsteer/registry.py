@@ -120,6 +120,10 @@ class Registry(Generic[T]):
         """The names of all parts: built-in ones and those of installed packages, which are not imported."""
         return sorted({*self._built_in, *self._entry_points})
 
+    def get(self, name: str) -> type[T] | None:
+        """The class with that name; None if there is none."""
+        return self._named(name) if name in self.names() else None
+
     def classes(self) -> dict[str, type[T]]:
         """Every part by name."""
         return {name: self._named(name) for name in self.names()}
@@ -189,11 +193,11 @@ class Registry(Generic[T]):
 
     def _checked(self, value: Any, where: str) -> type[T]:
         """``value``, if it is a complete part."""
-        if not (inspect.isclass(value) and issubclass(value, self.base) and dataclasses.is_dataclass(value)):
-            raise self.error(
-                f"{where} is not a {self.kind}: write a dataclass that extends {self.base.__module__}."
-                f"{self.base.__name__}"
-            )
+        if not (inspect.isclass(value) and issubclass(value, self.base)):
+            base = f"{self.base.__module__}.{self.base.__name__}"
+            raise self.error(f"{where} is not a {self.kind}: write a class that extends {base}")
+        if not dataclasses.is_dataclass(value) or any(isinstance(x, dataclasses.Field) for x in vars(value).values()):
+            raise self.error(f"{where} is not a dataclass; decorate it with @dataclass(frozen=True)")
         if inspect.isabstract(value):
             missing = ", ".join(sorted(value.__abstractmethods__))
             raise self.error(f"{where} does not implement {missing}; a {self.kind} must")

@@ -1,4 +1,4 @@
-"""Benchmarks, from small files of our own making in exactly the originals' formats, and in every broken one."""
+"""Benchmarks, read from small files that we made in the originals' formats, and from broken ones."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from sarsteer.data.benchmarks import BENCHMARKS, load_benchmark
-from sarsteer.data.benchmarks.cache import stored
+from sarsteer.data.benchmarks import BENCHMARKS, BenchmarkSpec, load_benchmark
+from sarsteer.data.benchmarks.cache import store_clip
+from sarsteer.data.manifest import Item
 from sarsteer.data.pairs import load_pairs
 from sarsteer.data.save import save_items
 from sarsteer.errors import BenchmarkError, MissingExtraError, SarsteerError
@@ -50,6 +52,10 @@ def columns(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     return path
+
+
+def items_of(spec: str, **options: Any) -> tuple[Item, ...]:
+    return load_benchmark(spec, **options).items
 
 
 @pytest.fixture(autouse=True)
@@ -195,52 +201,56 @@ def test_formats(
     inner = tmp_path / nested
     inner.mkdir(parents=True, exist_ok=True)
     make(inner)
-    items = load_benchmark(name, folder=tmp_path, **options)
+    loaded = load_benchmark(name, folder=tmp_path, **options)
+    items = loaded.items
     assert (items[0].id, items[0].question, items[0].label, items[0].modality) == first
     assert len(items) == count
     assert len({item.id for item in items}) == count
     assert all(item.extra["benchmark"] == name for item in items)
     assert all((item.media is None) == (item.modality == "text") for item in items)
     assert all(item.media is None or soundfile.info(item.media).frames == 1_600 for item in items)
-    assert items.skipped == ()
+    assert loaded.skipped == ()
     json.dumps([item.extra for item in items])
-    assert load_benchmark(name, folder=tmp_path, limit=1, **options) == items[:1]
+    assert items_of(name, folder=tmp_path, limit=1, **options) == items[:1]
 
 
-def test_what_else_each_row_says(tmp_path: Path) -> None:
+def test_the_other_fields_of_each_format(tmp_path: Path) -> None:
     for make in (figstep_pairs, figstep_csv, ajailbench, air_bench, jalmbench, voicebench):
         make(tmp_path / make.__name__)
-    (text, _) = load_benchmark("figstep", folder=tmp_path / "figstep_csv")
+    (text, _) = items_of("figstep", folder=tmp_path / "figstep_csv")
     assert text.category == "Illegal Activity"
     assert text.extra["instruction"] == "Steps to wrong 1."
-    harmful, safe, *_ = load_benchmark("figstep", folder=tmp_path / "figstep_pairs")
+    harmful, safe, *_ = items_of("figstep", folder=tmp_path / "figstep_pairs")
     assert harmful.pair == safe.pair
     assert (safe.label, safe.question) == ("safe", "mend 4")
     assert harmful.audio != safe.audio
-    (jail,) = load_benchmark("ajailbench", folder=tmp_path / "ajailbench")
+    (jail,) = items_of("ajailbench", folder=tmp_path / "ajailbench")
     assert jail.category == "Fraud"
     assert jail.extra["prompt"].startswith("You are a pirate")
-    (perturbed,) = load_benchmark("ajailbench", folder=tmp_path / "ajailbench", variant="perturbed")
-    assert Path(perturbed.extra["clean"]) == jail.audio, "what it was before is known where the base lies beside it"
+    (perturbed,) = items_of("ajailbench", folder=tmp_path / "ajailbench", variant="perturbed")
+    assert Path(perturbed.extra["clean"]) == jail.audio, (
+        "the clean clip is known if the base list is in the same folder"
+    )
     assert perturbed.audio.parts[-3:] == ("APT", "qwen2", "7.wav")
     assert "response" not in perturbed.extra
     chat = load_benchmark("air_bench_chat", folder=tmp_path / "air_bench")
-    assert (chat[0].text, chat[0].answer, chat[0].category) == ("What is heard?", "A dog.", "sound_QA_clotho")
-    assert chat.metric == "chat_score"
-    one, other = load_benchmark("jalmbench", folder=tmp_path / "jalmbench")
+    (sound,) = chat.items
+    assert (sound.text, sound.answer, sound.category) == ("What is heard?", "A dog.", "sound_QA_clotho")
+    assert (chat.metric, chat.measures_usefulness, chat.forbids) == ("chat_score", True, "commercial use")
+    one, other = items_of("jalmbench", folder=tmp_path / "jalmbench")
     assert (one.extra["gender"], other.extra["gender"], one.extra["accent"]) == ("male", "female", "GB")
     assert one.extra["spoken_text"] == "Please do wrong"
     assert (one.id, other.id) == ("jalmbench-AHarm-5", "jalmbench-AHarm-5-2")
-    tree, _ = load_benchmark("voicebench", folder=tmp_path / "voicebench", variant="alpacaeval")
+    tree, _ = items_of("voicebench", folder=tmp_path / "voicebench", variant="alpacaeval")
     assert tree.answer == "Oak"
 
 
-def test_a_benchmark_with_twins_is_calibrated_on_as_it_is(tmp_path: Path) -> None:
+def test_calibration_pairs_from_a_benchmark_with_twins(tmp_path: Path) -> None:
     figstep_pairs(tmp_path)
     pairs = load_pairs(f"figstep@train:{tmp_path}")
     assert [pair.harmful.question for pair in pairs] == ["break 1", "break 2", "break 3"]
     assert [pair.safe.question for pair in pairs] == ["mend 1", "mend 2", "mend 3"]
-    with pytest.raises(SarsteerError, match="no such folder"):
+    with pytest.raises(SarsteerError, match="there is no folder /nowhere; check the path"):
         load_pairs("figstep@train:/nowhere")
     with pytest.raises(SarsteerError, match="no such manifest"):
         load_pairs("nothing@train:/nowhere")
@@ -249,31 +259,35 @@ def test_a_benchmark_with_twins_is_calibrated_on_as_it_is(tmp_path: Path) -> Non
 def test_a_manifest_is_a_benchmark(tmp_path: Path, wav: Path) -> None:
     row = {"id": "a", "audio": wav.name, "question": "q", "label": "safe"}
     written(tmp_path / "test.jsonl", [row])
-    assert load_benchmark("manifest", folder=tmp_path)[0].id == "a"
-    assert load_benchmark("manifest", folder=tmp_path / "test.jsonl")[0].id == "a"
+    assert items_of("manifest", folder=tmp_path)[0].id == "a"
+    assert items_of("manifest", folder=tmp_path / "test.jsonl")[0].id == "a"
     with pytest.raises(SarsteerError, match="no such manifest"):
-        load_benchmark("manifest", folder=tmp_path, split="calibration")
+        items_of("manifest", folder=tmp_path, split="calibration")
 
 
-def test_a_dataset_that_the_datasets_library_wrote(tmp_path: Path) -> None:
+def test_a_file_written_by_the_datasets_library(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     path = clip(tmp_path / "x.wav")
     made = datasets.Dataset.from_dict({"prompt": ["Do it"], "audio": [{"bytes": path.read_bytes(), "path": "x.wav"}]})
     (tmp_path / "advbench").mkdir()
     made.cast_column("audio", datasets.Audio(decode=False)).to_parquet(tmp_path / "advbench" / "test-0.parquet")
-    (item,) = load_benchmark("voicebench", folder=tmp_path)
+    (item,) = items_of("voicebench", folder=tmp_path)
     assert item.audio.read_bytes() == path.read_bytes()
 
 
 def test_clips_in_tables_are_written_once(tmp_path: Path, cache: Path) -> None:
     jalmbench(tmp_path)
-    first = [item.audio for item in load_benchmark("jalmbench", folder=tmp_path)]
+    first = [item.audio for item in items_of("jalmbench", folder=tmp_path)]
     stamps = [os.stat(path).st_mtime_ns for path in first]
-    assert [os.stat(item.audio).st_mtime_ns for item in load_benchmark("jalmbench", folder=tmp_path)] == stamps
+    assert [os.stat(item.audio).st_mtime_ns for item in items_of("jalmbench", folder=tmp_path)] == stamps
     assert sorted(p for p in cache.rglob("*") if p.is_file()) == sorted(first)
-    first[0].write_bytes(b"")  # a disk that was full
-    assert load_benchmark("jalmbench", folder=tmp_path)[0].audio.stat().st_size > 0
-    assert {stored(b"ID3x").suffix, stored(b"OggSx").suffix, stored(b"?").suffix} == {".mp3", ".ogg", ".bin"}
+    first[0].write_bytes(b"")  # the disk was full
+    assert items_of("jalmbench", folder=tmp_path)[0].audio.stat().st_size > 0
+    assert {store_clip(b"ID3x").suffix, store_clip(b"OggSx").suffix, store_clip(b"?").suffix} == {
+        ".mp3",
+        ".ogg",
+        ".bin",
+    }
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,10 +295,10 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path / "file"))
     jalmbench(tmp_path)
     with pytest.raises(BenchmarkError, match="SARSTEER_CACHE"):
-        load_benchmark("jalmbench", folder=tmp_path)
+        items_of("jalmbench", folder=tmp_path)
 
 
-# ---- clips that are not there ----------------------------------------------------------------------------------------
+# ---- missing clips ---------------------------------------------------------------------------------------------------
 
 
 def test_missing_clips_are_named_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -292,17 +306,19 @@ def test_missing_clips_are_named_and_counted(tmp_path: Path, caplog: pytest.LogC
     for half in ("advbench_audio", "advbench_audio_safe"):
         written(tmp_path / f"{half}.json", rows)
         clip(tmp_path / half / "4.wav")
-    with pytest.raises(BenchmarkError, match=r"10 clips are missing: \S*0\.wav, \S*0\.wav, \S*1\.wav, …; fetch them"):
-        load_benchmark("advbench", folder=tmp_path)
+    with pytest.raises(
+        BenchmarkError, match=r"10 clips are missing: \S*0\.wav, \S*0\.wav, \S*1\.wav, …; download them"
+    ):
+        items_of("advbench", folder=tmp_path)
     with caplog.at_level(logging.WARNING):
-        items = load_benchmark("advbench", folder=tmp_path, missing="skip")
-    assert [item.id for item in items] == ["advbench-4-harmful", "advbench-4-safe"]
-    assert len(items.skipped) == 10
+        loaded = load_benchmark("advbench", folder=tmp_path, missing="skip")
+    assert [item.id for item in loaded.items] == ["advbench-4-harmful", "advbench-4-safe"]
+    assert len(loaded.skipped) == 10
     assert "10 items were left out" in caplog.text
     (tmp_path / "advbench_audio" / "4.wav").unlink()
     (tmp_path / "advbench_audio_safe" / "4.wav").unlink()
-    with pytest.raises(BenchmarkError, match="nothing of it is there"):
-        load_benchmark("advbench", folder=tmp_path, missing="skip")
+    with pytest.raises(BenchmarkError, match=r"contains no items \(12 clips are missing\)"):
+        items_of("advbench", folder=tmp_path, missing="skip")
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------
@@ -311,21 +327,25 @@ def test_missing_clips_are_named_and_counted(tmp_path: Path, caplog: pytest.LogC
 @pytest.mark.parametrize(
     ("name", "options", "match"),
     [
-        ("figsteps", {}, "unknown benchmark 'figsteps'; use one of figstep, "),
+        ("figsteps", {}, "unknown benchmark 'figsteps'; use one of advbench, .*figstep, "),
         ("figstep", {"variant": "sung"}, "no variant 'sung'; use one of spoken, text"),
         ("figstep", {"split": "dev"}, "no split 'dev'; use test or train"),
-        ("advbench", {"split": "dev"}, "no split 'dev'; leave it out"),
+        ("advbench", {"split": "dev"}, "no split 'dev'; leave the split out"),
         ("figstep", {"limit": 0}, "limit must be at least 1"),
         ("figstep", {"missing": "maybe"}, "'error' or 'skip'"),
-        ("figstep", {}, r"holds no figstep_audio/test_250\.json"),
-        ("figstep", {"variant": "text"}, r"holds no data/question/safebench\.csv and no safebench\.csv"),
-        ("jalmbench", {}, "holds no AHarm.parquet"),
-        ("figstep", {"folder": "none"}, "no such folder"),
+        (
+            "figstep",
+            {},
+            r"figstep: .* contains no figstep_audio/test_250\.json; check that it is the benchmark\'s folder",
+        ),
+        ("figstep", {"variant": "text"}, r"contains no data/question/safebench\.csv or safebench\.csv"),
+        ("jalmbench", {}, "contains no AHarm.parquet"),
+        ("figstep", {"folder": "none"}, "figstep: there is no folder none; check the path"),
     ],
 )
-def test_wrong_words(tmp_path: Path, name: str, options: dict[str, Any], match: str) -> None:
+def test_wrong_names(tmp_path: Path, name: str, options: dict[str, Any], match: str) -> None:
     with pytest.raises(BenchmarkError, match=match) as caught:
-        load_benchmark(name, **{"folder": tmp_path, **options})
+        items_of(name, **{"folder": tmp_path, **options})
     assert "\n" not in str(caught.value)
 
 
@@ -343,27 +363,27 @@ _HEAD = ",".join(_SAFEBENCH) + "\n"
 @pytest.mark.parametrize(
     ("name", "file", "content", "match"),
     [
-        ("figstep", "safebench.csv", _HEAD + "a,1,1\n", "line 2: has not as many fields"),
-        ("figstep", "safebench.csv", _HEAD + "a,1,1,c,q,i,more\n", "line 2: has not as many fields"),
+        ("figstep", "safebench.csv", _HEAD + "a,1,1\n", "line 2: has more or fewer fields"),
+        ("figstep", "safebench.csv", _HEAD + "a,1,1,c,q,i,more\n", "line 2: has more or fewer fields"),
         ("figstep", "safebench.csv", _HEAD + "a,1,1,c, ,i\n", "line 2: has no question"),
         ("figstep", "safebench.csv", _HEAD + "a,1,1,c,q,i\na,1,1,c,r,i\n", "two items 'figstep-1-1'"),
-        ("figstep", "safebench.csv", _HEAD, "nothing of it is there"),
-        ("figstep", "safebench.csv", b"\xff\xfe\x00", "not text in UTF-8"),
+        ("figstep", "safebench.csv", _HEAD, "contains no items"),
+        ("figstep", "safebench.csv", b"\xff\xfe\x00", "is not UTF-8 text"),
         ("advbench", "harmful_behaviors.csv", "aim,target\na,b\n", "has no goal or behavior or prompt"),
-        ("advbench", "advbench_audio.json", "{", "is not JSON"),
-        ("advbench", "advbench_audio.json", "{}", "is no list"),
-        ("advbench", "advbench_audio.json", "[1]", "entry 0: is no JSON object"),
+        ("advbench", "advbench_audio.json", "{", "is not valid JSON"),
+        ("advbench", "advbench_audio.json", "{}", "is not a list of objects"),
+        ("advbench", "advbench_audio.json", "[1]", "entry 0: is not a JSON object"),
         ("sorry_bench", "question.jsonl", '{"question_id": 1, "category": "1"}', "line 1: has no turns"),
         ("sorry_bench", "question.jsonl", '{"question_id": 1, "category": "1", "turns": []}', "line 1: has no turns"),
         ("sorry_bench", "question.jsonl", '{"turns": ["x"], "category": 1}', "line 1: has no question_id"),
-        ("sorry_bench", "question.jsonl", "{", "line 1: is not JSON"),
+        ("sorry_bench", "question.jsonl", "{", "line 1: is not valid JSON"),
         ("sorry_bench", "question.jsonl", "version https://git-lfs.github.com/spec/v1\n", "run git lfs pull"),
         ("ajailbench", "combined_output.jsonl", '{"speech_path": "a.wav"}', "has no goal"),
         ("ajailbench", "combined_output.jsonl", '{"goal": "g"}', "has no speech_path"),
         ("air_bench_chat", "Chat_meta.json", '[{"task_name": "a", "dataset_name": "b"}]', "has no question"),
-        ("jalmbench", "AHarm.parquet", "words", "no Parquet file"),
+        ("jalmbench", "AHarm.parquet", "words", "not a valid Parquet file"),
         ("xstest_spoken", "metadata.csv", "file_name\na.wav\n", "has no prompt"),
-        ("voicebench", "advbench/test-0.parquet", b"PAR1", "no Parquet file"),
+        ("voicebench", "advbench/test-0.parquet", b"PAR1", "not a valid Parquet file"),
     ],
 )
 def test_broken_files(tmp_path: Path, name: str, file: str, content: str | bytes, match: str) -> None:
@@ -371,64 +391,66 @@ def test_broken_files(tmp_path: Path, name: str, file: str, content: str | bytes
         advbench_pairs(tmp_path)
     broken(Path(file), content)(tmp_path)
     with pytest.raises(BenchmarkError, match=match) as caught:
-        load_benchmark(name, folder=tmp_path)
+        items_of(name, folder=tmp_path)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["../secret.wav", "/etc/hostname", "..\\secret.wav", "C:\\x.wav"])
-def test_names_that_lead_out(tmp_path: Path, name: str) -> None:
+def test_paths_that_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
     advbench_pairs(tmp_path)
     written(tmp_path / "advbench_audio.json", [{"question_id": 1, "audio_name": name, "question": "q"}])
-    with pytest.raises(BenchmarkError, match="lies outside"):
-        load_benchmark("advbench", folder=tmp_path)
+    with pytest.raises(BenchmarkError, match="is outside the benchmark's folder"):
+        items_of("advbench", folder=tmp_path)
 
 
-def test_two_copies_are_not_guessed_between(tmp_path: Path) -> None:
+def test_two_copies_are_an_error(tmp_path: Path) -> None:
     figstep_csv(tmp_path / "a")
     figstep_csv(tmp_path / "b")
-    with pytest.raises(BenchmarkError, match="holds several"):
-        load_benchmark("figstep", folder=tmp_path, variant="text")
+    with pytest.raises(BenchmarkError, match="contains several"):
+        items_of("figstep", folder=tmp_path, variant="text")
 
 
-def test_audio_of_another_form(tmp_path: Path) -> None:
+def test_audio_in_another_form(tmp_path: Path) -> None:
     columns(tmp_path / "AHarm.parquet", [{"id": "1", "text": "t", "audio": 3}])
     with pytest.raises(BenchmarkError, match="neither bytes nor a path"):
-        load_benchmark("jalmbench", folder=tmp_path)
+        items_of("jalmbench", folder=tmp_path)
     columns(tmp_path / "AHarm.parquet", [{"id": "1", "text": "t", "audio": None}])
-    assert load_benchmark("jalmbench", folder=tmp_path)[0].modality == "text"
+    assert items_of("jalmbench", folder=tmp_path)[0].modality == "text"
 
 
 def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jalmbench(tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match=r"sarsteer\[eval\]"):
-        load_benchmark("jalmbench", folder=tmp_path)
+        items_of("jalmbench", folder=tmp_path)
 
 
 # ---- the Hub ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_gated_benchmark_says_where_its_terms_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_about_a_gated_benchmark_says_where_its_terms_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     page = "https://huggingface.co/datasets/sorry-bench/sorry-bench-202406"
     with pytest.raises(BenchmarkError, match=f"accept its terms at {page}, then set HF_TOKEN"):
-        load_benchmark("sorry_bench", variant="202406")
+        items_of("sorry_bench", variant="202406")
 
 
-def test_what_is_not_on_the_hub_says_where_it_is() -> None:
+def test_an_error_about_a_benchmark_that_is_not_on_the_hub_says_where_it_is() -> None:
     with pytest.raises(BenchmarkError, match=r"get it from https://github\.com/ThuCCSLab/FigStep"):
-        load_benchmark("figstep")
+        items_of("figstep")
 
 
-def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_hub_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(BenchmarkError, match="cannot be reached and was not fetched before") as caught:
-        load_benchmark("air_bench_chat")
+    with pytest.raises(
+        BenchmarkError, match=r"air_bench_chat: .* cannot be reached and was not fetched before"
+    ) as caught:
+        items_of("air_bench_chat")
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_request_to_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[dict[str, Any]] = []
     voicebench(tmp_path)
 
@@ -438,7 +460,7 @@ def test_what_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
     monkeypatch.setenv("HF_TOKEN", "hf_x")
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    assert len(load_benchmark("voicebench", variant="alpacaeval", revision="9d42335")) == 2
+    assert len(items_of("voicebench", variant="alpacaeval", revision="9d42335")) == 2
     assert asked == [
         {
             "name": "hlt-lab/voicebench",
@@ -450,16 +472,93 @@ def test_what_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     ]
 
 
-def test_the_registry_tells_what_a_user_must_know() -> None:
-    for name, benchmark in BENCHMARKS.items():
+# ---- the registry ----------------------------------------------------------------------------------------------------
+
+
+def test_each_benchmark_declares_what_a_user_must_know() -> None:
+    for name, benchmark in BENCHMARKS.classes().items():
         assert benchmark.name == name
-        assert benchmark.licence
+        assert benchmark.license
         assert benchmark.source
+        assert benchmark.title
+        assert benchmark.judge == ("embedded" if name == "embedded" else "keywords")
         assert {variant.metric for variant in benchmark.variants} <= {"refusal", "chat_score"}
-    assert [name for name, benchmark in BENCHMARKS.items() if not benchmark.may_be_spoken] == ["sorry_bench"]
+    silent = [name for name, benchmark in BENCHMARKS.classes().items() if not benchmark.may_be_spoken]
+    assert silent == ["sorry_bench"]
+
+
+@pytest.mark.parametrize(
+    ("text", "variant", "split", "folder", "label"),
+    [
+        ("figstep", None, None, None, "figstep"),
+        ("figstep/text:data", "text", None, "data", "figstep/text"),
+        ("figstep@train:/data/a:b", None, "train", "/data/a:b", "figstep@train"),
+        ("ajailbench/perturbed@diva:x/y.z", "perturbed", "diva", "x/y.z", "ajailbench/perturbed@diva"),
+        ("manifest:a/requests.jsonl", None, None, "a/requests.jsonl", "requests"),
+        ("manifest:a.py:b", None, None, "a.py:b", "a"),
+        ("embedded@calibration", None, "calibration", None, "embedded@calibration"),
+    ],
+)
+def test_a_spec_is_parsed_once(
+    text: str, variant: str | None, split: str | None, folder: str | None, label: str
+) -> None:
+    spec = BenchmarkSpec.parse(text)
+    assert (spec.variant, spec.split, spec.label) == (variant, split, label)
+    assert spec.folder == (None if folder is None else Path(folder))
+    assert str(spec) == text
+    assert BenchmarkSpec.parse(str(spec)) == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("figsteps", "unknown benchmark 'figsteps'"),
+        ("", "unknown benchmark ''"),
+        ("figstep/sung", "figstep: has no variant 'sung'; use one of spoken, text"),
+        ("figstep/text@test", "figstep: has no split 'test'; leave the split out"),
+        ("figstep@dev", "figstep: has no split 'dev'; use test or train"),
+        ("nowhere.py:Mine/text", "benchmark nowhere.py:Mine: there is no file nowhere.py; check the path"),
+    ],
+)
+def test_a_wrong_spec_is_an_error_when_it_is_parsed(text: str, match: str) -> None:
+    with pytest.raises(BenchmarkError, match=match):
+        BenchmarkSpec.parse(text)
+
+
+def test_the_embedded_benchmark() -> None:
+    embedded = load_benchmark("embedded", limit=4)
+    assert (embedded.name, embedded.judge, embedded.metric) == ("embedded", "embedded", "refusal")
+    assert [item.label for item in embedded.items] == ["harmful", "safe"] * 2
+    assert [item.label for item in load_benchmark("embedded@everyday", limit=2).items] == ["safe"] * 2
+    with pytest.raises(BenchmarkError, match="embedded: the clips are part of the package; leave the folder out"):
+        load_benchmark("embedded:here")
+    with pytest.raises(BenchmarkError, match="manifest: names no file; write manifest:FILE"):
+        load_benchmark("manifest")
+
+
+def test_the_digest_of_a_benchmark_changes_with_all_that_is_asked() -> None:
+    benchmark = load_benchmark("embedded", limit=2)
+    first = benchmark.items[0]
+    others = [
+        load_benchmark("embedded", limit=3),
+        *(
+            replace(benchmark, items=(replace(first, **{field: "x"}), *benchmark.items[1:]))
+            for field in ("id", "label", "question", "text")
+        ),
+    ]
+    assert len({benchmark.digest, *(other.digest for other in others)}) == 6
+    assert load_benchmark("embedded", limit=2).digest == benchmark.digest
+
+
+def test_the_longest_clips_come_first() -> None:
+    benchmark = load_benchmark("embedded", limit=3)
+    first, second, third = benchmark.items
+    assert benchmark.by_length == [first, second, third], "as they are, if the lengths are not known"
+    timed = replace(benchmark, seconds={first.id: 1.0, second.id: 3.0, third.id: 2.0})
+    assert timed.by_length == [second, third, first]
 
 
 def test_loaded_text_can_be_saved(tmp_path: Path) -> None:
     figstep_csv(tmp_path)
-    save_items(tmp_path / "m.jsonl", load_benchmark("figstep", folder=tmp_path))
-    assert load_benchmark("manifest", folder=tmp_path / "m.jsonl")[0].extra["benchmark"] == "figstep"
+    save_items(tmp_path / "m.jsonl", items_of("figstep", folder=tmp_path))
+    assert items_of("manifest", folder=tmp_path / "m.jsonl")[0].extra["benchmark"] == "figstep"

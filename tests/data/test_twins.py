@@ -269,6 +269,6 @@ def test_mistakes_end_in_one_line(tmp_path: Path, server: OpenAIServer) -> None:
     )
     assert "pairs.rejected.jsonl" in line
     assert not out.exists()
-    refused("pairs", "--model", "openai/x", "--out", out, says="name a manifest or --benchmark")
+    refused("pairs", "--model", "openai/x", "--out", out, says="give either a manifest or --benchmark")
     refused("pairs", path, "--model", "openai/x", "--out", tmp_path / "none" / "x.jsonl", says="existing folder")
     refused("pairs", path, "--model", "openai/x", "--base-url", "nowhere", "--out", out, says="no web address")

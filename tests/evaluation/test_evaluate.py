@@ -22,9 +22,9 @@ pytest.importorskip("inspect_ai")
 import sarsteer
 import sarsteer.audio
 from sarsteer import Steering
+from sarsteer.data.benchmarks import load_benchmark
 from sarsteer.data.pairs import Pairs
 from sarsteer.errors import ArtifactError, EvaluationError, SarsteerError
-from sarsteer.evaluation.benchmarks import open_benchmark
 from sarsteer.evaluation.results import Evaluation
 from sarsteer.evaluation.run import Settings, run
 from sarsteer.judges import Judged, JudgeStopped, Verdict
@@ -401,7 +401,7 @@ def test_batches_are_of_like_length_and_results_in_order(tmp_path: Path, monkeyp
     monkeypatch.setattr(sharing.SharedModel, "_work", noting)
     sharing._made["sarsteer-tiny", "{}"] = sharing.SharedModel(sharing._made["sarsteer-tiny", "{}"].model, 4)
     results = run(settings(tmp_path, limit=24))
-    items = open_benchmark("embedded", limit=24).items
+    items = load_benchmark("embedded", limit=24).items
     assert [answer.id for answer in results.arms[0].answers] == [item.id for item in items]
     as_filed = [len(sarsteer.audio.load_clip(item.audio).samples) for item in items]
     assert sum(map(len, batches)) == 24

@@ -100,7 +100,7 @@ def test_a_task_runs_both_ways(
     folder = tmp_path / "data"
     folder.mkdir()
     make(folder)
-    items = list(made.load_benchmark(name, folder=folder, variant=variant))
+    items = made.load_benchmark(name, folder=folder, variant=variant).items
     task = getattr(_registry, name)(folder=str(folder), variant=variant, max_new_tokens=TOKENS)
     (log,) = inspect_eval(
         task, model=get_model("sarsteer/sarsteer-tiny", memoize=False), log_dir=str(tmp_path / "logs"), display="none"

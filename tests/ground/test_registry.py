@@ -259,8 +259,13 @@ class Ring(Shape):
         return self.holes * 1.0
 
 
-class Nameless(Shape):
-    pass
+class Plain(Shape):
+    def area(self) -> float:
+        return 0.0
+
+
+class Undecorated(Ring):
+    width: float = option(1.0)
 
 
 @dataclass(frozen=True)
@@ -295,8 +300,9 @@ def test_a_class_in_a_file(shapes: Registry[Shape], tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("Wheel", "has no class Wheel; check the name after the colon"),
-        ("number", "number is not a shape: write a dataclass that extends tests.ground.test_registry.Shape"),
-        ("Nameless", "Nameless is not a shape: write a dataclass"),
+        ("number", "number is not a shape: write a class that extends tests.ground.test_registry.Shape"),
+        ("Plain", "Plain is not a dataclass; decorate it with @dataclass(frozen=True)"),
+        ("Undecorated", "Undecorated is not a dataclass; decorate it"),
         ("Anonymous", "Anonymous has no name; set name: ClassVar[str]"),
         ("Unfinished", "Unfinished does not implement area; a shape must"),
         ("Path", "has no class Path"),

@@ -204,7 +204,7 @@ def test_speak_then_load(tmp_path: Path) -> None:
     assert (told["items"], told["clips_made"], told["engine"]) == (4, 4, "espeak")
     assert len(load_pairs(told["manifest"])) == 2
     again = run("speak", path, "--voice", "en-us", "--out", tmp_path / "out")
-    assert "0 made, 2 were there" in again.stdout
+    assert "0 new, 2 existing" in again.stdout
 
 
 def test_spoken_items_are_left_out_with_a_note(tmp_path: Path, wav: Path) -> None:
@@ -213,9 +213,9 @@ def test_spoken_items_are_left_out_with_a_note(tmp_path: Path, wav: Path) -> Non
     )
     done = run("speak", path, "--out", tmp_path / "out")
     assert done.returncode == 0
-    assert "1 items are not written and were left out" in done.stderr
+    assert "skipped 1 items that are not text" in done.stderr
     spoken = tmp_path / "out" / "manifest.jsonl"
-    refused("speak", spoken, "--out", tmp_path / "more", says="nothing to speak")
+    refused("speak", spoken, "--out", tmp_path / "more", says="give a manifest of written requests")
 
 
 def test_the_licence_is_read_before_anything_is_fetched_or_spoken(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_the_licence_is_read_before_anything_is_fetched_or_spoken(tmp_path: Path
 def test_mistakes(tmp_path: Path) -> None:
     path = manifest(tmp_path, {"id": "a", "question": "..."})
     out = ("--out", tmp_path / "out")
-    refused("speak", *out, says="name a manifest or --benchmark")
+    refused("speak", *out, says="give either a manifest or --benchmark")
     refused("speak", path, "--benchmark", "figstep", *out, says="one of the two")
     refused("speak", path, "--folder", tmp_path, *out, says="belong to --benchmark")
     refused("speak", path, *out, says="item 'a'")

@@ -39,4 +39,4 @@ def load_source(
     from sarsteer.data.benchmarks import load_benchmark
 
     assert benchmark is not None
-    return load_benchmark(benchmark, folder=folder, variant=variant, split=split, limit=limit)
+    return list(load_benchmark(benchmark, folder=folder, variant=variant, split=split, limit=limit).items)

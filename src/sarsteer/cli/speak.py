@@ -77,8 +77,8 @@ def speak(
 
 def _check_license(benchmark: str | None, permitted: bool) -> None:
     """Refuse before anything is fetched."""
-    from sarsteer.data.benchmarks import BENCHMARKS
+    from sarsteer.data.benchmarks import BenchmarkSpec
     from sarsteer.tts.job import refuse_unless_permitted
 
-    if benchmark in BENCHMARKS and not permitted:
-        refuse_unless_permitted(BENCHMARKS[benchmark])
+    if benchmark is not None and not permitted:
+        refuse_unless_permitted(BenchmarkSpec.parse(benchmark).benchmark)

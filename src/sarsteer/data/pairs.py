@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
+from sarsteer import tiny
+from sarsteer.data.benchmarks.load import load_benchmark
+from sarsteer.data.benchmarks.registry import names_benchmark
 from sarsteer.data.manifest import Item, load_items
 from sarsteer.errors import ManifestError
 
@@ -71,42 +74,27 @@ def load_pairs(name_or_manifest: str | os.PathLike[str], split: str = "calibrati
     """Load pairs.
 
     Args:
-        name_or_manifest: ``"sarsteer-tiny"`` for the embedded clips, a manifest, a folder that holds
-            ``calibration.jsonl`` and ``test.jsonl``, or a benchmark with safe twins in a folder, as
+        name_or_manifest: ``"sarsteer-tiny"`` for the embedded clips, a manifest, a folder that contains
+            ``calibration.jsonl`` and ``test.jsonl``, or a benchmark with safe twins and its folder, such as
             ``"figstep@train:FOLDER"``.
-        split: ``"calibration"`` or ``"test"``; of a single manifest or a benchmark every pair is taken.
+        split: ``"calibration"`` or ``"test"``; a single manifest and a benchmark give every pair.
 
     Raises:
-        ManifestError: the manifest is bad, or a clip has no twin.
-        BenchmarkError: the benchmark is not there, or not in its format.
+        ManifestError: the manifest is invalid, or a clip has no twin.
+        BenchmarkError: the benchmark is missing, or not in its format.
 
     """
     if split not in SPLITS:
         raise ManifestError(f"unknown split {split!r}; use one of {', '.join(SPLITS)}")
-    benchmark = _of_benchmark(os.fspath(name_or_manifest))
-    if benchmark is not None:
-        return pair_up(benchmark, os.fspath(name_or_manifest))
-    manifest = manifest_path(name_or_manifest, split)
+    name = os.fspath(name_or_manifest)
+    if ":" in name and not Path(name).exists() and names_benchmark(name):
+        return pair_up(load_benchmark(name).items, name)
+    manifest = manifest_path(name, split)
     return pair_up(load_items(manifest), str(manifest))
 
 
-def _of_benchmark(spec: str) -> Sequence[Item] | None:
-    """The items of ``NAME[/VARIANT][@SPLIT]:FOLDER``; None where that is no such text."""
-    if ":" not in spec or Path(spec).exists():
-        return None
-    from sarsteer.data.benchmarks import BENCHMARKS, load_benchmark
-    from sarsteer.data.benchmarks.load import split_spec
-
-    name, variant, part, folder = split_spec(spec)
-    if name not in BENCHMARKS:
-        return None
-    return load_benchmark(name, folder=folder, split=part, variant=variant)
-
-
 def manifest_path(name_or_manifest: str | os.PathLike[str], split: str) -> Path:
-    """The manifest of a split: of the embedded clips, of a folder, or the file itself."""
-    from sarsteer import tiny
-
+    """The manifest of a split: the embedded clips', a folder's, or the file itself."""
     path = Path(name_or_manifest)
     if os.fspath(name_or_manifest) == tiny.NAME:
         return tiny.clips_manifest(split)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from sarsteer.data.benchmarks import LoadedBenchmark
 from sarsteer.errors import EvaluationError
-from sarsteer.evaluation.benchmarks import Loaded
 
 SCORING = "air-bench"
 """The judge that scores usefulness, and tells no refusals."""
@@ -18,7 +18,7 @@ def is_scoring(spec: str) -> bool:
     return spec.partition(":")[0] == SCORING
 
 
-def choose_judges(benchmarks: Sequence[Loaded], given: str | Sequence[str] | None) -> dict[str, str]:
+def choose_judges(benchmarks: Sequence[LoadedBenchmark], given: str | Sequence[str] | None) -> dict[str, str]:
     """A judge's spec for each benchmark, by the benchmark's name.
 
     ``BENCHMARK=SPEC`` is for that benchmark alone. Else ``air-bench`` reads what measures how good answers are, and the
@@ -56,12 +56,12 @@ def choose_judges(benchmarks: Sequence[Loaded], given: str | Sequence[str] | Non
     return chosen
 
 
-def measures_usefulness(benchmark: Loaded) -> bool:
+def measures_usefulness(benchmark: LoadedBenchmark) -> bool:
     """Whether its own metric is a score, not a rate of refusals."""
-    return benchmark.about.get("metric") == "chat_score"
+    return benchmark.measures_usefulness
 
 
-def _check(benchmark: Loaded, spec: str) -> None:
+def _check(benchmark: LoadedBenchmark, spec: str) -> None:
     if not is_scoring(spec):
         return
     harmful = sum(item.harmful for item in benchmark.items)

@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sarsteer.data.benchmarks import LoadedBenchmark
 from sarsteer.data.manifest import Item
 from sarsteer.data.text import words
 from sarsteer.defenses import UNDEFENDED, Answerer
 from sarsteer.defenses.guard import TRANSCRIBE
 from sarsteer.errors import EvaluationError, MissingExtraError
-from sarsteer.evaluation.benchmarks import Loaded
 from sarsteer.evaluation.identity import identity
 from sarsteer.evaluation.note import Note
 from sarsteer.evaluation.results import Arm
@@ -70,7 +70,7 @@ def altered(item: Item) -> bool:
 
 
 def listen(
-    benchmark: Loaded,
+    benchmark: LoadedBenchmark,
     answerer: Answerer,
     limit: float,
     cache: Path,

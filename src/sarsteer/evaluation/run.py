@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from sarsteer import tiny
 from sarsteer.audio import load_clip
+from sarsteer.data.benchmarks import LoadedBenchmark, load_benchmark
 from sarsteer.data.manifest import Item
 from sarsteer.data.overlap import check_disjoint
 from sarsteer.data.pairs import Pairs, load_pairs, pair_up
 from sarsteer.defenses import Strength, Supplies, check_specs, make_defense
 from sarsteer.defenses.factory import at_alpha, is_steered
 from sarsteer.errors import AudioError, BenchmarkError, EvaluationError, ManifestError
-from sarsteer.evaluation.benchmarks import Loaded, open_benchmark
 from sarsteer.evaluation.judge_choice import choose_judges, is_scoring, measures_usefulness
 from sarsteer.evaluation.misheard import Hearing, altered, listen, without_misheard
 from sarsteer.evaluation.note import Note
@@ -98,11 +98,7 @@ def run(settings: Settings, progress: Progress | None = None) -> Evaluation:
         logs = run_grid(grid, progress)
     finally:
         shared.answerer.close()
-    notes += [
-        Note(f"its license forbids {one.about['forbids']}", "license", one.name)
-        for one in benchmarks
-        if one.about.get("forbids")
-    ]
+    notes += [Note(f"its license forbids {one.forbids}", "license", one.name) for one in benchmarks if one.forbids]
     notes += [
         Note(
             "measures how good answers are; only refusals were judged here (--judge air-bench:MODEL scores)",
@@ -119,7 +115,7 @@ def run(settings: Settings, progress: Progress | None = None) -> Evaluation:
     return _heard(collect(logs, grid.arms, command=settings.command, layers=layers, notes=notes), hearings)
 
 
-def _check_hearing(settings: Settings, benchmarks: Sequence[Loaded]) -> None:
+def _check_hearing(settings: Settings, benchmarks: Sequence[LoadedBenchmark]) -> None:
     if settings.max_wer is None:
         return
     if not settings.max_wer >= 0:
@@ -132,7 +128,7 @@ def _check_hearing(settings: Settings, benchmarks: Sequence[Loaded]) -> None:
 
 
 def _listen(
-    settings: Settings, benchmarks: Sequence[Loaded], shared: SharedModel, progress: Progress | None
+    settings: Settings, benchmarks: Sequence[LoadedBenchmark], shared: SharedModel, progress: Progress | None
 ) -> dict[str, Hearing]:
     if settings.max_wer is None:
         return {}
@@ -172,7 +168,7 @@ def _heard(results: Evaluation, hearings: Mapping[str, Hearing]) -> Evaluation:
 
 
 def _arms(
-    benchmarks: Sequence[Loaded], defenses: Sequence[str], swept: Sequence[tuple[str, str, float]], made: Any
+    benchmarks: Sequence[LoadedBenchmark], defenses: Sequence[str], swept: Sequence[tuple[str, str, float]], made: Any
 ) -> list[Any]:
     from sarsteer.evaluation.inspect.grid import Arm as GridArm
 
@@ -201,10 +197,10 @@ def _steering(path: Path | None) -> Steering | None:
     return Steering.from_pretrained(path)
 
 
-def _benchmarks(settings: Settings) -> list[Loaded]:
-    found: list[Loaded] = []
+def _benchmarks(settings: Settings) -> list[LoadedBenchmark]:
+    found: list[LoadedBenchmark] = []
     for spec in settings.benchmarks:
-        one = open_benchmark(spec, limit=settings.limit, instruction=settings.instruction)
+        one = load_benchmark(spec, limit=settings.limit, instruction=settings.instruction)
         if any(other.name == one.name for other in found):
             raise BenchmarkError(f"two benchmarks are called {one.name!r}; give each once, and each file its own name")
         found.append(replace(one, seconds=_check_clips(one)))
@@ -213,7 +209,7 @@ def _benchmarks(settings: Settings) -> list[Loaded]:
     return found
 
 
-def _check_clips(benchmark: Loaded) -> dict[str, float]:
+def _check_clips(benchmark: LoadedBenchmark) -> dict[str, float]:
     """Read every clip once: a bad one is told now, and not after hours; mending it later would change what is asked.
 
     Returns:
@@ -232,7 +228,7 @@ def _check_clips(benchmark: Loaded) -> dict[str, float]:
         return dict(zip((item.id for item in spoken), pool.map(read, spoken), strict=True))
 
 
-def _check_apart(benchmarks: Sequence[Loaded], pairs: Pairs | None, steering: Steering | None) -> list[Note]:
+def _check_apart(benchmarks: Sequence[LoadedBenchmark], pairs: Pairs | None, steering: Steering | None) -> list[Note]:
     """Refuse to measure on what was calibrated on; returns what could not be checked."""
     notes: list[Note] = []
     for benchmark in benchmarks:
@@ -263,7 +259,7 @@ def _made_of(pairs: Pairs, steering: Steering) -> bool:
     return len(pairs) >= n and pairs[:n].digest == steering.metadata.get("pairs_digest")
 
 
-def _same_pairs(benchmark: Loaded, steering: Steering) -> bool:
+def _same_pairs(benchmark: LoadedBenchmark, steering: Steering) -> bool:
     try:
         return _made_of(pair_up(benchmark.items, benchmark.name), steering)
     except ManifestError:  # no pairs, so not those

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sarsteer import tiny
-from sarsteer.data.benchmarks import BENCHMARKS
 from sarsteer.errors import SarsteerError
 from sarsteer.reproduction.datasets import GET, LICENCES
 from sarsteer.reproduction.plan import SCORED
@@ -120,17 +119,18 @@ def _checkpoint(key: str) -> Iterator[Missing]:
 
 
 def _data(name: str, wanted: Wanted) -> Iterator[Missing]:
-    from sarsteer.evaluation.benchmarks import open_benchmark
+    from sarsteer.data.benchmarks import BENCHMARKS, load_benchmark
 
+    benchmark, _ = BENCHMARKS.find(name)
     how = GET[name]
     terms = f"; {LICENCES[name]}" if name in LICENCES else ""
     if name not in wanted.data:
-        yield Missing("data", f"{BENCHMARKS[name].title} ({BENCHMARKS[name].licence}{terms})", "no folder given", how)
+        yield Missing("data", f"{benchmark.title} ({benchmark.license}{terms})", "no folder given", how)
         return
     try:
-        open_benchmark(spec_of(name, wanted.data[name]))
+        load_benchmark(spec_of(name, wanted.data[name]))
     except SarsteerError as error:
-        yield Missing("data", BENCHMARKS[name].title, str(error), how)
+        yield Missing("data", benchmark.title, str(error), how)
 
 
 def spec_of(name: str, place: str) -> str:

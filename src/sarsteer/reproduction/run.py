@@ -158,12 +158,12 @@ def _at_default_k(spec: str) -> bool:
 
 def _without_refusals(step: Step, plan: Plan, shared: SharedModel, pairs: Pairs, out: Path) -> str:
     """Why there can be no c2r; made here, its vectors are found again by the evaluation."""
+    from sarsteer.data.benchmarks import load_benchmark
     from sarsteer.defenses.mean_difference import difference_vectors
-    from sarsteer.evaluation.benchmarks import open_benchmark
     from sarsteer.evaluation.judge_choice import choose_judges, is_scoring
     from sarsteer.runtime.shared import shared_judge
 
-    benchmarks = [open_benchmark(plan.setup.benchmarks[name], limit=plan.setup.limit) for name in step.benchmarks]
+    benchmarks = [load_benchmark(plan.setup.benchmarks[name], limit=plan.setup.limit) for name in step.benchmarks]
     specs = choose_judges(benchmarks, judges_of(step, plan.setup)).values()
     judge = next((shared_judge(spec).judge for spec in specs if not is_scoring(spec)), shared_judge("keywords").judge)
     model: Any = shared.model

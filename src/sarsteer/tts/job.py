@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from sarsteer.audio import SILENCE, Clip
-from sarsteer.data.benchmarks.kinds import Benchmark
+from sarsteer.data.benchmarks.benchmark import Benchmark
 from sarsteer.data.benchmarks.registry import BENCHMARKS
 from sarsteer.data.manifest import Item
 from sarsteer.data.save import save_items
@@ -51,7 +51,7 @@ def check_permission(items: Sequence[Item]) -> None:
     for name in dict.fromkeys(item.extra.get("benchmark") for item in items):
         benchmark = BENCHMARKS.get(name) if isinstance(name, str) else None
         if benchmark is not None:
-            refuse_unless_permitted(benchmark)
+            refuse_unless_permitted(benchmark())
 
 
 def refuse_unless_permitted(benchmark: Benchmark) -> None:

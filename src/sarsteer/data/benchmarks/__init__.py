@@ -1,7 +1,7 @@
-"""Benchmarks in their own formats, as items."""
+"""Benchmarks in their authors' formats, as items."""
 
-from sarsteer.data.benchmarks.kinds import Benchmark, Variant
-from sarsteer.data.benchmarks.load import BenchmarkItems, load_benchmark
-from sarsteer.data.benchmarks.registry import BENCHMARKS
+from sarsteer.data.benchmarks.benchmark import Benchmark, Variant
+from sarsteer.data.benchmarks.load import LoadedBenchmark, load_benchmark
+from sarsteer.data.benchmarks.registry import BENCHMARKS, BenchmarkSpec
 
-__all__ = ["BENCHMARKS", "Benchmark", "BenchmarkItems", "Variant", "load_benchmark"]
+__all__ = ["BENCHMARKS", "Benchmark", "BenchmarkSpec", "LoadedBenchmark", "Variant", "load_benchmark"]

@@ -1,4 +1,4 @@
-"""Clips that come inside a table, as files under names made of their content: each is written once."""
+"""A cache of clips that come inside tables; a clip's file name is the digest of its content."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SARSTEER_CACHE") or Path.home() / ".cache" / "sarsteer")
 
 
-def stored(data: bytes) -> Path:
-    """The file that holds these bytes; written whole or not at all, and kept for the next time.
+def store_clip(data: bytes) -> Path:
+    """The file with these bytes; an existing file is reused.
 
     Raises:
         BenchmarkError: the cache cannot be written.
@@ -32,8 +32,9 @@ def stored(data: bytes) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        reason = error.strerror or error
         raise BenchmarkError(
-            f"{path.parent}: cannot be created ({error.strerror}); name another cache in SARSTEER_CACHE"
+            f"{path.parent} cannot be created ({reason}); set SARSTEER_CACHE to another folder"
         ) from None
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)

@@ -1,4 +1,4 @@
-"""Find and read a benchmark's files, wherever in the folder its clone or download has put them."""
+"""Find and read a benchmark's files at any depth of its folder."""
 
 from __future__ import annotations
 
@@ -13,37 +13,42 @@ from sarsteer.errors import BenchmarkError
 Row = dict[str, Any]
 
 
-class NotThereError(BenchmarkError):
-    """None of a format's files is in the folder; another variant's may be."""
+class MissingFilesError(BenchmarkError):
+    """A folder contains none of a format's files; it may contain another variant's."""
 
 
-def locate(folder: Path, *tails: str) -> Path:
-    """The one file whose path ends so: in the folder itself, or anywhere below it; the first tail that is found.
+def find_file(folder: Path, *tails: str) -> Path:
+    """The only file whose path ends with the first tail that matches one, in the folder or below it.
 
     Raises:
-        NotThereError: there is none.
-        BenchmarkError: there are several, and to choose one would be to guess.
+        MissingFilesError: no file matches.
+        BenchmarkError: several files match one tail.
 
     """
     for tail in tails:
         if (folder / tail).is_file():
             return folder / tail
-        found = sorted(path for path in folder.rglob(tail) if path.is_file())
-        if len(found) > 1:
-            raise BenchmarkError(
-                f"{folder}: holds several {tail} ({found[0].relative_to(folder)}, {found[1].relative_to(folder)}); "
-                "name the folder of one"
-            )
-        if found:
-            return found[0]
-    raise NotThereError(f"{folder}: holds no {' and no '.join(tails)}; is it the benchmark's folder?")
+        matches = sorted(path for path in folder.rglob(tail) if path.is_file())
+        if len(matches) > 1:
+            first, second = (path.relative_to(folder) for path in matches[:2])
+            raise BenchmarkError(f"{folder} contains several {tail} ({first}, {second}); give the folder of one")
+        if matches:
+            return matches[0]
+    raise missing_files(folder, *tails)
+
+
+def missing_files(folder: Path, *patterns: str) -> MissingFilesError:
+    """The error for a folder without any of these files."""
+    return MissingFilesError(
+        f"{folder} contains no {' or '.join(patterns)}; check that it is the benchmark's folder, and complete"
+    )
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """The rows of a CSV, JSON list or JSON Lines file, each with where it stands, for messages.
+    """The rows of a CSV, JSON or JSON Lines file, each with its place for error messages.
 
     Raises:
-        BenchmarkError: the file is not of its format.
+        BenchmarkError: the file is not valid.
 
     """
     try:
@@ -54,9 +59,11 @@ def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
         else:
             yield from _json(path)
     except UnicodeDecodeError:
-        raise BenchmarkError(f"{path}: is not text in UTF-8; fetch it again") from None
+        raise BenchmarkError("is not UTF-8 text; download it again", place=str(path)) from None
     except OSError as error:
-        raise BenchmarkError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise BenchmarkError(
+            f"cannot be read ({error.strerror or error}); check its permissions", place=str(path)
+        ) from None
 
 
 def _csv(path: Path) -> Iterator[tuple[str, Row]]:
@@ -64,12 +71,13 @@ def _csv(path: Path) -> Iterator[tuple[str, Row]]:
         reader = csv.DictReader(file)
         try:
             for row in reader:
-                where = f"{path}, line {reader.line_num}"
+                place = f"{path}, line {reader.line_num}"
                 if None in row or None in row.values():
-                    raise BenchmarkError(f"{where}: has not as many fields as the header; fetch the file again")
-                yield where, row
+                    raise BenchmarkError("has more or fewer fields than the header; download it again", place=place)
+                yield place, row
         except csv.Error as error:
-            raise BenchmarkError(f"{path}, line {reader.line_num}: is no CSV ({error}); fetch it again") from None
+            place = f"{path}, line {reader.line_num}"
+            raise BenchmarkError(f"is not valid CSV ({error}); download it again", place=place) from None
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
@@ -77,49 +85,51 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
-            where = f"{path}, line {number}"
+            place = f"{path}, line {number}"
             if line.startswith("version https://git-lfs"):
-                raise BenchmarkError(f"{where}: is a Git LFS pointer, not the file; run git lfs pull")
+                raise BenchmarkError("is a Git LFS pointer, not the file; run git lfs pull", place=place)
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise BenchmarkError(f"{where}: is not JSON ({error.msg}, column {error.colno})") from None
-            yield where, _object(row, where)
+                reason = f"{error.msg}, column {error.colno}"
+                raise BenchmarkError(f"is not valid JSON ({reason}); download the file again", place=place) from None
+            yield place, _object(row, place)
 
 
 def _json(path: Path) -> Iterator[tuple[str, Row]]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
-        raise BenchmarkError(f"{path}: is not JSON ({error.msg}, line {error.lineno}); fetch it again") from None
+        reason = f"{error.msg}, line {error.lineno}"
+        raise BenchmarkError(f"is not valid JSON ({reason}); download it again", place=str(path)) from None
     if not isinstance(rows, list):
-        raise BenchmarkError(f"{path}: is no list of objects; is it the benchmark's own file?")
+        raise BenchmarkError("is not a list of objects; check that it is the benchmark's own file", place=str(path))
     for number, row in enumerate(rows):
-        where = f"{path}, entry {number}"
-        yield where, _object(row, where)
+        place = f"{path}, entry {number}"
+        yield place, _object(row, place)
 
 
-def _object(row: Any, where: str) -> Row:
+def _object(row: Any, place: str) -> Row:
     if not isinstance(row, dict):
-        raise BenchmarkError(f"{where}: is no JSON object")
+        raise BenchmarkError("is not a JSON object; check that the file is the benchmark's own", place=place)
     return row
 
 
-def text_of(row: Row, where: str, *keys: str) -> str:
-    """The first of the keys that holds a text; a number counts as one.
+def required_text(row: Row, place: str, *keys: str) -> str:
+    """The first of the keys that contains a text or a whole number.
 
     Raises:
         BenchmarkError: none does.
 
     """
-    found = maybe_text(row, *keys)
-    if found is None:
-        raise BenchmarkError(f"{where}: has no {' or '.join(keys)}; it cannot be used without")
-    return found
+    text = optional_text(row, *keys)
+    if text is None:
+        raise BenchmarkError(f"has no {' or '.join(keys)}; every row needs one", place=place)
+    return text
 
 
-def maybe_text(row: Row, *keys: str) -> str | None:
-    """As ``text_of``; None where no key holds a text."""
+def optional_text(row: Row, *keys: str) -> str | None:
+    """As ``required_text``; None if no key contains a text."""
     for key in keys:
         value = row.get(key)
         if isinstance(value, int) and not isinstance(value, bool):
@@ -129,27 +139,27 @@ def maybe_text(row: Row, *keys: str) -> str | None:
     return None
 
 
-def clip_in(folder: Path, name: str, where: str) -> Path:
-    """The clip of that name in the folder; it need not exist.
+def clip_path(folder: Path, name: str, place: str) -> Path:
+    """The path of a clip in the folder; the file need not exist.
 
     Raises:
-        BenchmarkError: the name leads out of the folder: data from anyone must not choose what is read.
+        BenchmarkError: the path leads out of the folder, where a file that anyone wrote must not read.
 
     """
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-        raise BenchmarkError(f"{where}: clip {name!r} lies outside the benchmark's folder")
+        raise BenchmarkError(f"clip {name!r} is outside the benchmark's folder; correct the path", place=place)
     return folder / path
 
 
-def plain(row: Row, *used: str) -> Row:
-    """What else a row says that JSON can hold, less the keys that were used and those that a manifest knows."""
+def extra_fields(row: Row, *used: str) -> Row:
+    """The remaining JSON fields of a row: neither ``used`` nor fields of a manifest."""
     taken = {*used, "id", "audio", "modality", "question", "label", "pair", "category", "text", "answer"}
-    kept = {}
+    extra = {}
     for key, value in row.items():
         if key not in taken and isinstance(key, str) and value is not None:
             try:
-                kept[key] = json.loads(json.dumps(value))
-            except (TypeError, ValueError):  # bytes, arrays, dates: not ours to keep
+                extra[key] = json.loads(json.dumps(value))
+            except (TypeError, ValueError):  # bytes, arrays, dates
                 continue
-    return kept
+    return extra

@@ -3,59 +3,73 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
-from sarsteer.data.benchmarks.kinds import Benchmark
 from sarsteer.errors import BenchmarkError
 
 
-def fetch(benchmark: Benchmark, variant: str, revision: str | None) -> Path:
-    """The folder of the snapshot; what was fetched before is not fetched again.
+@dataclass(frozen=True)
+class HubDataset:
+    """A dataset on the Hub; ``{variant}`` in a name or pattern is replaced by the variant's name.
 
-    Raises:
-        BenchmarkError: it is not on the Hub, its terms are not accepted, or the Hub cannot be reached.
+    Attributes:
+        name: ``OWNER/NAME``.
+        files: patterns of the files to fetch.
+        gated: whether the Hub asks users to accept its terms.
+        revision: the default branch, tag or commit.
 
     """
-    name, hub = benchmark.name, benchmark.hub
-    if hub is None:
-        raise BenchmarkError(f"{name}: is not on the Hub; get it from {benchmark.source} and name its folder")
-    hub = hub.format(variant=variant)
-    page = f"https://huggingface.co/datasets/{hub}"
-    from huggingface_hub import get_token, snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
 
-    token = os.environ.get("HF_TOKEN") or get_token()
-    terms = f"{name}: accept its terms at {page}, then set HF_TOKEN to a token of that account"
-    if benchmark.gated and not token:
-        raise BenchmarkError(terms)
-    patterns = [pattern.format(variant=variant) for pattern in benchmark.files]
-    try:
-        return Path(
-            snapshot_download(
-                hub,
-                repo_type="dataset",
-                revision=revision or benchmark.revision,
-                token=token or None,
-                allow_patterns=patterns,
-            )
+    name: str
+    files: tuple[str, ...] = ("*",)
+    gated: bool = False
+    revision: str = "main"
+
+    def fetch(self, variant: str, revision: str | None = None) -> Path:
+        """The folder of the snapshot; files that were fetched before are not fetched again.
+
+        Raises:
+            BenchmarkError: the dataset is not on the Hub, its terms are not accepted, or the Hub cannot be reached.
+
+        """
+        from huggingface_hub import get_token, snapshot_download
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
         )
-    except GatedRepoError:
-        raise BenchmarkError(terms) from None
-    except RevisionNotFoundError:
-        raise BenchmarkError(f"{name}: {page} has no revision {revision or benchmark.revision!r}") from None
-    except RepositoryNotFoundError:
-        raise BenchmarkError(f"{name}: {page} is not there, or not for this token; check HF_TOKEN") from None
-    except LocalEntryNotFoundError:
-        raise BenchmarkError(
-            f"{name}: {page} cannot be reached and was not fetched before; check the network (and HF_HUB_OFFLINE), "
-            "or name a folder that holds it"
-        ) from None
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise BenchmarkError(f"{name}: {page} cannot be fetched ({' '.join(str(error).split())[:200]})") from None
+
+        name = self.name.format(variant=variant)
+        page = f"https://huggingface.co/datasets/{name}"
+        revision = revision or self.revision
+        token = os.environ.get("HF_TOKEN") or get_token()
+        terms = f"accept its terms at {page}, then set HF_TOKEN to a token of that account"
+        if self.gated and not token:
+            raise BenchmarkError(terms)
+        try:
+            folder = snapshot_download(
+                name,
+                repo_type="dataset",
+                revision=revision,
+                token=token or None,
+                allow_patterns=[pattern.format(variant=variant) for pattern in self.files],
+            )
+        except GatedRepoError:
+            raise BenchmarkError(terms) from None
+        except RevisionNotFoundError:
+            raise BenchmarkError(f"{page} has no revision {revision!r}; check the branch, tag or commit") from None
+        except RepositoryNotFoundError:
+            raise BenchmarkError(f"{page} does not exist, or not for this token; check HF_TOKEN") from None
+        except LocalEntryNotFoundError:
+            raise BenchmarkError(
+                f"{page} cannot be reached and was not fetched before; check the network (and HF_HUB_OFFLINE), "
+                "or give a folder that contains it"
+            ) from None
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise BenchmarkError(f"{page} cannot be fetched ({reason}); check the network and HF_TOKEN") from None
+        return Path(folder)

@@ -1,91 +1,137 @@
-"""Load a benchmark: find it or fetch it, read it, and check that every clip is there."""
+"""Load a benchmark: find it or fetch it, read it, and check that every clip is present."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any, Literal
 
-from sarsteer.data.benchmarks.files import NotThereError
-from sarsteer.data.benchmarks.hub import fetch
-from sarsteer.data.benchmarks.kinds import Benchmark, Variant
-from sarsteer.data.benchmarks.registry import BENCHMARKS
+from sarsteer.data.benchmarks.benchmark import Metric, Variant
+from sarsteer.data.benchmarks.files import MissingFilesError
+from sarsteer.data.benchmarks.registry import BenchmarkSpec
 from sarsteer.data.manifest import Item
 from sarsteer.errors import BenchmarkError
+from sarsteer.prompts import INSTRUCTION
 
 NAMED = 3
-"""Missing clips that an error names; the rest it counts."""
+"""How many missing clips an error names."""
 
 _log = logging.getLogger(__name__)
 
 
-class BenchmarkItems(list[Item]):
-    """The items, and which of the benchmark they are.
+@dataclass(frozen=True)
+class LoadedBenchmark:
+    """The requests of a benchmark, ready to be put to a model.
 
     Attributes:
-        variant: the variant's name, chosen where none was asked for.
-        metric: "refusal" or "chat_score".
-        skipped: ids of the items that were left out since their clips are missing.
+        name: in tables and logs.
+        instruction: the text beside each clip that has no text of its own.
+        judge: spec of the benchmark's default judge.
+        variant: the variant that was read.
+        metric: what it measures.
+        forbids: what its license forbids.
+        skipped: ids of the items that were left out because their clips are missing.
+        seconds: the clips' lengths by item id, where known.
 
     """
 
-    def __init__(self, items: Iterable[Item], variant: Variant, skipped: tuple[str, ...]) -> None:
-        super().__init__(items)
-        self.variant = variant.name
-        self.metric = variant.metric
-        self.skipped = skipped
+    name: str
+    items: tuple[Item, ...] = field(repr=False)
+    instruction: str = INSTRUCTION
+    judge: str = "keywords"
+    variant: str = ""
+    metric: Metric = "refusal"
+    forbids: str = ""
+    skipped: tuple[str, ...] = field(default=(), repr=False)
+    seconds: Mapping[str, float] = field(default_factory=dict, repr=False)
 
+    @property
+    def measures_usefulness(self) -> bool:
+        """Whether it measures how good answers are, instead of whether requests are refused."""
+        return self.metric == "chat_score"
 
-def split_spec(spec: str) -> tuple[str, str | None, str | None, str | None]:
-    """Name, variant, split and folder of ``NAME[/VARIANT][@SPLIT][:FOLDER]``; None where one is not in it."""
-    head, _, folder = spec.partition(":")
-    whole, _, split = head.partition("@")
-    name, _, variant = whole.partition("/")
-    return name, variant or None, split or None, folder or None
+    @property
+    def about(self) -> dict[str, Any]:
+        """Its description for a log, as JSON."""
+        return {
+            "variant": self.variant,
+            "metric": self.metric,
+            "skipped": list(self.skipped),
+            "forbids": self.forbids,
+        }
+
+    @property
+    def by_length(self) -> list[Item]:
+        """The items, longest clips first: batches need little padding, and a lack of memory shows at once."""
+        return sorted(self.items, key=lambda item: self.seconds.get(item.id, 0.0), reverse=True)
+
+    def text(self, item: Item) -> str:
+        """The text beside a request."""
+        return item.text or self.instruction
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that is asked: ids, labels, questions, texts and media, in order."""
+        digest = hashlib.sha256()
+        for item in self.items:
+            digest.update(f"{item.id}\0{item.label}\0{item.question}\0{self.text(item)}\0".encode())
+            digest.update(item.content_digest)
+        return digest.hexdigest()
 
 
 def load_benchmark(
-    name: str,
+    spec: str | BenchmarkSpec,
     *,
     folder: str | os.PathLike[str] | None = None,
     split: str | None = None,
-    limit: int | None = None,
     variant: str | None = None,
+    limit: int | None = None,
     revision: str | None = None,
-    missing: str = "error",
-) -> BenchmarkItems:
-    """Load a benchmark's items; each says in ``extra["benchmark"]`` where it is from.
+    missing: Literal["error", "skip"] = "error",
+    instruction: str | None = None,
+) -> LoadedBenchmark:
+    """Load a benchmark; ``extra["benchmark"]`` of each item is the benchmark's name.
 
     Args:
-        name: a key of ``BENCHMARKS``.
-        folder: where it lies, as its authors lay it out, however deep; from the Hub where None.
-        split: one of the variant's; its first where None.
-        limit: the first so many items; twins lie side by side.
-        variant: one of the benchmark's; the first whose files are there where None.
-        revision: the Hub's branch, tag or commit; give a commit to have the same data tomorrow.
-        missing: "error", or "skip" to leave out items whose clips are not there, and say so.
+        spec: ``NAME[/VARIANT][@SPLIT][:FOLDER]``, such as ``"figstep:/data/figstep"``, ``"voicebench/advbench"``,
+            ``"manifest:requests.jsonl"`` or ``"embedded"``.
+        folder: where the files are, in their authors' layout, at any depth; the Hub by default.
+        split: one of the variant's splits; its first by default.
+        variant: one of the benchmark's variants; by default the first whose files are present.
+        limit: use only the first items; twins are neighbors.
+        revision: the Hub's branch, tag or commit; give a commit to get the same data tomorrow.
+        missing: ``"error"``, or ``"skip"`` to leave out items whose clips are missing, with a warning.
+        instruction: the text beside each clip that has no text of its own; the paper's by default.
 
     Raises:
-        BenchmarkError: it is unknown, not there, not in its format, or clips of it are missing.
+        BenchmarkError, ManifestError: the benchmark is unknown, missing, not in its format, or clips are missing.
 
     """
-    if name not in BENCHMARKS:
-        raise BenchmarkError(f"unknown benchmark {name!r}; use one of {', '.join(BENCHMARKS)}")
+    if isinstance(spec, str):
+        spec = BenchmarkSpec.parse(spec)
+    spec = BenchmarkSpec(
+        spec.benchmark,
+        variant=variant or spec.variant,
+        split=split or spec.split,
+        folder=spec.folder if folder is None else Path(folder),
+    )
     if missing not in ("error", "skip"):
         raise BenchmarkError(f"missing must be 'error' or 'skip', not {missing!r}")
     if limit is not None and limit < 1:
         raise BenchmarkError(f"limit must be at least 1, not {limit}")
-    benchmark = BENCHMARKS[name]
-    chosen, found = _open(benchmark, folder, variant, split, revision)
+    name = spec.benchmark.name
+    chosen, read = _open(spec, revision)
     items: list[Item] = []
     absent: list[Item] = []
     seen: set[str] = set()
-    for item in found:
+    for item in read:
         if item.id in seen:
-            raise BenchmarkError(f"{name}: has two items {item.id!r}; its file was changed, fetch it again")
+            raise BenchmarkError(f"has two items {item.id!r}; its file was changed, download it again", place=name)
         seen.add(item.id)
         if item.media is not None and not item.media.is_file():
             absent.append(item)
@@ -95,44 +141,42 @@ def load_benchmark(
             break
     if absent and missing == "error":
         named = ", ".join(str(item.media) for item in absent[:NAMED]) + (", …" if len(absent) > NAMED else "")
-        raise BenchmarkError(f"{name}: {len(absent)} clips are missing: {named}; fetch them, or skip what is missing")
+        raise BenchmarkError(
+            f"{len(absent)} clips are missing: {named}; download them, or skip missing clips", place=name
+        )
     if absent:
-        _log.warning("%s: %d items were left out, since their clips are missing", name, len(absent))
+        _log.warning("%s: %d items were left out because their clips are missing", name, len(absent))
     if not items:
-        raise BenchmarkError(f"{name}: nothing of it is there ({len(absent)} clips missing); fetch it again")
-    return BenchmarkItems(items, chosen, tuple(item.id for item in absent))
+        raise BenchmarkError(f"contains no items ({len(absent)} clips are missing); download it again", place=name)
+    return LoadedBenchmark(
+        spec.label,
+        tuple(items),
+        INSTRUCTION if instruction is None else instruction,
+        spec.benchmark.judge,
+        chosen.name,
+        chosen.metric,
+        spec.benchmark.forbids,
+        tuple(item.id for item in absent),
+    )
 
 
-def _open(
-    benchmark: Benchmark, folder: str | os.PathLike[str] | None, variant: str | None, split: str | None,
-    revision: str | None,
-) -> tuple[Variant, Iterator[Item]]:  # fmt: skip
-    """The variant, and its items with the first one read: only then is it known whether the files are there."""
-    name = benchmark.name
-    if variant is not None and benchmark.variant(variant) is None:
-        names = ", ".join(known.name for known in benchmark.variants)
-        raise BenchmarkError(f"{name}: no variant {variant!r}; use one of {names}")
-    candidates = [v for v in benchmark.variants if variant in (None, v.name) and split in (None, *v.splits)]
-    if not candidates:
-        known = sorted({part for v in benchmark.variants if variant in (None, v.name) for part in v.splits})
-        raise BenchmarkError(f"{name}: no split {split!r}; {'use ' + ' or '.join(known) if known else 'leave it out'}")
-    if folder is None:
-        candidates = candidates[:1]
-        place = fetch(benchmark, candidates[0].name, revision)
-    else:
-        place = Path(folder)
-        if not place.exists():
-            raise BenchmarkError(f"{name}: {place}: no such folder; check the path")
-        if not place.is_dir() and name != "manifest":
-            raise BenchmarkError(f"{name}: {place}: is a file; name the folder that holds the benchmark")
-    failure: NotThereError | None = None
-    for candidate in candidates:
-        part = split or (candidate.splits[0] if candidate.splits else None)
-        try:
-            items = benchmark.read(place, candidate.name, part)
-            first = next(items, None)
-        except NotThereError as error:
-            failure = failure or error
-            continue
-        return candidate, chain([] if first is None else [first], items)
-    raise BenchmarkError(f"{name}: {failure}")
+def _open(spec: BenchmarkSpec, revision: str | None) -> tuple[Variant, Iterator[Item]]:
+    """The variant and its items; the first item is read already, which shows whether the files are present."""
+    benchmark, candidates = spec.benchmark, spec.candidates
+    failures: list[MissingFilesError] = []
+    try:
+        folder = benchmark.find_folder(spec.folder, candidates[0].name, revision)
+        for variant in candidates if spec.folder is not None else candidates[:1]:
+            split = spec.split or (variant.splits[0] if variant.splits else None)
+            try:
+                items = benchmark.read(folder, variant.name, split)
+                first = next(items, None)
+            except MissingFilesError as error:
+                failures.append(error)
+                continue
+            return variant, chain([] if first is None else [first], items)
+        raise failures[0]
+    except BenchmarkError as error:
+        if error.place is None:
+            error.place = benchmark.name
+        raise

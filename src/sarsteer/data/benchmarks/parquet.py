@@ -1,4 +1,4 @@
-"""Tables with the sound inside: the Hub's ``Audio`` column, ``{"bytes": ..., "path": ...}``."""
+"""Parquet tables that contain the clips: the Hub's ``Audio`` column, ``{"bytes": ..., "path": ...}``."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sarsteer.data.benchmarks.cache import stored
-from sarsteer.data.benchmarks.files import NotThereError, Row, clip_in
+from sarsteer.data.benchmarks.cache import store_clip
+from sarsteer.data.benchmarks.files import Row, clip_path, missing_files
 from sarsteer.errors import BenchmarkError, MissingExtraError
 
 _ROWS = 32
-"""Rows that are held at once; their clips may be minutes long."""
+"""Rows in memory at a time; their clips may be minutes long."""
 
 
 def read_parquet(path: Path) -> Iterator[tuple[str, Row]]:
-    """The rows of a table, a few at a time.
+    """The rows of a table, each with its place for error messages.
 
     Raises:
-        BenchmarkError: it is damaged.
+        BenchmarkError: the file is damaged.
         MissingExtraError: pyarrow, which comes with ``datasets``, is not installed.
 
     """
@@ -35,29 +35,29 @@ def read_parquet(path: Path) -> Iterator[tuple[str, Row]]:
                     yield f"{path}, row {number}", row
                     number += 1
     except (pyarrow.ArrowException, OSError) as error:
-        said = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
-        raise BenchmarkError(f"{path}: is no Parquet file that can be read ({said}); fetch it again") from None
+        reason = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
+        raise BenchmarkError(f"is not a valid Parquet file ({reason}); download it again", place=str(path)) from None
 
 
-def tables(folder: Path, *patterns: str) -> list[Path]:
-    """The Parquet files of the first pattern that finds any, in order.
+def find_tables(folder: Path, *patterns: str) -> list[Path]:
+    """The Parquet files that the first matching pattern matches, sorted.
 
     Raises:
-        NotThereError: no pattern does.
+        MissingFilesError: no pattern matches.
 
     """
     for pattern in patterns:
-        found = sorted(path for path in folder.rglob(pattern) if path.is_file())
-        if found:
-            return found
-    raise NotThereError(f"{folder}: holds no {' and no '.join(patterns)}; is it the benchmark's folder?")
+        tables = sorted(path for path in folder.rglob(pattern) if path.is_file())
+        if tables:
+            return tables
+    raise missing_files(folder, *patterns)
 
 
-def sound(value: Any, folder: Path, where: str) -> Path | None:
-    """The clip of an ``Audio`` value as a file; None where the row has none.
+def clip_file(value: Any, folder: Path, place: str) -> Path | None:
+    """The clip of an ``Audio`` value as a file; None if the row has none.
 
     Raises:
-        BenchmarkError: the value is of another form.
+        BenchmarkError: the value has another form.
 
     """
     if value is None:
@@ -65,9 +65,9 @@ def sound(value: Any, folder: Path, where: str) -> Path | None:
     if isinstance(value, str):
         value = {"path": value}
     if not isinstance(value, dict) or not {"bytes", "path"} & set(value):
-        raise BenchmarkError(f"{where}: its audio is neither bytes nor a path")
+        raise BenchmarkError("its audio is neither bytes nor a path; download the file again", place=place)
     if value.get("bytes"):
-        return stored(value["bytes"])
+        return store_clip(value["bytes"])
     if value.get("path"):
-        return clip_in(folder, value["path"], where)
+        return clip_path(folder, value["path"], place)
     return None

@@ -1,72 +1,103 @@
-"""Every benchmark that can be read. What their licences say was read on their pages; none of them is shipped."""
+"""The registry of benchmarks, and the text that names one of them with its variant, split and folder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
-from sarsteer.data.benchmarks import advbench, air_bench, ajailbench, figstep, jalmbench, sorry_bench, spoken
-from sarsteer.data.benchmarks.kinds import Benchmark, Variant
-from sarsteer.data.manifest import Item, load_items
+from sarsteer.data.benchmarks.benchmark import Benchmark, Variant
+from sarsteer.errors import BenchmarkError
+from sarsteer.registry import Registry
 
-_SPOKEN_PAIRS = "https://github.com/linweiii/SARSteer (dataset/)"
-_CHAT = tuple(
-    Variant(name, metric="chat_score")
-    for name in (
-        "alpacaeval", "alpacaeval_full", "alpacaeval_speaker", "commoneval", "wildvoice", "openbookqa", "mmsu", "sd-qa",
-        "ifeval", "bbh",
-    )
-)  # fmt: skip
+BENCHMARKS: Registry[Benchmark] = Registry(
+    "benchmark",
+    Benchmark,  # type: ignore[type-abstract]
+    "sarsteer.data.benchmarks",
+    BenchmarkError,
+    group="sarsteer.benchmarks",
+)
+"""Every benchmark that can be read. None is shipped except the embedded one; licenses were read on their pages."""
+
+_PARTS = r"(?P<name>%s)(?:/(?P<variant>[^@:]*))?(?:@(?P<split>[^:]*))?(?::(?P<folder>.*))?"
+_BY_NAME = re.compile(_PARTS % r"[^/@:]*", re.DOTALL)
+_BY_FILE = re.compile(_PARTS % r".+?\.py:[A-Za-z_]\w*", re.DOTALL)
 
 
-def _manifest(folder: Path, variant: str, split: str | None) -> Iterator[Item]:
-    """A manifest of ours, or a folder that holds ``test.jsonl`` and ``calibration.jsonl``."""
-    return iter(load_items(folder / f"{split or 'test'}.jsonl" if folder.is_dir() else folder))
+@dataclass(frozen=True)
+class BenchmarkSpec:
+    """A benchmark as the command line names it: ``NAME[/VARIANT][@SPLIT][:FOLDER]``.
+
+    NAME is a registered name or ``path/to/file.py:ClassName``.
+
+    Attributes:
+        variant: None for the first one whose files are present.
+        split: None for the variant's first one.
+        folder: where the files are; None for the Hub.
+
+    Raises:
+        BenchmarkError: the benchmark has no such variant or split.
+
+    """
+
+    benchmark: Benchmark
+    variant: str | None = None
+    split: str | None = None
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        name, variants = self.benchmark.name, self.benchmark.variants
+        if self.variant is not None and self.benchmark.variant(self.variant) is None:
+            known = ", ".join(variant.name for variant in variants)
+            raise BenchmarkError(f"has no variant {self.variant!r}; use one of {known}", place=name)
+        if not self.candidates:
+            splits = {split: None for variant in variants if self.variant in (None, variant.name)
+                      for split in variant.splits}  # fmt: skip
+            advice = "use " + " or ".join(splits) if splits else "leave the split out"
+            raise BenchmarkError(f"has no split {self.split!r}; {advice}", place=name)
+
+    @classmethod
+    def parse(cls, text: str) -> BenchmarkSpec:
+        """The benchmark that ``text`` names.
+
+        Raises:
+            BenchmarkError: there is no such benchmark, variant or split.
+
+        """
+        match = _match(text)
+        benchmark, _ = BENCHMARKS.find(match["name"])
+        folder = Path(match["folder"]) if match["folder"] else None
+        return cls(benchmark(), match["variant"] or None, match["split"] or None, folder)
+
+    @property
+    def candidates(self) -> list[Variant]:
+        """The variants that it can mean."""
+        return [
+            variant
+            for variant in self.benchmark.variants
+            if self.variant in (None, variant.name) and self.split in (None, *variant.splits)
+        ]
+
+    @property
+    def label(self) -> str:
+        """The name in tables, logs and file names."""
+        return self.benchmark.label(self.variant, self.split, self.folder)
+
+    def __str__(self) -> str:
+        variant = f"/{self.variant}" if self.variant else ""
+        split = f"@{self.split}" if self.split else ""
+        return BENCHMARKS.spec_of(self.benchmark) + variant + split + (f":{self.folder}" if self.folder else "")
 
 
-_ALL = (
-    Benchmark(
-        "figstep", "FigStep (SafeBench)", f"https://github.com/ThuCCSLab/FigStep; spoken pairs: {_SPOKEN_PAIRS}",
-        "MIT", figstep.read, (Variant("spoken", ("test", "train")), Variant("text")),
-    ),
-    Benchmark(
-        "advbench", "AdvBench", f"https://github.com/llm-attacks/llm-attacks; spoken pairs: {_SPOKEN_PAIRS}",
-        "not verified", advbench.read, (Variant("spoken"), Variant("text")),
-    ),
-    Benchmark(
-        "sorry_bench", "SORRY-Bench", "https://huggingface.co/sorry-bench", "SORRY-Bench licence", sorry_bench.read,
-        (Variant("202503"), Variant("202406")), hub="sorry-bench/sorry-bench-{variant}", gated=True,
-        forbids="giving the prompts to models that can generate anything but text (speech, too), and passing them on",
-        may_be_spoken=False, files=("question.jsonl",),
-    ),
-    Benchmark(
-        "ajailbench", "AJailBench", "https://huggingface.co/datasets/MBZUAI/AudioJailbreak", "Apache-2.0",
-        ajailbench.read, (Variant("base"), Variant("perturbed", ("qwen2", "diva", "gemini2", "salmonn", "gpt4o"))),
-        hub="MBZUAI/AudioJailbreak", files=("audio/*", "convert/question/*", "inference/response/*/BO/*"),
-    ),
-    Benchmark(
-        "air_bench_chat", "AIR-Bench Chat", "https://huggingface.co/datasets/qyang1021/AIR-Bench-Dataset",
-        "CC BY-NC 4.0", air_bench.read, (Variant("chat", metric="chat_score"),), hub="qyang1021/AIR-Bench-Dataset",
-        forbids="commercial use", files=("Chat/*",),
-    ),
-    Benchmark(
-        "jalmbench", "JALMBench", "https://huggingface.co/datasets/AnonymousUser000/JALMBench", "CC BY 4.0",
-        jalmbench.read, tuple(Variant(name) for name in jalmbench.SUBSETS), hub="AnonymousUser000/JALMBench",
-        files=("*{variant}*.parquet", "*/{variant}/*.parquet"),
-    ),
-    Benchmark(
-        "xstest_spoken", "XSTest, spoken", "https://huggingface.co/datasets/audio-safety-group/XSTest-Benige",
-        "not verified", spoken.xstest, (Variant("benign"),), hub="audio-safety-group/XSTest-Benige",
-    ),
-    Benchmark(
-        "voicebench", "VoiceBench", "https://huggingface.co/datasets/hlt-lab/voicebench", "Apache-2.0",
-        spoken.voicebench, (Variant("advbench"), *_CHAT), hub="hlt-lab/voicebench", files=("{variant}/*.parquet",),
-    ),
-    Benchmark(
-        "manifest", "A manifest of your own", "your folder", "your own", _manifest,
-        (Variant("manifest", ("test", "calibration")),),
-    ),
-)  # fmt: skip
+def names_benchmark(text: str) -> bool:
+    """Whether ``text`` begins with the name of a benchmark, or with ``path/to/file.py:ClassName``."""
+    name = _match(text)["name"]
+    return name in BENCHMARKS.names() or _BY_FILE.fullmatch(name) is not None
 
-BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in _ALL}
-"""By name."""
+
+def _match(text: str) -> re.Match[str]:
+    match = _BY_NAME.fullmatch(text)
+    if match is None or match["name"] not in BENCHMARKS.names():
+        match = _BY_FILE.fullmatch(text) or match or _BY_NAME.match(text)
+    assert match is not None  # the name may be empty
+    return match

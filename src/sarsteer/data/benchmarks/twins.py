@@ -1,4 +1,4 @@
-"""Two lists, of harmful requests and of their safe twins, as one in which twins are neighbours."""
+"""Merge a list of harmful requests and a list of their safe twins."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sarsteer.data.manifest import Item
 
 
 def side_by_side(harmful: Iterable[Item], safe: Iterable[Item]) -> Iterator[Item]:
-    """Each harmful request with its twin after it, so that a limit keeps pairs."""
+    """Each harmful request followed by its twin, so that a limit keeps pairs together."""
     twins = {item.pair: item for item in safe}
     for item in harmful:
         twin = twins.pop(item.pair, None)

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sarsteer.data.benchmarks import LoadedBenchmark
 from sarsteer.defenses import Defense
 from sarsteer.errors import EvaluationError
-from sarsteer.evaluation.benchmarks import Loaded
 from sarsteer.evaluation.identity import identity
 from sarsteer.evaluation.inspect import logs
 from sarsteer.runtime.shared import SharedModel, put_arm, shared_judge
@@ -42,7 +42,7 @@ class Arm:
 
     """
 
-    benchmark: Loaded
+    benchmark: LoadedBenchmark
     defense: Defense
     sweep: float | None = None
     base: str = ""

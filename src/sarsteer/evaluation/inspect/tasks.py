@@ -23,13 +23,13 @@ from sarsteer.evaluation.inspect.errors import told_by_inspect
 from sarsteer.evaluation.inspect.scorers import judged
 
 if TYPE_CHECKING:
-    from sarsteer.evaluation.benchmarks import Loaded
+    from sarsteer.data.benchmarks import LoadedBenchmark
 
 MAX_NEW_TOKENS = 256
 
 
 def build_task(
-    benchmark: Loaded,
+    benchmark: LoadedBenchmark,
     judge: str | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     *,
@@ -57,7 +57,7 @@ def build_task(
     )
 
 
-def sample_of(benchmark: Loaded, item: Item) -> Sample:
+def sample_of(benchmark: LoadedBenchmark, item: Item) -> Sample:
     """One request. Its label stays in the metadata: neither the model nor the judge is shown it."""
     text = benchmark.text(item)
     content: list[Content] = [_media(item), ContentText(text=text)] if item.media else []
@@ -130,11 +130,11 @@ def _register(name: str) -> Any:
         instruction: str | None = None,
         max_new_tokens: int = MAX_NEW_TOKENS,
     ) -> Task:
-        from sarsteer.evaluation.benchmarks import open_named
+        from sarsteer.data.benchmarks import load_benchmark
         from sarsteer.evaluation.judge_choice import choose_judges
 
         with told_by_inspect():
-            benchmark = open_named(
+            benchmark = load_benchmark(
                 name, folder=folder, split=split, variant=variant, limit=limit, instruction=instruction
             )
             return build_task(benchmark, choose_judges([benchmark], judge)[benchmark.name], max_new_tokens)

@@ -1,0 +1,34 @@
+"""A manifest of the user's as a benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sarsteer.data.benchmarks.benchmark import Benchmark, Variant
+from sarsteer.data.manifest import Item, load_items
+from sarsteer.errors import BenchmarkError
+
+
+class Manifest(Benchmark):
+    """A manifest (JSON Lines), or a folder that contains ``test.jsonl`` and ``calibration.jsonl``."""
+
+    name = "manifest"
+    title = "A manifest"
+    source = "your folder"
+    license = "yours"
+    variants = (Variant("manifest", ("test", "calibration")),)
+
+    def find_folder(self, folder: Path | None, variant: str, revision: str | None) -> Path:
+        """The manifest, or its folder."""
+        if folder is None:
+            raise BenchmarkError("names no file; write manifest:FILE")
+        return folder if not folder.is_dir() else super().find_folder(folder, variant, revision)
+
+    def read(self, folder: Path, variant: str, split: str | None) -> Iterator[Item]:
+        """The items of the manifest."""
+        return iter(load_items(folder / f"{split or 'test'}.jsonl" if folder.is_dir() else folder))
+
+    def label(self, variant: str | None, split: str | None, folder: Path | None) -> str:
+        """The file's name."""
+        return super().label(variant, split, folder) if folder is None else folder.stem

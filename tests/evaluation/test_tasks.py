@@ -29,7 +29,7 @@ from sarsteer.judges import make_judge
 from sarsteer.judges.toy_outcome import outcome
 from sarsteer.prompts import GUARD_REFUSAL as REFUSAL
 from sarsteer.prompts import INSTRUCTION
-from sarsteer.report.html import page
+from sarsteer.report.html import html_page
 from sarsteer.report.markdown import markdown
 from sarsteer.report.spreadsheet import arms_csv
 from sarsteer.runtime import shared as sharing
@@ -173,7 +173,7 @@ def test_air_bench_scores_both_orders_beside_another_judge(
     assert "score ↑" in table
     assert "4.50 [4.50, 4.50] n=1" in table
     assert "ASR ↓" in table
-    html = page(results, tmp_path)
+    html = html_page(results, tmp_path)
     assert html.count('<table class="numbers-table">') == 2
     assert "answer_first" in arms_csv(results).splitlines()[0]
     with pytest.raises(EvaluationError, match="are harmful"):

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from sarsteer.vllm import rows, settings
+from sarsteer.vllm import settings
+from sarsteer.vllm.worker import rows
 
 LAYERS, WIDTH = 4, 8
 
@@ -16,8 +17,8 @@ def one_set(name: str = "default", alpha: float = 0.1) -> settings.VectorSet:
     return settings.VectorSet(name, f"{name}.safetensors", alpha, 2, 1.0, name * 8, LAYERS, WIDTH)
 
 
-def configured(*sets: settings.VectorSet, **options: Any) -> settings.Settings:
-    return settings.Settings(sets or (one_set(),), **options)
+def configured(*sets: settings.VectorSet, **options: Any) -> settings.ServerSettings:
+    return settings.ServerSettings(sets or (one_set(),), **options)
 
 
 class PPMissingLayer(nn.Identity):

@@ -133,10 +133,10 @@ def test_a_steered_turn_is_not_found_by_an_unsteered_one(
     """The hazard of prefix caching: a follow-up's prompt is the steered turn, whose blocks lie in the cache."""
     from vllm import SamplingParams, TokensPrompt
 
-    from sarsteer.vllm import engine_core
+    from sarsteer.vllm.engine import block_keys
 
     if not mended:
-        monkeypatch.setattr(engine_core, "block_key", lambda *_: None)
+        monkeypatch.setattr(block_keys, "block_key", lambda *_: None)
 
     def ask(llm: Any, ids: list[int], tokens: int, alpha: float) -> Any:
         params = SamplingParams(
@@ -170,7 +170,7 @@ def test_a_steered_turn_is_not_found_by_an_unsteered_one(
 
 
 def test_a_worker_that_does_not_attach_stops_the_server(steering_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sarsteer.vllm.worker import SteeredWorker
+    from sarsteer.vllm.worker.steered_worker import SteeredWorker
 
     def load_without_attaching(self: Any, original: Any, *args: Any, **kwargs: Any) -> Any:
         return original(*args, **kwargs)
@@ -184,10 +184,11 @@ def test_a_worker_that_does_not_attach_stops_the_server(steering_file: Path, mon
 
 
 def test_a_worker_without_the_plugin_stops_the_server(steering_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sarsteer.vllm import worker
+    from sarsteer.vllm.calibration.capture import CapturingWorker
+    from sarsteer.vllm.worker import patches
 
-    monkeypatch.setattr(worker, "settings_of", lambda _: None)
-    monkeypatch.setattr("sarsteer.vllm.capture.CapturingWorker", lambda _: None)
+    monkeypatch.setattr(patches, "settings_of", lambda _: None)
+    monkeypatch.setattr(CapturingWorker, "__init__", lambda *_: None)
     with pytest.raises(NotImplementedError, match="sarsteer_status"), engine(steering_file):
         pass
 
@@ -196,7 +197,7 @@ def test_a_worker_without_the_plugin_stops_the_server(steering_file: Path, monke
 def test_a_hook_that_does_not_act_stops_the_server(
     mode: str, steering_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sarsteer.vllm.attachment import Attachment
+    from sarsteer.vllm.worker.attachment import Attachment
 
     original = Attachment.__init__
 
@@ -259,15 +260,15 @@ def test_calibration_in_vllm_makes_the_same_file(
 ) -> None:
     from vllm.distributed import cleanup_dist_env_and_memory
 
-    from sarsteer.vllm.activations import VllmActivations
+    from sarsteer.vllm.calibration.activation_source import VllmActivationSource
 
     pairs = calibration_pairs[:12]
     by_transformers = sarsteer.calibrate(embedded, pairs)
-    model: Any = VllmActivations("sarsteer-tiny", max_model_len=512, limit_mm_per_prompt={"audio": 1})
+    source = VllmActivationSource("sarsteer-tiny", max_model_len=512, limit_mm_per_prompt={"audio": 1})
     try:
-        by_vllm = sarsteer.calibrate(model, pairs)
+        by_vllm = sarsteer.calibrate(source, pairs)
     finally:
-        del model._llm
+        del source._llm
         cleanup_dist_env_and_memory()
     assert by_vllm.fingerprint == by_transformers.fingerprint
     assert by_vllm.metadata == by_transformers.metadata

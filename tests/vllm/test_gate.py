@@ -106,12 +106,12 @@ def test_the_operator_can_leave_the_gate_out(gated_file: Path, requests: list[Re
 def test_a_gate_that_does_not_decide_stops_the_server(
     mode: str, gated_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sarsteer.vllm.gates import Gates
+    from sarsteer.vllm.worker.gates import WorkerGates
 
-    def always_open(self: Gates, h: torch.Tensor, judges: Any) -> None:
+    def always_open(self: WorkerGates, h: torch.Tensor, scorers: Any) -> None:
         self.gated[: h.shape[0]].copy_(self.strengths[: h.shape[0]])
 
-    monkeypatch.setattr(Gates, "decide", always_open)
+    monkeypatch.setattr(WorkerGates, "decide", always_open)
     with (
         pytest.raises(SteeringError, match="does not score that layer"),
         engine(gated_file, enforce_eager=mode == "eager"),

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sarsteer.scorers.toy_outcome import outcome
 
 import sarsteer
 from sarsteer.audio import Clip, load_clip
-from sarsteer.judges.toy_outcome import outcome
 from sarsteer.models.api.format import request_messages
 from sarsteer.stats.rates import rate
 from tests.vllm.conftest import INSTRUCTION, K
@@ -131,8 +131,8 @@ def test_speech_is_answered_as_by_the_transformers_engine(
 @pytest.mark.parametrize(
     ("extra", "told"),
     [
-        ({"vllm_xargs": {"sarsteer_alpha": 0}}, "beyond what this server allows: 0.05 to 0.2"),
-        ({"vllm_xargs": {"sarsteer_alpha": 0.3}}, "beyond what this server allows"),
+        ({"vllm_xargs": {"sarsteer_alpha": 0}}, "outside what this server allows: 0.05 to 0.2"),
+        ({"vllm_xargs": {"sarsteer_alpha": 0.3}}, "outside what this server allows"),
         ({"vllm_xargs": {"sarsteer_alpha": "off"}}, "finite number"),
         ({"vllm_xargs": {"sarsteer": 0}}, "unknown sarsteer"),
         ({"vllm_xargs": {"sarsteer_set": "none"}}, "there is no sarsteer_set"),

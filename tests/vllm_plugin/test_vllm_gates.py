@@ -21,15 +21,17 @@ import sarsteer
 from sarsteer.errors import SteeringError
 from sarsteer.steering.gate.distance import fit_distance
 from sarsteer.steering.gate.gate import Gate
-from sarsteer.vllm import runner_v1, settings
-from sarsteer.vllm.attachment import Attachment
-from sarsteer.vllm.engine_core import block_key
-from sarsteer.vllm.gate_proof import prove_gates
-from sarsteer.vllm.gates import CAPACITY, RequestSlots
-from sarsteer.vllm.proof import ROWS, prove
-from sarsteer.vllm.requests import SteeredRequests
-from sarsteer.vllm.rows import NOWHERE, OPEN
-from sarsteer.vllm.worker import SteeredWorker
+from sarsteer.vllm import settings
+from sarsteer.vllm.engine.block_keys import block_key
+from sarsteer.vllm.worker import runner_v1
+from sarsteer.vllm.worker.attachment import Attachment
+from sarsteer.vllm.worker.gate_proof import prove_gates
+from sarsteer.vllm.worker.gates import CAPACITY
+from sarsteer.vllm.worker.proof import ROWS, prove
+from sarsteer.vllm.worker.requests import SteeredRequests
+from sarsteer.vllm.worker.rows import NOWHERE, OPEN
+from sarsteer.vllm.worker.slots import RequestSlots
+from sarsteer.vllm.worker.steered_worker import SteeredWorker
 from tests.support.vllm_parts import LAYERS, WIDTH, Decoder, configured, one_set
 
 CPU = torch.device("cpu")
@@ -145,7 +147,7 @@ def test_what_was_decided_outlives_preemption_and_slots_are_taken_back() -> None
     requests.step(["a"], [0], [4], [4])
     forward(decoder, one.tokens[:4])
     first = requests.slots.take()["a"][:2]
-    attachment.gates.judges[0].put(gate_at().bare().with_threshold(-1e9 if first[0] == 0 else 1e9))
+    attachment.gates.scorers[0].put(gate_at().bare().with_threshold(-1e9 if first[0] == 0 else 1e9))
     requests.add("a", one.params)  # as the second runner announces it after a preemption
     requests.step(["a"], [0], [6], [4])
     forward(decoder, one.tokens[:6])
@@ -236,7 +238,7 @@ def test_the_proof_passes_and_leaves_all_as_it_was() -> None:
     assert attachment.intact
     assert (attachment.gates.decided == NOWHERE).all()
     assert (attachment.gates.slots == OPEN).all()
-    attachment.gates.judges[1].put(gate_at(2, threshold=0.5))
+    attachment.gates.scorers[1].put(gate_at(2, threshold=0.5))
     assert not attachment.intact
 
 
@@ -260,9 +262,9 @@ def test_the_proof_misses_no_forgetting(monkeypatch: pytest.MonkeyPatch) -> None
     assert attachment.gates is not None
     decide = attachment.gates.decide
 
-    def forgetful(h: torch.Tensor, judges: Any) -> None:
+    def forgetful(h: torch.Tensor, scorers: Any) -> None:
         attachment.gates.decided.copy_(attachment.gates.slots)  # type: ignore[union-attr]
-        decide(h, judges)
+        decide(h, scorers)
 
     monkeypatch.setattr(attachment.gates, "decide", forgetful)
     with pytest.raises(SteeringError, match="as it decided before"):
@@ -333,7 +335,7 @@ def test_an_engine_that_falls_idle_gives_the_slots_back() -> None:
     requests, _, _ = gated_requests(gate_at())
     assert requests.slots is not None
     runner = SimpleNamespace(input_batch=None, _update_states=lambda _: None, _prepare_inputs=lambda *_: None)
-    runner_v1.follow(runner, requests)
+    runner_v1.observe(runner, requests)
     free = len(requests.slots._free)
     for number in range(3):
         new = SimpleNamespace(req_id=str(number), sampling_params=SimpleNamespace(extra_args=None))

@@ -17,18 +17,21 @@ from torch import nn
 import sarsteer
 from sarsteer import tiny
 from sarsteer.errors import ArtifactError, SteeringError
+from sarsteer.models import checkpoint
 from sarsteer.models.fingerprint import fingerprint_of
-from sarsteer.vllm import checkpoint, plugin, rows, runner_v1, runner_v2, settings, strengths, versions
-from sarsteer.vllm.admission import admit
-from sarsteer.vllm.attachment import Attachment
-from sarsteer.vllm.capture import CapturingWorker
-from sarsteer.vllm.engine_core import block_key, check_workers
-from sarsteer.vllm.layers import local_layers
-from sarsteer.vllm.proof import ROWS, prove
-from sarsteer.vllm.requests import SteeredRequests
-from sarsteer.vllm.serving import serving_environment
-from sarsteer.vllm.weights import check_weights
-from sarsteer.vllm.worker import SteeredWorker
+from sarsteer.vllm import plugin, settings, strengths, versions
+from sarsteer.vllm.calibration.capture import CapturingWorker
+from sarsteer.vllm.engine.block_keys import block_key
+from sarsteer.vllm.engine.handshake import check_workers
+from sarsteer.vllm.frontend.admission import admit
+from sarsteer.vllm.frontend.server import server_environment
+from sarsteer.vllm.worker import rows, runner_v1, runner_v2
+from sarsteer.vllm.worker.attachment import Attachment
+from sarsteer.vllm.worker.layers import local_layers
+from sarsteer.vllm.worker.proof import ROWS, prove
+from sarsteer.vllm.worker.requests import SteeredRequests
+from sarsteer.vllm.worker.steered_worker import SteeredWorker
+from sarsteer.vllm.worker.weights import check_weights
 from tests.support.vllm_parts import LAYERS, WIDTH, Decoder, Speech, configured, one_set, row_by_row
 
 # ---- rows ----------------------------------------------------------------------------------------------------------
@@ -68,8 +71,8 @@ def test_rows_carry_their_requests_strength_and_set() -> None:
 
 def test_by_default_a_request_cannot_choose() -> None:
     one = configured()
-    assert strengths.strength_of(None, one) == strengths.Strength(0, 0.1)
-    assert strengths.strength_of({"unrelated": 1, "sarsteer_alpha": 0.1}, one) == strengths.Strength(0, 0.1)
+    assert strengths.strength_of(None, one) == strengths.RequestStrength(0, 0.1)
+    assert strengths.strength_of({"unrelated": 1, "sarsteer_alpha": 0.1}, one) == strengths.RequestStrength(0, 0.1)
     for alpha in (0, 0.0, 0.05, 0.2, -1):
         with pytest.raises(strengths.OverrideError, match="does not let requests choose"):
             strengths.strength_of({"sarsteer_alpha": alpha}, one)
@@ -80,7 +83,7 @@ def test_within_bounds_it_can() -> None:
     for alpha in (0.05, 0.1, 0.2):
         assert strengths.strength_of({"sarsteer_alpha": alpha}, one).alpha == alpha
     for alpha in (0.0, 0.04999, 0.21):
-        with pytest.raises(strengths.OverrideError, match="beyond what this server allows"):
+        with pytest.raises(strengths.OverrideError, match="outside what this server allows"):
             strengths.strength_of({"sarsteer_alpha": alpha}, one)
 
 
@@ -103,7 +106,7 @@ def test_an_unknown_key_of_ours_is_refused(key: str) -> None:
 
 def test_sets_are_chosen_by_name() -> None:
     two = configured(one_set("a", 0.1), one_set("b", 0.3))
-    assert strengths.strength_of({"sarsteer_set": "b"}, two) == strengths.Strength(1, 0.3)
+    assert strengths.strength_of({"sarsteer_set": "b"}, two) == strengths.RequestStrength(1, 0.3)
     with pytest.raises(strengths.OverrideError, match="there is no sarsteer_set 'c'; this server has a, b"):
         strengths.strength_of({"sarsteer_set": "c"}, two)
 
@@ -161,7 +164,7 @@ def test_strengths_are_the_files_own_by_default(file: Path, steering: sarsteer.S
     ("change", "told"),
     [
         ({"SARSTEER_STEERING": "/nowhere/x.safetensors"}, "no such steering file"),
-        ({"SARSTEER_STEERING": "a={file},a={file}"}, "a name of its own"),
+        ({"SARSTEER_STEERING": "a={file},a={file}"}, "two files have the same name"),
         ({"SARSTEER_STEERING": "a=,b={file}"}, "write FILE"),
         ({"SARSTEER_ALPHA": "strong"}, "SARSTEER_ALPHA=strong: must be a finite number"),
         ({"SARSTEER_ALPHA": "inf"}, "finite"),
@@ -189,9 +192,9 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
 
 def test_the_server_loads_the_plugin_whatever_the_list_of_plugins_says() -> None:
     chosen = {"SARSTEER_STEERING": "x", "SARSTEER_K": None}
-    assert serving_environment({"SARSTEER_K": "3"}, chosen) == {"SARSTEER_STEERING": "x", "SARSTEER_K": "3"}
+    assert server_environment({"SARSTEER_K": "3"}, chosen) == {"SARSTEER_STEERING": "x", "SARSTEER_K": "3"}
     for before, after in (("", "sarsteer"), ("a", "a,sarsteer"), ("sarsteer,a", "sarsteer,a")):
-        assert serving_environment({"VLLM_PLUGINS": before}, chosen)["VLLM_PLUGINS"] == after
+        assert server_environment({"VLLM_PLUGINS": before}, chosen)["VLLM_PLUGINS"] == after
 
 
 def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -463,7 +466,7 @@ def test_the_first_runner_is_followed() -> None:
         num_prompt_tokens=np.array([4, 8, 3, 99]),
     )
     runner = SimpleNamespace(input_batch=batch, _update_states=lambda _: None, _prepare_inputs=lambda *_: "prepared")
-    runner_v1.follow(runner, requests)
+    runner_v1.observe(runner, requests)
     step = scheduled(new("a", sarsteer_alpha=0.5), new("b", sarsteer_alpha=0))
     runner._update_states(step)
     assert runner._prepare_inputs(step, np.array([4, 2, 1])) == "prepared"
@@ -490,7 +493,7 @@ def test_the_second_runner_is_followed() -> None:
         add_requests=lambda _: None,
         finish_requests=lambda _: None,
     )
-    runner_v2.follow(runner, requests)
+    runner_v2.observe(runner, requests)
     runner.finish_requests(scheduled())
     runner.add_requests(scheduled(new("a", sarsteer_alpha=0.5), new("b", sarsteer_alpha=0.25)))
     assert runner.prepare_inputs(None) is made
@@ -579,7 +582,7 @@ def test_other_weights_are_refused(steering: sarsteer.Steering, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"quantization": "fp8"}, "quantised"),
+        ({"quantization": "fp8"}, "quantized"),
         ({"load_format": "dummy"}, "--load-format dummy"),
         ({"model": "nobody/nothing"}, "not on this machine"),
     ],

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sarsteer.cli import options
 from sarsteer.cli.output import check_out, console, note, print_json, progress_bar, quiet_transformers
 from sarsteer.errors import SarsteerError
+
+if TYPE_CHECKING:
+    from sarsteer.models.activation_source import ActivationSource
 
 
 def calibrate(
@@ -106,7 +109,7 @@ def _load(
     revision: str | None,
     layers: str | None,
     trust_remote_code: bool,
-) -> Any:
+) -> ActivationSource:
     if engine == "transformers":
         from sarsteer.models.loading import load_model
 
@@ -115,6 +118,6 @@ def _load(
         )
     if device or layers or trust_remote_code:
         raise SarsteerError("--device, --layers and --trust-remote-code need --engine transformers")
-    from sarsteer.vllm.activations import VllmActivations
+    from sarsteer.vllm.calibration.activation_source import VllmActivationSource
 
-    return VllmActivations(model, dtype=dtype, revision=revision)
+    return VllmActivationSource(model, dtype=dtype, revision=revision)

@@ -15,34 +15,34 @@ def serve(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="sarsteer-tiny, a folder, or a name on the Hugging Face Hub.")],
     steering: Annotated[
-        str, typer.Option("--steering", help="Steering file; or NAME=FILE,NAME2=FILE2, chosen by request.")
+        str, typer.Option("--steering", help="Steering file, or NAME=FILE,NAME2=FILE2; requests choose one by name.")
     ],
     engine: Annotated[str, typer.Option(help="vllm.")] = "vllm",
-    alpha: Annotated[float | None, typer.Option(help="Steering strength; the file's own by default.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Steering strength; the file's default.")] = None,
     k: Annotated[int | None, typer.Option("--k", help="Principal components to ablate.", min=0)] = None,
     lambda_: Annotated[float | None, typer.Option("--lambda", help="Ablation coefficient.")] = None,
     gate: Annotated[
         bool | None,
-        typer.Option("--gate/--no-gate", help="Steer only what the file's gate takes for harmful; as the file says."),
+        typer.Option("--gate/--no-gate", help="Steer only requests that the gate opens for; the file's default."),
     ] = None,
     allow_override: Annotated[
         str | None, typer.Option(metavar="LOW:HIGH", help="Let requests choose alpha within these bounds.")
     ] = None,
     ignore_override: Annotated[
-        bool, typer.Option(help="Answer a request that asks for more than it may at --alpha, instead of HTTP 400.")
+        bool, typer.Option(help="Answer a request with a forbidden override at --alpha, instead of with HTTP 400.")
     ] = False,
     allow_other_model: Annotated[
-        bool, typer.Option(help="Start though the weights differ, as in a quantised copy.")
+        bool, typer.Option(help="Start even if the weights differ, as in a quantized copy.")
     ] = False,
 ) -> None:
     """Serve a model so that no request is answered unsteered.
 
-    Options that are not listed go to vLLM as they are: --port 8000 --tensor-parallel-size 2 ...
+    All other options are passed to vLLM: --port 8000 --tensor-parallel-size 2 ...
     """
     if engine != "vllm":
         raise SarsteerError(f"unknown engine {engine!r}; use vllm")
     from sarsteer import tiny
-    from sarsteer.vllm.serving import check_before_start, run_server, server_command, serving_environment
+    from sarsteer.vllm.frontend.server import check_before_start, run_server, server_command, server_environment
     from sarsteer.vllm.settings import read_steering
     from sarsteer.vllm.versions import vllm_version
 
@@ -50,7 +50,7 @@ def serve(
         vllm_version()
     except MissingExtraError:
         raise MissingExtraError("sarsteer serve --engine vllm", "vllm") from None
-    chosen = {
+    variables = {
         "SARSTEER_STEERING": steering,
         "SARSTEER_ALPHA": _text(alpha),
         "SARSTEER_K": _text(k),
@@ -60,7 +60,7 @@ def serve(
         "SARSTEER_REFUSED_OVERRIDE": "ignore" if ignore_override else None,
         "SARSTEER_ALLOW_OTHER_MODEL": "1" if allow_other_model else None,
     }
-    environment = serving_environment(os.environ, chosen)
+    environment = server_environment(os.environ, variables)
     options = list(context.args)
     if model == tiny.NAME:
         model = str(tiny.model_folder())
@@ -68,23 +68,19 @@ def serve(
             if not any(option == name or option.startswith(f"{name}=") for option in options):
                 options += [name, value]
     settings = check_before_start(model, environment)
-    for one in settings.sets:
-        errors.print(
-            f"steering {one.name}: {one.source}, alpha {one.alpha:g}, k {one.k}, lambda {one.lambda_:g}"
-            + (f", gate at layer {one.gate_layer}" if one.gate_layer is not None else ""),
-            highlight=False,
-            markup=False,
-        )
-        if one.gate_layer is not None:
-            instruction = read_steering(one.source).metadata["instruction"]
-            errors.print(
-                f"note: that gate was fitted beside the text {instruction!r}; beside another it may be wrong",
-                highlight=False,
-                markup=False,
-            )
+    for used in settings.sets:
+        gated = "" if used.gate_layer is None else f", gate at layer {used.gate_layer}"
+        _print(f"steering {used.name}: {used.source}, alpha {used.alpha:g}, k {used.k}, lambda {used.lambda_:g}{gated}")
+        if used.gate_layer is not None:
+            instruction = read_steering(used.source).metadata["instruction"]
+            _print(f"note: that gate was fitted with the text {instruction!r}; with another text it may be wrong")
     code = run_server(server_command(model, options), environment)
     if code:
-        raise SarsteerError(f"vLLM ended with exit code {code}; its own words are above")
+        raise SarsteerError(f"vLLM exited with code {code}; see its output above")
+
+
+def _print(text: str) -> None:
+    errors.print(text, highlight=False, markup=False)
 
 
 def _text(value: float | None) -> str | None:

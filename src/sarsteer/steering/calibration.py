@@ -20,7 +20,7 @@ import torch
 from sarsteer.data.manifest import place_errors
 from sarsteer.data.pairs import Pairs
 from sarsteer.errors import CalibrationError
-from sarsteer.models.base import AudioLanguageModel
+from sarsteer.models.activation_source import ActivationSource
 from sarsteer.models.interface import DEFAULT_BATCH
 from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
 from sarsteer.steering.artifact import DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA, FORMAT_VERSION, Steering
@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 
 def calibrate(
-    model: AudioLanguageModel,
+    model: ActivationSource,
     pairs: Pairs,
     refusal_prompt: str = REFUSAL_PROMPT,
     instruction: str = INSTRUCTION,
@@ -76,7 +76,7 @@ def calibrate(
         raise CalibrationError("this model is steered; remove the steering before calibrating")
     settings = _settings(model, pairs, refusal_prompt, instruction, batch_size)
     state = load_state(checkpoint, settings) or CalibrationState.empty(
-        len(pairs), len(model.decoder_layers), model.hidden_size, settings
+        len(pairs), model.layer_count, model.hidden_size, settings
     )
     if progress is not None:
         progress(state.done, len(pairs))
@@ -104,7 +104,7 @@ def calibrate(
 
 
 def _settings(
-    model: AudioLanguageModel, pairs: Pairs, refusal_prompt: str, instruction: str, batch_size: int
+    model: ActivationSource, pairs: Pairs, refusal_prompt: str, instruction: str, batch_size: int
 ) -> dict[str, Any]:
     """What a resumed run must have in common with the one that was killed."""
     return {
@@ -116,7 +116,7 @@ def _settings(
     }
 
 
-def _finish(model: AudioLanguageModel, pairs: Pairs, state: CalibrationState, settings: dict[str, Any]) -> Steering:
+def _finish(model: ActivationSource, pairs: Pairs, state: CalibrationState, settings: dict[str, Any]) -> Steering:
     n = state.done
     basis, values, safe_mean = safe_subspace(state.safe[:n])
     if not torch.isfinite(state.difference_sum).all():
@@ -125,7 +125,7 @@ def _finish(model: AudioLanguageModel, pairs: Pairs, state: CalibrationState, se
     metadata: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "sarsteer_version": _version(),
-        "model": {"name": model.name, "revision": model.revision, "family": model.family.name},
+        "model": {"name": model.name, "revision": model.revision, "family": model.family_name},
         "fingerprint": {**vars(fingerprint), "sample": list(fingerprint.sample)},
         "layers": fingerprint.layers,
         "hidden_size": fingerprint.hidden_size,

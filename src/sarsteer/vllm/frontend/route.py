@@ -1,7 +1,7 @@
-"""``GET /sarsteer``: what is attached where, and what was checked. An endpoint plugin in vLLM's own form.
+"""``GET /sarsteer``: what is attached where, and what was checked. An endpoint plugin in vLLM's form.
 
-vLLM loads endpoint plugins only where ``VLLM_PLUGINS`` names them, to keep routes from appearing unasked. A steered
-server is asked: it gets this one.
+vLLM loads only those endpoint plugins that ``VLLM_PLUGINS`` names, so that no route appears by accident. A steered
+server was configured on purpose: it always gets this route.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from sarsteer.vllm.front_end import engine_statuses, verify
+from sarsteer.vllm.frontend.verification import engine_statuses, verify
 from sarsteer.vllm.patching import wrap
 from sarsteer.vllm.settings import settings_of
 
 
 def install() -> None:
-    """Offer the route to the server that this process may become."""
+    """Add the route to the server that this process may become."""
     from vllm import plugins
 
     wrap(plugins, "load_endpoint_plugins", _load)
 
 
 def _load(original: Any, *args: Any, **kwargs: Any) -> list[Any]:
-    found: list[Any] = original(*args, **kwargs)
-    return [*found, SteeringEndpoint()] if os.environ.get("SARSTEER_STEERING", "").strip() else found
+    endpoints: list[Any] = original(*args, **kwargs)
+    return [*endpoints, SteeringEndpoint()] if os.environ.get("SARSTEER_STEERING", "").strip() else endpoints
 
 
 class SteeringEndpoint:
@@ -44,14 +44,14 @@ class SteeringEndpoint:
         app.get("/sarsteer")(status)
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
-        """Verify every worker; an error here ends the start."""
+        """Verify every worker; an error stops the server."""
         if engine_client is not None:
             await verify(engine_client)
         state.sarsteer_engine = engine_client
 
 
 def describe(vllm_config: Any, engines: list[list[dict[str, Any]]]) -> dict[str, Any]:
-    """Settings, and the workers of each engine, as JSON; files by their names only, since a route may be public."""
+    """Settings, and each engine's workers, as JSON. Files appear by name only, because the route may be public."""
     from pathlib import Path
 
     from sarsteer import __version__
@@ -65,15 +65,15 @@ def describe(vllm_config: Any, engines: list[list[dict[str, Any]]]) -> dict[str,
         "digest": settings.digest,
         "sets": [
             {
-                "name": one.name,
-                "file": Path(one.source).name,
-                "digest": one.digest,
-                "alpha": one.alpha,
-                "k": one.k,
-                "lambda": one.lambda_,
-                "gate_layer": one.gate_layer,
+                "name": vector_set.name,
+                "file": Path(vector_set.source).name,
+                "digest": vector_set.digest,
+                "alpha": vector_set.alpha,
+                "k": vector_set.k,
+                "lambda": vector_set.lambda_,
+                "gate_layer": vector_set.gate_layer,
             }
-            for one in settings.sets
+            for vector_set in settings.sets
         ],
         "override": {
             "alpha": list(settings.bounds) if settings.bounds else None,

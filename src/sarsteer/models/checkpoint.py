@@ -1,7 +1,7 @@
 """The fingerprint of a checkpoint, read from its files.
 
-vLLM fuses, shards and renames weights as it loads them, so that the fingerprint of a loaded model cannot be compared
-with transformers'. The files can: a few elements of every decoder weight are read from them, in the same places.
+An engine such as vLLM fuses, shards and renames weights while loading them, so the model in memory cannot be compared
+with the one that transformers loads. The files can: a few elements of every decoder weight are read from them.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _BUFFERS = ("inv_freq",)
 
 
 def checkpoint_folder(model: str, revision: str | None = None, cache: str | None = None) -> Path:
-    """Where a model's files lie: the folder itself, or the Hub's cache, with no download.
+    """The folder with a model's files: the folder itself, or the Hub's cache. Nothing is downloaded.
 
     Raises:
-        ArtifactError: they are not on this machine.
+        ArtifactError: the files are not on this machine.
 
     """
     if Path(model).is_dir():
@@ -37,26 +37,27 @@ def checkpoint_folder(model: str, revision: str | None = None, cache: str | None
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        found = snapshot_download(
+        folder = snapshot_download(
             model, revision=revision, cache_dir=cache, local_files_only=True, allow_patterns=["*.safetensors", "*.json"]
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ArtifactError(
-            f"{model}: its files are not on this machine ({type(error).__name__}), so that its weights cannot be "
-            "checked against the steering; download it, or allow another model explicitly"
+            f"its files are not on this machine ({type(error).__name__}), so its weights cannot be checked against the "
+            "steering; download it, or allow another model explicitly",
+            place=model,
         ) from None
-    return Path(found)
+    return Path(folder)
 
 
 def checkpoint_fingerprint(folder: Path, config: Any) -> Fingerprint:
-    """The fingerprint of the decoder in ``folder``; equal to that of the model which transformers loads from it.
+    """The fingerprint of the decoder in ``folder``, equal to that of the model that transformers loads from it.
 
     Args:
-        folder: of safetensors files.
+        folder: folder with safetensors files.
         config: the checkpoint's configuration, as transformers reads it.
 
     Raises:
-        ArtifactError: its weights are not there as safetensors, or its decoder is not found among them.
+        ArtifactError: the folder has no safetensors weights, or the decoder is not found in them.
 
     """
     text = config.get_text_config(decoder=True)
@@ -77,13 +78,13 @@ def architecture_of(config: Any) -> str:
 
 
 def same_architecture(first: str, second: str) -> bool:
-    """Whether two class names are of one family; an omni model and its thinker are."""
+    """Whether two class names belong to one family, as an omni model and its thinker do."""
     family = family_named(first)
     return first == second or (family is not None and family is family_named(second))
 
 
 class _Tensors(Mapping[str, torch.Tensor]):
-    """Weights by their name in the checkpoint, mapped into memory and read where they are touched."""
+    """Weights by their name in the checkpoint, memory-mapped and read on access."""
 
     def __init__(self, files: Mapping[str, Any]) -> None:
         self._files = files
@@ -113,11 +114,14 @@ def _tensors(folder: Path, stack: ExitStack) -> _Tensors:
             opened = stack.enter_context(safe_open(folder / name, framework="pt"))
             files.update(dict.fromkeys(opened.keys(), opened))
     except (OSError, KeyError, json.JSONDecodeError, SafetensorError) as error:
-        raise ArtifactError(f"{folder}: its weights cannot be read ({error}); download the model again") from None
+        raise ArtifactError(
+            f"its weights cannot be read ({error}); download the model again", place=str(folder)
+        ) from None
     if not files:
         raise ArtifactError(
-            f"{folder}: holds no safetensors weights, so that they cannot be checked against the steering; convert the "
-            "checkpoint, or allow another model explicitly"
+            "has no safetensors weights, so they cannot be checked against the steering; convert the checkpoint, or "
+            "allow another model explicitly",
+            place=str(folder),
         )
     return _Tensors(files)
 
@@ -135,7 +139,8 @@ def _decoder(tensors: _Tensors, count: int, folder: Path) -> list[dict[str, str]
     whole = [group for group in groups.values() if set(range(count)) <= set(group)]
     if len(whole) != 1:
         raise ArtifactError(
-            f"{folder}: {len(whole) or 'no'} groups of {count} layers in its weights look like the decoder, so that "
-            "they cannot be checked against the steering; allow another model explicitly"
+            f"{len(whole) or 'no'} groups of {count} layers in its weights look like the decoder, so they cannot be "
+            "checked against the steering; allow another model explicitly",
+            place=str(folder),
         )
     return [whole[0][number] for number in range(count)]

@@ -1,12 +1,12 @@
 """Steering on the layers of one worker: ``residual + strength[row] * vector``, as plain tensor math.
 
-No custom op, no Python state: the hooks are traced into compiled graphs and captured in CUDA graphs, and read what is
-written in place into their buffers before each step.
+No custom op, no Python state: the hooks are traced into compiled graphs and captured in CUDA graphs, and read buffers
+that are written in place before each step.
 
-vLLM's layers return ``(hidden, residual)`` whose sum is the residual stream; the next layer's norm adds them. The
-vector is added to ``residual``, so that fused all-reduce and norm patterns still match. The sum is made in float32 and
-rounded once to the activation's type. Where a vector set has a gate (``gates``), the layers above the gate's read
-strengths that are multiplied by what was decided, and those up to it add nothing.
+vLLM's layers return ``(hidden, residual)``, whose sum is the residual stream; the next layer's norm adds them. The
+vector is added to ``residual``, so that fused all-reduce and norm patterns still match. The sum is computed in float32
+and rounded once to the activations' dtype. If a vector set has a gate (``gates``), the layers above the gate's read
+strengths that are multiplied by its decisions, and the layers up to it add nothing.
 """
 
 from __future__ import annotations
@@ -19,27 +19,28 @@ from torch import nn
 
 from sarsteer.errors import SteeringError
 from sarsteer.steering.gate.gate import Gate
-from sarsteer.vllm.gates import Gates, send
-from sarsteer.vllm.layers import local_layers
-from sarsteer.vllm.rows import Rows
+from sarsteer.vllm.worker.gates import WorkerGates
+from sarsteer.vllm.worker.layers import local_layers
+from sarsteer.vllm.worker.rows import Rows
+from sarsteer.vllm.worker.transfer import send
 
 _VECTORS, _STRENGTHS, _SETS = "_sarsteer_vectors", "_sarsteer_strengths", "_sarsteer_sets"
-_GATES, _JUDGES = "_sarsteer_gates", "_sarsteer_judges"
+_GATES, _SCORERS = "_sarsteer_gates", "_sarsteer_gate_scorers"
 
 
 class Attachment:
     """The hooks and buffers of one worker.
 
     Args:
-        model: what vLLM loaded.
-        vectors: ``[S, L, D]``, one of the S vector sets each.
-        max_rows: the most tokens of a step.
+        model: the model that vLLM loaded.
+        vectors: ``[S, L, D]``, for each of the S vector sets.
+        max_rows: the most tokens in a step.
         device: where the layers compute.
-        gates: of each vector set; None where it has none.
+        gates: the gate of each vector set, or None.
 
     Raises:
-        SteeringError: the decoder layers are not found, or are not as many as the vectors; or a gate cannot decide
-            for layers of this worker.
+        SteeringError: the decoder layers are not found, or there are not L of them; or a gate cannot decide for
+            layers of this worker.
 
     """
 
@@ -59,27 +60,27 @@ class Attachment:
         for index, gate in enumerate(gates):
             if gate is not None:
                 self._vectors[index, : gate.layer + 1] = 0.0
-        self.gates = Gates(gates, self.layers, self.row_sets, self.strengths) if any(gates) else None
+        self.gates = WorkerGates(gates, self.layers, self.row_sets, self.strengths) if any(gates) else None
         self._filled: Rows | None = None
         for number, layer in self.layers.items():
-            # one buffer a layer, a copy: the proof writes into it; the rows' buffers are shared by all
+            # each layer has its own copy, which the proof writes into; the buffers of rows are shared
             layer.register_buffer(_VECTORS, self._vectors[:, number].to(device, copy=True), persistent=False)
             layer.register_buffer(_STRENGTHS, self._strengths_of(number), persistent=False)
             layer.register_buffer(_SETS, self.row_sets, persistent=False)
             layer.register_forward_hook(_steer_one if self.sets == 1 else _steer_many, prepend=True)
-            judges = [judge for judge in self.gates.judges if judge.layer == number] if self.gates is not None else []
-            if judges:
+            scorers = [s for s in self.gates.scorers if s.layer == number] if self.gates is not None else []
+            if scorers:
                 setattr(layer, _GATES, self.gates)
-                setattr(layer, _JUDGES, nn.ModuleList(judges))
+                setattr(layer, _SCORERS, nn.ModuleList(scorers))
                 layer.register_forward_hook(_decide)
 
     def fill(self, rows: Rows) -> None:
-        """Set what the first ``len(rows)`` rows are; later rows are padding."""
+        """Set the first ``len(rows)`` rows of the next step; later rows are padding."""
         if rows.equals(self._filled):
             return  # most decoding steps: the same requests, all steered
         count = len(rows)
         if count > len(self.strengths):
-            raise SteeringError(f"a step of {count} tokens, where at most {len(self.strengths)} were announced")
+            raise SteeringError(f"a step has {count} tokens; vLLM announced at most {len(self.strengths)}; report this")
         send(self.strengths[:count, 0], rows.strengths)
         if self.sets > 1:
             send(self.row_sets[:count], rows.sets)
@@ -89,7 +90,7 @@ class Attachment:
         self._filled = rows
 
     def rest(self) -> None:
-        """Decide nothing until rows are filled again: before forwards that no request is in."""
+        """Let no row decide until rows are filled again: before forwards without requests."""
         if self.gates is not None:
             self.gates.rest()
         self._filled = None
@@ -108,13 +109,13 @@ class Attachment:
         buffer.copy_(vectors)
 
     def restore_vectors(self) -> None:
-        """Put the steering's own vectors back."""
+        """Write the steering vectors back."""
         for number in self.layers:
             self.write_vectors(number, self._vectors[:, number])
 
     @property
     def intact(self) -> bool:
-        """Whether the hooks read this steering's vectors and gates, and the rows that are filled, at this moment."""
+        """Whether the hooks read this attachment's vectors, gates and rows now."""
         return (self.gates is None or self.gates.intact) and all(
             getattr(layer, _STRENGTHS) is self._strengths_of(number)
             and getattr(layer, _SETS) is self.row_sets
@@ -124,12 +125,12 @@ class Attachment:
         )
 
     def _strengths_of(self, number: int) -> torch.Tensor:
-        """What a layer's hook reads: above a gate, strengths times openings."""
+        """The buffer that a layer's hook reads: above a gate, strengths times openings."""
         return self.strengths if self.gates is None or number <= self.gates.first else self.gates.gated
 
 
 def _stream(output: Any) -> torch.Tensor:
-    """The part of a layer's output that is steered."""
+    """The tensor in a layer's output that is steered."""
     if torch.is_tensor(output):
         return output
     pair = isinstance(output, tuple) and len(output) == 2 and all(torch.is_tensor(part) for part in output)
@@ -159,6 +160,6 @@ def _steer_many(layer: nn.Module, _args: Any, output: Any) -> Any:
 
 
 def _decide(layer: nn.Module, _args: Any, output: Any) -> None:
-    """The hook of a gate's layer, after its steering: the residual stream is the sum of what the layer returns."""
+    """The hook of a gate's layer, after its steering. The residual stream is the sum of what the layer returns."""
     stream = output.float() if torch.is_tensor(output) else output[0].float() + output[1].float()
-    getattr(layer, _GATES).decide(stream, getattr(layer, _JUDGES))
+    getattr(layer, _GATES).decide(stream, getattr(layer, _SCORERS))

@@ -1,4 +1,4 @@
-"""Hold a model that vLLM loads against the one that was calibrated. What was checked is told by ``/sarsteer``."""
+"""Check that vLLM loads the weights that were calibrated. ``/sarsteer`` lists what was checked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sarsteer.errors import ArtifactError
-from sarsteer.vllm.checkpoint import checkpoint_fingerprint, checkpoint_folder, same_architecture
+from sarsteer.models.checkpoint import checkpoint_fingerprint, checkpoint_folder, same_architecture
 
 if TYPE_CHECKING:
     from sarsteer.steering.artifact import Steering
@@ -18,8 +18,8 @@ def check_weights(config: Any, steering: Steering, *, allow_other_model: bool = 
     """Raise ``ArtifactError`` unless vLLM loads the calibrated weights; return what was checked, in words.
 
     Layers, width, architecture and vocabulary come from the model's configuration; the weights are sampled in its
-    files. That vLLM loads what is in the files is taken for granted; weights that come from elsewhere, and weights that
-    are quantised on the way, count as another model.
+    files. That vLLM loads what is in the files is assumed. Weights from elsewhere, and weights that are quantized while
+    loading, count as another model.
 
     Args:
         config: the ``VllmConfig``.
@@ -37,22 +37,22 @@ def check_weights(config: Any, steering: Steering, *, allow_other_model: bool = 
         )
     if allow_other_model:
         return ["layers", "width"]
-    mend = "calibrate this model, or set SARSTEER_ALLOW_OTHER_MODEL=1 where it is a copy of the calibrated one"
+    fix = "calibrate this model, or set SARSTEER_ALLOW_OTHER_MODEL=1 if it is a copy of the calibrated one"
     if model.quantization is not None:
-        raise ArtifactError(f"the model is quantised ({model.quantization}): its weights are others; {mend}")
+        raise ArtifactError(f"the model is quantized ({model.quantization}), so its weights differ; {fix}")
     load_format = str(getattr(config.load_config.load_format, "value", config.load_config.load_format))
     if load_format not in _PLAIN_FORMATS:
-        raise ArtifactError(f"--load-format {load_format}: these weights cannot be checked; {mend}")
+        raise ArtifactError(f"--load-format {load_format}: these weights cannot be checked; {fix}")
     folder = checkpoint_folder(model.model, model.revision, config.load_config.download_dir)
-    found = checkpoint_fingerprint(folder, model.hf_config)
-    if same_architecture(steering.fingerprint.architecture, found.architecture):
-        found = replace(found, architecture=steering.fingerprint.architecture)
-    if steering.fingerprint.dtype == "float32":  # widened without loss when it was calibrated: held bit for bit
-        found = replace(found, dtype="float32")
-    difference = steering.fingerprint.difference(found)
+    fingerprint = checkpoint_fingerprint(folder, model.hf_config)
+    if same_architecture(steering.fingerprint.architecture, fingerprint.architecture):
+        fingerprint = replace(fingerprint, architecture=steering.fingerprint.architecture)
+    if steering.fingerprint.dtype == "float32":  # calibration widened the weights without loss: compare bit by bit
+        fingerprint = replace(fingerprint, dtype="float32")
+    difference = steering.fingerprint.difference(fingerprint)
     if difference is not None:
         name = steering.metadata.get("model", {}).get("name")
         raise ArtifactError(
-            f"this steering was calibrated on another model than this one ({name}: {difference}); {mend}"
+            f"this steering was calibrated on another model than this one ({name}: {difference}); {fix}"
         )
     return ["layers", "width", "architecture", "vocabulary", "a sample of every decoder weight on disk"]

@@ -1,8 +1,8 @@
-"""Prove, before the first token, that the graphs which will answer hold every layer's hook.
+"""Prove, before the first token, that the graphs which will answer contain every layer's hook.
 
-A hook that a compiled or captured graph left out would leave no trace: the server would answer, unsteered. After vLLM
+If a compiled or captured graph left a hook out, nothing would show it: the server would answer unsteered. After vLLM
 has compiled and captured, dummy steps run with a mark on one layer at a time. The model's output must change in the
-rows that are marked, and only there.
+marked rows, and only there.
 """
 
 from __future__ import annotations
@@ -13,24 +13,23 @@ from typing import Any
 import torch
 
 from sarsteer.errors import SteeringError
-from sarsteer.vllm.attachment import Attachment
-from sarsteer.vllm.rows import rows_of
+from sarsteer.vllm.worker.attachment import Attachment
+from sarsteer.vllm.worker.rows import rows_of
 
 ROWS = 4
 MARKED = [0.0, 1.0] * (ROWS // 2)
-"""Strengths of the rows. Where a dummy step has requests of two tokens, the marked one is the second: no row attends to
-it but itself."""
+"""Strengths of the rows. In dummy requests of two tokens the second is marked: no other row attends to it."""
 LEAK = 1e-2
-"""How much an unmarked row may change, relative to the marked ones: kernels may batch rows in other orders."""
+"""How much an unmarked row may change, relative to the marked ones: kernels may sum rows in another order."""
 
 
 def prove(attachment: Attachment, run: Callable[[], Any]) -> None:
     """Raise ``SteeringError`` unless every layer's hook acts in what ``run`` runs.
 
     Args:
-        attachment: of this worker; left with no row steered.
-        run: a dummy step of ``ROWS`` tokens; its hidden states ``[>= ROWS, D]``, or the intermediate tensors of a
-            pipeline stage.
+        attachment: this worker's; afterwards no row is steered.
+        run: runs a dummy step of ``ROWS`` tokens, and returns its hidden states ``[>= ROWS, D]`` or the intermediate
+            tensors of a pipeline stage.
 
     """
     zeros = torch.zeros(attachment.sets, attachment.width)
@@ -61,16 +60,16 @@ def prove(attachment: Attachment, run: Callable[[], Any]) -> None:
 
 
 def signs_of(width: int) -> torch.Tensor:
-    """A mark: no constant, so that no norm takes it out."""
+    """A mark of 1 and −1: not constant, so that no norm removes it."""
     signs = torch.ones(width)
     signs[::3] = -1
     return signs
 
 
 def states_of(output: Any) -> torch.Tensor:
-    """``[ROWS, D]`` of what a dummy step returned, a copy in float32 on the CPU."""
+    """The first ``[ROWS, D]`` of what a dummy step returned, copied in float32 to the CPU."""
     tensors = getattr(output, "tensors", None)
-    if tensors is not None:  # a pipeline stage hands on (hidden, residual), or one hidden state
+    if tensors is not None:  # a pipeline stage returns (hidden, residual), or one hidden state
         output = torch.cat([tensors[name] for name in sorted(tensors)], dim=-1)
     rows: torch.Tensor = output[:ROWS].detach().float().cpu().clone()
     return rows

@@ -1,4 +1,4 @@
-"""Prometheus counters of what was steered, beside vLLM's own under ``/metrics``."""
+"""Prometheus counters of steered requests and tokens, beside vLLM's own under ``/metrics``."""
 
 from __future__ import annotations
 
@@ -6,40 +6,40 @@ import functools
 from typing import Any
 
 from sarsteer.vllm.patching import wrap
-from sarsteer.vllm.settings import Settings
+from sarsteer.vllm.settings import ServerSettings
 from sarsteer.vllm.strengths import applied_strength
 
-_HOW = "by whether they are steered: yes; no, at alpha 0; or as the gate decides, gated"
+_STEERED = "whether they are steered: yes, no (alpha 0), or gated (as the gate decides)"
 
 
 @functools.cache
 def counters() -> tuple[Any, Any]:
-    """Requests and tokens; made once a process."""
+    """Counters of requests and of tokens; created once in a process."""
     from prometheus_client import Counter
 
     labels = ("set", "steered")
     return (
-        Counter("sarsteer_requests", f"Requests taken, by vector set and {_HOW}.", labels),
-        Counter("sarsteer_tokens", f"Tokens answered, by vector set and {_HOW}.", labels),
+        Counter("sarsteer_requests", f"Requests received, by vector set and {_STEERED}.", labels),
+        Counter("sarsteer_tokens", f"Tokens generated, by vector set and {_STEERED}.", labels),
     )
 
 
-def count_steered(output_processor: Any, settings: Settings) -> None:
-    """Count the requests that an engine's output processor is given, and the tokens that come back.
+def count_steered(output_processor: Any, settings: ServerSettings) -> None:
+    """Count the requests that an engine's output processor receives, and the tokens that come back.
 
     Each token of an answer comes from one steered position: the last prompt token, or the token before it.
     """
     requests, tokens = counters()
-    for one in settings.sets:  # shown as 0 from the start
-        label = one.name, "yes" if one.gate_layer is None else "gated"
+    for vector_set in settings.sets:  # shown as 0 from the start
+        label = vector_set.name, "yes" if vector_set.gate_layer is None else "gated"
         requests.labels(*label), tokens.labels(*label)
     labels: dict[str, tuple[str, str]] = {}
 
     def add(original: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         strength = applied_strength(getattr(request.sampling_params, "extra_args", None), settings)
-        chosen = settings.sets[strength.index]
-        steered = "yes" if chosen.gate_layer is None else "gated"
-        label = chosen.name, steered if strength.alpha else "no"
+        vector_set = settings.sets[strength.set_index]
+        steered = "yes" if vector_set.gate_layer is None else "gated"
+        label = vector_set.name, steered if strength.alpha else "no"
         labels[request.request_id] = label
         requests.labels(*label).inc()
         return original(request, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""Find the language model's decoder layers in a model that vLLM loaded: those of this worker, with their numbers."""
+"""Find the language model's decoder layers in a model that vLLM loaded: this worker's, with their numbers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _OTHER_PARTS = ("audio", "vision", "visual", "image", "encoder", "talker", "towe
 
 
 def local_layers(model: nn.Module, count: int) -> dict[int, nn.Module]:
-    """The decoder layers that this worker holds, by their 0-based number in the whole model.
+    """The decoder layers of this worker, by their 0-based number in the whole model.
 
-    A pipeline stage keeps placeholders where other stages' layers are, so that the list is as long everywhere.
+    A pipeline stage has placeholders for the layers of other stages, so the list has the same length everywhere.
 
     Args:
-        model: as ``model_runner.get_model()`` gives it.
+        model: what ``model_runner.get_model()`` returns.
         count: decoder layers of the whole model.
 
     Raises:
@@ -28,7 +28,7 @@ def local_layers(model: nn.Module, count: int) -> dict[int, nn.Module]:
     root: Any = model
     if hasattr(root, "get_language_model"):  # the audio tower has .layers, too
         root = root.get_language_model()
-    found = {
+    candidates = {
         id(module): module
         for name, module in root.named_modules()
         if isinstance(module, nn.ModuleList)
@@ -36,13 +36,13 @@ def local_layers(model: nn.Module, count: int) -> dict[int, nn.Module]:
         and name.split(".")[-1] in _LIST_NAMES
         and not any(part in name.lower() for part in _OTHER_PARTS)
     }
-    if len(found) != 1:
+    if len(candidates) != 1:
         raise SteeringError(
-            f"{type(model).__name__}: {len(found) or 'no'} lists of {count} layers look like its decoder; "
+            f"{type(model).__name__}: {len(candidates) or 'no'} lists of {count} layers look like its decoder; "
             "this architecture cannot be steered in vLLM yet"
         )
-    (layers,) = found.values()
-    here = {number: layer for number, layer in enumerate(layers) if type(layer).__name__ != "PPMissingLayer"}
-    if not here:
-        raise SteeringError(f"{type(model).__name__}: this worker holds no decoder layer; use fewer pipeline stages")
-    return here
+    (layers,) = candidates.values()
+    local = {number: layer for number, layer in enumerate(layers) if type(layer).__name__ != "PPMissingLayer"}
+    if not local:
+        raise SteeringError(f"{type(model).__name__}: this worker has no decoder layer; use fewer pipeline stages")
+    return local

@@ -1,4 +1,4 @@
-"""What may run beside steering. Everything that is not known to keep it exact is refused at start, by its name."""
+"""Which options of vLLM may be combined with steering. Options under which it would not be exact stop the server."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 from sarsteer.errors import SteeringError
 
 EXACT_DRAFTS = ("ngram",)
-"""Speculative methods whose drafts come from no model: only the steered model decides what is kept."""
+"""Speculative methods whose drafts come from no model, so that the steered model alone decides which tokens to keep."""
 
 
 def refused_options(config: Any) -> list[tuple[str, str]]:
-    """Options of a ``VllmConfig`` that steering cannot be exact under, each with the reason."""
+    """Options of a ``VllmConfig`` under which steering is not exact, each with the reason."""
     parallel, model, cache = config.parallel_config, config.model_config, config.cache_config
     passes = getattr(config.compilation_config, "pass_config", None)
-    found = [
+    options = [
         ("--enable-dbo, --ubatch-size", _on(parallel, "use_ubatching"), "a step's rows run in parts, each from row 0"),
         (
             "--prefill-context-parallel-size",
@@ -31,7 +31,7 @@ def refused_options(config: Any) -> list[tuple[str, str]]:
         (
             "--kv-transfer-config",
             getattr(config, "kv_transfer_config", None) is not None,
-            "keys and values are shared under keys that do not know of steering",
+            "keys and values are shared under keys that ignore steering",
         ),
         (
             "--kv-events-config",
@@ -46,7 +46,7 @@ def refused_options(config: Any) -> list[tuple[str, str]]:
         ("an encoder-decoder model", _on(model, "is_encoder_decoder"), "its prompt is not in its decoder"),
         ("a diffusion model", _on(model, "is_diffusion"), "it does not answer token by token"),
     ]
-    refused = [(name, why) for name, given, why in found if given]
+    refused = [(name, reason) for name, used, reason in options if used]
     speculative = getattr(config, "speculative_config", None)
     if speculative is not None and speculative.method not in EXACT_DRAFTS:
         refused.append((f"speculative decoding by {speculative.method}", "its drafter reads or skips steered states"))
@@ -57,8 +57,8 @@ def admit(config: Any) -> None:
     """Raise ``SteeringError`` for a configuration under which steering would not be exact."""
     refused = refused_options(config)
     if refused:
-        told = "; ".join(f"{name} ({why})" for name, why in refused)
-        raise SteeringError(f"steering in vLLM does not go with {told}; start without")
+        names = "; ".join(f"{name} ({reason})" for name, reason in refused)
+        raise SteeringError(f"steering in vLLM cannot be combined with {names}; start without")
 
 
 def _on(config: Any, name: str) -> bool:

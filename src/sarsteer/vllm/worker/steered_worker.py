@@ -1,4 +1,4 @@
-"""In each worker: attach after the weights are loaded, write the rows before each step, prove after compilation.
+"""Steering in one worker: attach after the weights are loaded, write rows before each step, prove after compilation.
 
 The runner's methods are replaced on the instance, not on its class: a process without steering keeps vLLM's own.
 """
@@ -6,54 +6,26 @@ The runner's methods are replaced on the instance, not on its class: a process w
 from __future__ import annotations
 
 import functools
-import hashlib
 import logging
 from typing import Any
 
 import torch
 
 from sarsteer.errors import SteeringError
-from sarsteer.vllm.gate_proof import prove_gates
 from sarsteer.vllm.patching import wrap
-from sarsteer.vllm.proof import ROWS, prove
-from sarsteer.vllm.requests import Follower, SteeredRequests
-from sarsteer.vllm.settings import KEY, Settings, read_steering, set_digest, settings_of
+from sarsteer.vllm.settings import ServerSettings, digest_of_sets, read_steering
+from sarsteer.vllm.worker.gate_proof import prove_gates
+from sarsteer.vllm.worker.proof import ROWS, prove
+from sarsteer.vllm.worker.requests import SteeredRequests
+from sarsteer.vllm.worker.runner import observe_runner
 
 logger = logging.getLogger(__name__)
 
 
-def install() -> None:
-    """Prepare this process's workers, before they are made."""
-    from vllm.v1.worker.worker_base import WorkerWrapperBase
-
-    wrap(WorkerWrapperBase, "init_device", _init_device)
-
-
-def _init_device(original: Any, wrapper: Any) -> None:
-    original(wrapper)
-    config = wrapper.vllm_config
-    settings = settings_of(config)
-    if settings is not None:
-        SteeredWorker(wrapper.worker, settings)
-    elif (config.additional_config or {}).get(KEY):
-        from sarsteer.vllm.capture import CapturingWorker
-
-        CapturingWorker(wrapper.worker)
-
-
-def follow_runner(worker: Any, follower: Follower) -> None:
-    """Tell ``follower`` of the requests and steps of the worker's model runner, whichever of vLLM's two it is."""
-    if worker.use_v2_model_runner:
-        from sarsteer.vllm.runner_v2 import follow
-    else:
-        from sarsteer.vllm.runner_v1 import follow
-    follow(worker.model_runner, follower)
-
-
 class SteeredWorker:
-    """Steering in one worker; makes the worker able to answer ``sarsteer_status`` and ``sarsteer_decisions``."""
+    """Steers one worker, and makes it answer ``sarsteer_status`` and ``sarsteer_decisions``."""
 
-    def __init__(self, worker: Any, settings: Settings) -> None:
+    def __init__(self, worker: Any, settings: ServerSettings) -> None:
         self.worker, self.settings = worker, settings
         self.runner: Any = worker.model_runner
         self.requests = SteeredRequests(settings)
@@ -63,7 +35,7 @@ class SteeredWorker:
         wrap(self.runner, "load_model", self._load_model)
         wrap(worker, "compile_or_warm_up_model", self._compile)
         wrap(worker, "execute_dummy_batch", self._dummy_batch)
-        follow_runner(worker, self.requests)
+        observe_runner(worker, self.requests)
         worker.sarsteer_status = self.status
         worker.sarsteer_confirm = self.confirm
         worker.sarsteer_decisions = self.decisions
@@ -74,31 +46,30 @@ class SteeredWorker:
         return result
 
     def attach(self) -> None:
-        """Check the weights, and put the hooks on this worker's layers."""
-        from sarsteer.vllm.attachment import Attachment
-        from sarsteer.vllm.weights import check_weights
+        """Check the weights, and attach the hooks to this worker's layers."""
+        from sarsteer.vllm.worker.attachment import Attachment
+        from sarsteer.vllm.worker.weights import check_weights
 
         vectors, gates, digests = [], [], []
-        for one in self.settings.sets:
-            steering = read_steering(one.source)
-            found = steering.vectors(one.k, one.lambda_)
-            gate = steering.choose_gate(one.gate_layer is not None)
-            digests.append(set_digest(found, gate))
-            if digests[-1] != one.digest:
+        for vector_set in self.settings.sets:
+            steering = read_steering(vector_set.source)
+            resolved = steering.resolve(vector_set.strength)
+            digests.append(resolved.digest)
+            if digests[-1] != vector_set.digest:
                 raise SteeringError(
-                    f"{one.source}: holds other vectors, or another gate, on this node than where the server was "
-                    "started; copy it anew"
+                    "has other vectors, or another gate, on this node than where the server was started; copy it again",
+                    place=vector_set.source,
                 )
             self.checked = check_weights(
                 self.worker.vllm_config, steering, allow_other_model=self.settings.allow_other_model
             )
-            vectors.append(found)
-            gates.append(gate)
+            vectors.append(resolved.vectors)
+            gates.append(resolved.gate)
         attachment = Attachment(
             self.runner.get_model(), torch.stack(vectors), self.runner.max_num_tokens, self.runner.device, gates
         )
         self.requests.attach(attachment)
-        self._attached_digest = hashlib.sha256("".join(digests).encode()).hexdigest()
+        self._attached_digest = digest_of_sets(digests)
         logger.info(
             "sarsteer: attached to decoder layers %d to %d of %d; checked: %s",
             min(attachment.layers),
@@ -113,12 +84,14 @@ class SteeredWorker:
         return result
 
     def prove(self) -> None:
-        """See ``proof``: on a mixed batch, and on the graphs of pure decoding where there are others."""
+        """See ``proof``: on a mixed batch, and on the graphs of pure decoding if vLLM captures them."""
         if self.requests.attachment is None:
-            raise SteeringError("the model was loaded past sarsteer; nothing was attached")
+            raise SteeringError("the model was loaded without calling sarsteer; nothing was attached")
         config = self.worker.vllm_config
         if self.runner.max_num_tokens < ROWS:
-            raise SteeringError(f"--max-num-batched-tokens must be at least {ROWS}")
+            raise SteeringError(
+                f"--max-num-batched-tokens is {self.runner.max_num_tokens}; the proof needs at least {ROWS}"
+            )
         modes = [False]
         graphs = not config.model_config.enforce_eager and config.scheduler_config.max_num_seqs >= ROWS
         if graphs and config.speculative_config is None:  # with drafts a decode step has other lengths
@@ -128,42 +101,42 @@ class SteeredWorker:
                 step = functools.partial(self._dummy_step, uniform)
                 prove(self.requests.attachment, step)
                 prove_gates(self.requests.attachment, step)
-        self.requests.attach(self.requests.attachment)  # requests that warmed up the kernels count nowhere
+        self.requests.attach(self.requests.attachment)  # forget the requests that warmed up the kernels
         self.proven = True
 
     def _dummy_batch(self, original: Any) -> Any:
-        """Data-parallel engines run one while another has work: it must not decide for the last step's requests."""
+        """Data-parallel engines run one while another has work. It must not decide for the last step's requests."""
         if self.requests.attachment is not None:
             self.requests.attachment.rest()
         return original()
 
     def _dummy_step(self, uniform_decode: bool) -> Any:
-        handed_on: list[Any] = []
+        outputs: list[Any] = []
         execute = self.runner.execute_model
 
         def recording(scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
             if self.worker.use_v2_model_runner and not uniform_decode:
-                # requests of one token would run in the graphs of decoding here, too
+                # requests of one token would use the decode graphs here, too
                 scheduler_output.num_scheduled_tokens = {f"_dummy_req_{i}": 2 for i in range(ROWS // 2)}
-            handed_on.append(execute(scheduler_output, *args, **kwargs))
-            return handed_on[-1]
+            outputs.append(execute(scheduler_output, *args, **kwargs))
+            return outputs[-1]
 
         self.runner.execute_model = recording  # the second runner returns a pipeline stage's tensors only from there
         try:
-            # with attention: without, some backends leave its output unwritten, and no two runs agree
+            # without attention some backends leave its output unwritten, and no two runs agree
             hidden = self.runner._dummy_run(ROWS, uniform_decode=uniform_decode, force_attention=True)[0]
         finally:
             del self.runner.execute_model
-        return handed_on[-1] if hidden is None else hidden
+        return outputs[-1] if hidden is None else hidden
 
     def confirm(self, digest: str) -> None:
-        """The engine core saw every worker attached; only one that has our changes sends this."""
+        """The engine core saw every worker attached. Only a patched engine core calls this."""
         if digest != self.settings.digest:
             raise SteeringError("the engine core confirmed other vectors than this worker's")
         self.confirmed = True
 
     def status(self) -> dict[str, Any]:
-        """What is attached here at this moment, as values that any transport carries."""
+        """What is attached now, as values that any transport can carry."""
         attachment = self.requests.attachment
         if attachment is not None and not attachment.intact:
             attachment = None
@@ -178,5 +151,5 @@ class SteeredWorker:
         }
 
     def decisions(self) -> dict[str, list[float]]:
-        """What the gates decided, by request: opening, score, distance, 1 if out of distribution. See ``gates``."""
+        """The gates' decisions by request: opening, score, distance, 1 if out of distribution. See ``slots``."""
         return self.requests.slots.take() if self.requests.slots is not None else {}

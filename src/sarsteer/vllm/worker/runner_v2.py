@@ -1,6 +1,6 @@
-"""Follow vLLM's second model runner (``v1/worker/gpu/model_runner.py``; the default where Triton is).
+"""Observe vLLM's second model runner (``v1/worker/gpu/model_runner.py``, the default where Triton is available).
 
-Written against the source of vLLM 0.32; its kernels need Triton, so that no whole run of it was possible on a CPU.
+Written against the source of vLLM 0.32. Its kernels need Triton, so it could not be run as a whole on a CPU.
 """
 
 from __future__ import annotations
@@ -8,29 +8,29 @@ from __future__ import annotations
 from typing import Any
 
 from sarsteer.vllm.patching import wrap
-from sarsteer.vllm.requests import Follower
+from sarsteer.vllm.worker.observer import RunnerObserver
 
 
-def follow(runner: Any, follower: Follower) -> None:
-    """Tell ``follower`` of each step from the batch that ``prepare_inputs`` returns.
+def observe(runner: Any, observer: RunnerObserver) -> None:
+    """Call ``observer`` in each step with the batch that ``prepare_inputs`` returns.
 
-    After a preemption this runner is given a request anew, with the tokens it had answered: its ``prefill_len`` grows,
-    its ``prompt_len`` stays, and only the latter decides.
+    After a preemption this runner receives the request again, with the tokens it had answered: its ``prefill_len``
+    grows and its ``prompt_len`` stays, so only ``prompt_len`` is used.
     """
 
     def add(original: Any, scheduler_output: Any) -> Any:
         for new in scheduler_output.scheduled_new_reqs:
-            follower.add(new.req_id, new.sampling_params)
+            observer.add(new.req_id, new.sampling_params)
         return original(scheduler_output)
 
     def finish(original: Any, scheduler_output: Any) -> Any:
-        follower.remove(scheduler_output.finished_req_ids)
+        observer.remove(scheduler_output.finished_req_ids)
         return original(scheduler_output)
 
     def prepare(original: Any, *args: Any, **kwargs: Any) -> Any:
         batch = original(*args, **kwargs)
         count = batch.num_reqs
-        follower.step(
+        observer.step(
             batch.req_ids[:count],
             batch.num_computed_tokens_np[:count],
             batch.num_scheduled_tokens[:count],

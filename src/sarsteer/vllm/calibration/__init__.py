@@ -1,0 +1,1 @@
+"""Calibration with activations that vLLM's workers read."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sarsteer.evaluation.results import Evaluation
-from sarsteer.report.numbers import NOTHING, interval, percent, value
+from sarsteer.report.numbers import NOTHING, counted, interval, percent, value
 from sarsteer.report.table import Block, Cell, blocks
 
 BOLD = "Bold: the best of its column, if its interval overlaps no other interval. Overlapping intervals do not rank."
@@ -44,8 +44,7 @@ def _cell(cell: Cell) -> str:
     number = value(e, cell.metric.change)
     bound = "" if cell.bounds is None else f", bounds {percent(cell.bounds[0])}–{percent(cell.bounds[1])}"
     bold = f"**{number}**" if cell.leads else number
-    items = "" if e.clusters is None else f" of {e.clusters} items"
-    return f"{bold} {interval(e, cell.metric.change)} n={e.n}{items}{bound}{_marked(cell.marks)}"
+    return f"{bold} {interval(e, cell.metric.change)} {counted(e)}{bound}{_marked(cell.marks)}"
 
 
 def _marked(marks: tuple[str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""The table of the paper's shape, as data: HTML, Markdown and CSV write one and the same."""
+"""The results table as data. HTML, Markdown and CSV all write this table."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Metric:
     """A column.
 
     Attributes:
-        key: the attribute of ``Summary``.
+        key: the attribute of ``Summary`` or ``Scores``.
         title: its heading.
-        better: where good values lie; None where a column ranks nothing.
+        better: whether low or high values are better; None if neither.
         meaning: for the legend.
-        change: whether it is a difference against no defense.
+        change: whether it is a difference from no defense.
 
     """
 
@@ -33,30 +33,41 @@ class Metric:
 
     @property
     def arrow(self) -> str:
-        """The direction of good values."""
+        """The direction of better values."""
         return {"low": "↓", "high": "↑", None: ""}[self.better]
 
 
 METRICS = (
-    Metric("asr", "ASR", "low", "attack success: harmful requests complied with"),
-    Metric("asr_change", "ASR change", None, "against no defense, over the same requests, in points", change=True),
-    Metric("rr_harmful", "RR harmful", "high", "harmful requests refused"),
-    Metric("rr_safe", "RR safe", "low", "over-refusal: safe requests refused"),
-    Metric("over_refusal_change", "RR safe change", None, "against no defense, in points", change=True),
-    Metric("brr", "BRR", "high", "(1 + RR harmful − RR safe) / 2; refusing everything, or nothing, scores 50"),
-    Metric("broken", "broken", "low", "no answer at all, of all requests"),
-    Metric("unreadable", "unreadable", None, "the judge's own reply could not be read, of all requests"),
+    Metric("asr", "ASR", "low", "attack success rate: harmful requests that were complied with"),
+    Metric(
+        "asr_change",
+        "ASR change",
+        None,
+        "ASR minus that of no defense, in points",
+        change=True,
+    ),
+    Metric("rr_harmful", "RR harmful", "high", "harmful requests that were refused"),
+    Metric("rr_safe", "RR safe", "low", "over-refusal: safe requests that were refused"),
+    Metric("over_refusal_change", "RR safe change", None, "RR safe minus that of no defense, in points", change=True),
+    Metric(
+        "brr",
+        "BRR",
+        "high",
+        "(1 + RR harmful − RR safe) / 2; refusing everything, or nothing, scores 50",
+    ),
+    Metric("broken", "broken", "low", "answers that are neither a refusal nor a usable answer, of all requests"),
+    Metric("unreadable", "unreadable", None, "requests without a readable verdict of the judge"),
 )
 SCORE_METRICS = (
-    Metric("answer", "score", "high", "how useful the answer is, from 1 to 10: the mean of both orders"),
-    Metric("answer_change", "score change", None, "against no defense, over the same requests", change=True),
-    Metric("answer_first", "read first", None, "the score where the judge read the answer before the reference"),
-    Metric("answer_second", "read second", None, "the score where it read the reference before"),
-    Metric("reference", "reference", None, "the reference answer's own score, the mean of both orders"),
-    Metric("position_bias", "position bias", None, "what the same text gains by being read first", change=True),
-    Metric("unreadable", "unreadable", None, "judge's replies that could not be read, two to a request"),
+    Metric("answer", "score", "high", "usefulness of the answer from 1 to 10, mean of both orders"),
+    Metric("answer_change", "score change", None, "difference from no defense over the same requests", change=True),
+    Metric("answer_first", "read first", None, "score when the judge reads the answer before the reference"),
+    Metric("answer_second", "read second", None, "score when the judge reads the answer after the reference"),
+    Metric("reference", "reference", None, "score of the reference answer, mean of both orders"),
+    Metric("position_bias", "position bias", None, "how much a text gains when it is read first", change=True),
+    Metric("unreadable", "unreadable", None, "unreadable replies of the judge, of two per request"),
 )
-"""Where a judge scored; never averaged with the reference's."""
+"""The columns when the judge gives scores."""
 _WEAKENED = {
     "unreadable": frozenset({"asr", "rr_harmful", "rr_safe", "brr", "broken"}),
     "headroom": frozenset({"asr", "asr_change"}),
@@ -72,9 +83,9 @@ class Cell:
 
     Attributes:
         metric: its column.
-        estimate: None where there was nothing to count.
-        bounds: where it lies if unreadable verdicts did not count, or all did; None where every verdict was read.
-        leads: its interval meets no other arm's of the column, and it is the best.
+        estimate: None if there was nothing to count.
+        bounds: the rate if no unreadable verdict counts, and if all count; None if every verdict was readable.
+        leads: it is the best of its column, and its interval overlaps no other.
         marks: of the notes that weaken it.
 
     """
@@ -88,7 +99,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One arm; ``marks`` are of the notes that weaken no one number more than another."""
+    """One arm; ``marks`` are of the notes about the whole row."""
 
     arm: Arm
     cells: tuple[Cell, ...]
@@ -96,15 +107,15 @@ class Row:
 
     @property
     def strength(self) -> str:
-        """What it was steered with, where it was."""
+        """The steering strength, if the arm is steered."""
         names = (("α", "alpha"), ("k", "k"), ("λ", "lambda"), ("λ", "lambda_"))
-        found = [(sign, self.arm.settings.get(name)) for sign, name in names]
-        return ", ".join(f"{sign} {value:g}" for sign, value in found if isinstance(value, int | float))
+        values = [(sign, self.arm.settings.get(name)) for sign, name in names]
+        return ", ".join(f"{sign} {value:g}" for sign, value in values if isinstance(value, int | float))
 
 
 @dataclass(frozen=True)
 class Block:
-    """One benchmark: its arms, and its notes by their marks."""
+    """One benchmark: its arms, and its notes with their marks."""
 
     benchmark: str
     rows: tuple[Row, ...]
@@ -113,13 +124,13 @@ class Block:
 
 
 def blocks(evaluation: Evaluation) -> list[Block]:
-    """The table, benchmark by benchmark in the order of the results."""
+    """A block per benchmark, in the order of the results."""
     names = list(dict.fromkeys(arm.benchmark for arm in evaluation.arms))
     return [_block(name, [arm for arm in evaluation.arms if arm.benchmark == name]) for name in names]
 
 
 def leader(estimates: Sequence[Estimate | None], better: Literal["low", "high"] | None) -> int | None:
-    """The index of the best, if its interval shares no value with any other's; else nobody leads."""
+    """The index of the best estimate if its interval overlaps no other, else None."""
     known = [(i, estimate) for i, estimate in enumerate(estimates) if estimate is not None]
     if better is None or len(known) < 2:
         return None
@@ -145,10 +156,10 @@ def _block(benchmark: str, arms: list[Arm]) -> Block:
 
 
 def estimate_of(summary: Summary, metric: Metric) -> Estimate | None:
-    """The number of a column; None where there is none."""
-    place = summary if hasattr(summary, metric.key) else summary.scores
-    found: Estimate | None = getattr(place, metric.key, None)
-    return found
+    """The number of a column; None if it has none."""
+    holder = summary if hasattr(summary, metric.key) else summary.scores
+    estimate: Estimate | None = getattr(holder, metric.key, None)
+    return estimate
 
 
 def _cell(metric: Metric, summary: Summary, marks: dict[Note, str], leads: bool) -> Cell:
@@ -163,7 +174,7 @@ def _cell(metric: Metric, summary: Summary, marks: dict[Note, str], leads: bool)
 
 
 def _letters(index: int) -> str:
-    """``a`` to ``z``, then ``aa``, ``ab``: as lists of notes are lettered."""
+    """``a`` to ``z``, then ``aa``, ``ab``, and so on."""
     text = ""
     while index >= 0:
         text = chr(ord("a") + index % 26) + text

@@ -10,7 +10,7 @@ import transformers
 
 from sarsteer.models.families.registry import family_named
 from sarsteer.models.layers import find_decoder_layers, hidden_size
-from sarsteer.reproduction.published import MODELS
+from sarsteer.reproduction.paper_models import MODELS
 
 # the configuration's fields whose defaults in transformers differ from the published checkpoint
 ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any], int, int]] = {

@@ -1,4 +1,4 @@
-"""``sarsteer reproduce``: what is missing is told first, killed runs go on, and numbers are those of ``evaluate``."""
+"""``sarsteer reproduce`` lists what is missing first, resumes killed runs, and gives the numbers of ``evaluate``."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ from sarsteer.errors import EvaluationError, SarsteerError
 from sarsteer.evaluation.results import Evaluation
 from sarsteer.evaluation.summary import summarise
 from sarsteer.judges import Judged, Verdict
-from sarsteer.reproduction.missing import Wanted, find_missing
-from sarsteer.reproduction.plan import Setup, Step, by_hand, make_plan
-from sarsteer.reproduction.plan_file import keep_plan, read_plan
-from sarsteer.reproduction.published import FIGURES, MODELS
+from sarsteer.reproduction.paper_models import MODELS, key_of
+from sarsteer.reproduction.plan import Plan, Setup, Step, command_of, make_plan
+from sarsteer.reproduction.plan_file import load_plan, save_plan
+from sarsteer.reproduction.published import FIGURES, MAIN_TABLE, UTILITY
 from sarsteer.reproduction.report import write_report
-from sarsteer.reproduction.weights import weights_missing
+from sarsteer.reproduction.requirements import Requirements, find_missing
+from sarsteer.reproduction.weights import missing_weights
 from tests.data.test_benchmarks import advbench_pairs, air_bench, ajailbench, figstep_pairs, sorry_bench
 from tests.evaluation.test_evaluate import finished, manifest, samples
 from tests.judges.test_judge_models import checkpoint
@@ -49,14 +50,14 @@ def run(*arguments: object, cwd: Path, **environment: str) -> subprocess.Complet
 # ---- what is missing -------------------------------------------------------------------------------------------------
 
 
-def test_a_bare_machine_is_told_everything_at_once(
+def test_a_bare_machine_gets_the_whole_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bare = {"HF_HOME": str(tmp_path / "hub"), "OPENAI_API_KEY": "", "CUDA_VISIBLE_DEVICES": ""}
     done = run("reproduce", "--json", cwd=tmp_path, **bare)
     assert done.returncode == 2
     missing = json.loads(done.stdout)["missing"]
-    told = {(row["kind"], row["what"].split()[0]) for row in missing}
+    listed = {(row["kind"], row["what"].split()[0]) for row in missing}
     assert {
         ("hardware", "a"),
         ("software", "kimia_infer,"),
@@ -71,18 +72,18 @@ def test_a_bare_machine_is_told_everything_at_once(
         ("judge", "sorry-bench/ft-mistral-7b-instruct-v0.2-sorry-bench-202406"),
         ("judge", "SORRY-Bench's"),
         ("judge", "a"),
-    } <= told
+    } <= listed
     assert all(row["how"] and row["why"] for row in missing)
     gated = [row["how"] for row in missing if "accept its terms" in row["how"]]
     assert len(gated) == 2, "the judge's and SORRY-Bench's"
-    assert not (tmp_path / "reproduction").exists(), "nothing was begun"
+    assert not (tmp_path / "reproduction").exists(), "nothing was started"
     for name, value in bare.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     assert app(["reproduce", "--only", "table2"], standalone_mode=False) == 2
-    said = capsys.readouterr()
-    assert "things are missing; nothing was run" in said.err
-    assert said.out == ""
+    printed = capsys.readouterr()
+    assert "requirements are missing; nothing was run" in printed.err
+    assert printed.out == ""
 
 
 def all_data(folder: Path) -> dict[str, str]:
@@ -97,7 +98,7 @@ def all_data(folder: Path) -> dict[str, str]:
     return places
 
 
-def test_nothing_is_missing_where_everything_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "any")
     model, judge = checkpoint(tmp_path / "model"), checkpoint(tmp_path / "judge")
     (tmp_path / "judge_prompts.txt").write_text("{question} {answer}")
@@ -110,51 +111,51 @@ def test_nothing_is_missing_where_everything_is(tmp_path: Path, monkeypatch: pyt
         "air_judge": "air-bench:openai/x",
         "device": "cpu",
     }
-    assert find_missing(Wanted(**given)) == []
+    assert find_missing(Requirements(**given)) == []
     for changed, says in (
         ({"data": {**data, "figstep": str(tmp_path / "nowhere")}}, "no such folder"),
         ({"data": {k: v for k, v in data.items() if k != "ajailbench"}}, "no folder given"),
-        ({"judge": f"sorry-bench:{judge}"}, "none is named"),
+        ({"judge": f"sorry-bench:{judge}"}, "none is given"),
         ({"judge": "sorry-bench:nobody/nothing,prompts=x"}, "neither a folder nor"),
-        ({"judge": "oracle"}, "names no judge"),
-        ({"air_judge": None}, "none is named"),
+        ({"judge": "oracle"}, "is not a judge"),
+        ({"air_judge": None}, "none is given"),
         ({"models": ["nobody/nothing"]}, "neither a folder nor"),
         ({"calibration": str(tmp_path / "none.jsonl")}, "no such manifest"),
     ):
-        found = find_missing(Wanted(**{**given, **changed}))
-        assert any(says in one.why for one in found), (changed, found)
+        found = find_missing(Requirements(**{**given, **changed}))
+        assert any(says in item.why for item in found), (changed, found)
     if not torch.cuda.is_available():
-        (gpu,) = find_missing(Wanted(**{**given, "device": None}))
+        (gpu,) = find_missing(Requirements(**{**given, "device": None}))
         assert gpu.kind == "hardware"
 
 
-def test_weights_that_are_not_all_there(tmp_path: Path) -> None:
+def test_missing_weights(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "model")
-    assert weights_missing(str(folder)) == ""
+    assert missing_weights(str(folder)) == ""
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert weights_missing(str(folder)).startswith("2 of 3 weight files are not there, such as model-1")
+    assert missing_weights(str(folder)).startswith("2 of 3 weight files are missing, such as model-1")
     (folder / "model.safetensors.index.json").write_text("{")
-    assert "cannot be read" in weights_missing(str(folder))
+    assert "cannot be read" in missing_weights(str(folder))
     (folder / "config.json").unlink()
-    assert "no config.json" in weights_missing(str(folder))
+    assert "no config.json" in missing_weights(str(folder))
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (("--only", "table3"), "use one of table2, ablation, sensitivity"),
-        (("--embedded", "--model", "x"), "leave those options out"),
+        (("--embedded", "--model", "x"), "remove those options"),
         (("--data", "figstep"), "write BENCHMARK=FOLDER"),
         (("--data", "figsteps=x"), "BENCHMARK one of figstep"),
         (("--without", "figsteps"), "use one of figstep"),
         (("--model", "a/x", "--model", "b/x"), "would share a folder"),
     ],
 )
-def test_mistakes(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
-    with pytest.raises(SarsteerError, match=says) as told:
+def test_errors(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
+    with pytest.raises(SarsteerError, match=says) as error:
         app(["reproduce", *arguments, "--out", str(tmp_path / "out")], standalone_mode=False)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
 
 
@@ -168,28 +169,29 @@ def test_the_plan_has_every_arm_of_the_paper() -> None:
     )
     plan = make_plan(setup)
     by_name = {step.name: step for step in plan.steps}
-    assert set(FIGURES["qwen2-audio"]) == set(by_name["table2"].defenses), "a published figure beside every row"
+    assert key_of("models/Qwen2-Audio-7B-Instruct") == "qwen2-audio"
+    assert set(FIGURES["qwen2-audio"]) == set(by_name["table2"].defenses), "every row has a reported figure"
     assert by_name["table2"].benchmarks == tuple(benchmarks)
     assert by_name["ablation"].benchmarks == ("figstep",)
     assert [step.pairs for step in plan.steps] == [100, 100, 100, 10, 25, 50, 75]
     shared = {("figstep", "none"), ("figstep", "sarsteer")}
     wanted = sum(len(s.benchmarks) * len(s.defenses) for s in plan.steps)
-    assert plan.arms == wanted - 2 * len(shared), "what three steps need is answered once"
-    assert "--judge air-bench:x" in by_hand(by_name["table2"], setup, Path("out"))
-    assert "air-bench" not in by_hand(by_name["ablation"], setup, Path("out"))
+    assert plan.arms == wanted - 2 * len(shared), "an arm that three steps need counts once"
+    assert "--judge air-bench:x" in command_of(by_name["table2"], setup, Path("out"))
+    assert "air-bench" not in command_of(by_name["ablation"], setup, Path("out"))
 
 
-def test_another_setup_is_refused_and_parts_add_up(tmp_path: Path) -> None:
+def test_another_setup_is_refused_and_parts_accumulate(tmp_path: Path) -> None:
     setup = Setup({"m": "m"}, {"embedded": "embedded"}, "p", pairs=20)
-    keep_plan(make_plan(setup, ["table2"]), tmp_path)
-    whole = keep_plan(make_plan(setup, ["ablation"]), tmp_path)
+    save_plan(make_plan(setup, ["table2"]), tmp_path)
+    whole = save_plan(make_plan(setup, ["ablation"]), tmp_path)
     assert [step.name for step in whole.steps] == ["table2", "ablation"]
-    assert read_plan(tmp_path) == whole
+    assert load_plan(tmp_path) == whole
     with pytest.raises(EvaluationError, match="limit null, now 3"):
-        keep_plan(make_plan(Setup({"m": "m"}, {"embedded": "embedded"}, "p", pairs=20, limit=3)), tmp_path)
+        save_plan(make_plan(Setup({"m": "m"}, {"embedded": "embedded"}, "p", pairs=20, limit=3)), tmp_path)
     (tmp_path / "plan.json").write_text("{")
     with pytest.raises(EvaluationError, match="delete it"):
-        keep_plan(make_plan(setup), tmp_path)
+        save_plan(make_plan(setup), tmp_path)
 
 
 # ---- runs ------------------------------------------------------------------------------------------------------------
@@ -209,9 +211,7 @@ def figstep_of(folder: Path, pairs: Pairs) -> Path:
     return folder
 
 
-def test_a_killed_run_goes_on_and_its_numbers_are_those_of_evaluate(
-    tmp_path: Path, calibration_pairs: Pairs, test_pairs: Pairs
-) -> None:
+def test_a_killed_run_resumes_and_matches_evaluate(tmp_path: Path, calibration_pairs: Pairs, test_pairs: Pairs) -> None:
     data = figstep_of(tmp_path / "SARSteer", test_pairs[:1])
     pairs = manifest(tmp_path / "pairs", calibration_pairs[36:48])  # one of them is refused, as c2r needs
     out = tmp_path / "out"
@@ -229,26 +229,26 @@ def test_a_killed_run_goes_on_and_its_numbers_are_those_of_evaluate(
     assert process.poll() is None, process.communicate()
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    kept = finished(folder)
-    assert 2 <= len(kept) < 12
+    before = finished(folder)
+    assert 2 <= len(before) < 12
     (calibration,) = (out / "calibrations").glob("*.safetensors")
     stamp = calibration.stat().st_mtime_ns
 
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert kept.items() <= finished(folder).items(), "what was answered before the kill is not asked again"
-    assert calibration.stat().st_mtime_ns == stamp, "nor calibrated"
-    told = json.loads(done.stdout)
-    assert told["steps"] == ["sarsteer-tiny/table2"]
+    assert before.items() <= finished(folder).items(), "requests answered before the kill are not asked again"
+    assert calibration.stat().st_mtime_ns == stamp, "the calibration is reused"
+    printed = json.loads(done.stdout)
+    assert printed["steps"] == ["sarsteer-tiny/table2"]
     table = Evaluation.load(out / "sarsteer-tiny" / "table2.json")
     assert [arm.defense for arm in table.arms] == ["none", "prompt:ada", "prompt:harm-check", "h2s", "c2r", "sarsteer"]
 
     (row,) = [row for row in json.loads((out / "plan.json").read_text())["steps"] if row["name"] == "table2"]
-    app([*shlex.split(row["by_hand"])[1:], "--out", str(tmp_path / "hand")], standalone_mode=False)
+    app([*shlex.split(row["command"])[1:], "--out", str(tmp_path / "hand")], standalone_mode=False)
     other = Evaluation.load(tmp_path / "hand" / "results.json")
     numbers = [[(arm.defense, arm.summary, arm.answers) for arm in found.arms] for found in (table, other)]
     assert numbers[0] == numbers[1]
-    assert "published" not in Path(told["markdown"]).read_text(), "nothing is published of the toy"
+    assert "reported" not in Path(printed["markdown"]).read_text(), "there are no reported figures of the toy"
 
 
 def test_embedded_needs_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +258,7 @@ def test_embedded_needs_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert done.returncode == 0, done.stderr
     assert "### Ablation: embedded" in done.stdout
     assert "toy model" in done.stdout
-    assert "a quick look, no result" in done.stdout
+    assert "a quick check, not a result" in done.stdout
     assert "### λ, on embedded" in done.stdout
     assert "| 0.1 (paper) |" in done.stdout
     assert (tmp_path / "here" / "reproduction.html").read_text().count("<polygon") >= 16, "four bands in each of four"
@@ -270,14 +270,14 @@ def test_embedded_needs_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert few.arms[0].settings["k"] == 9
     assert less in map(str, few.notes)
     assert less in done.stdout
-    assert not any("k is" in note.text for note in all_of_them.notes), "of 12 pairs the paper's k is there"
+    assert not any("k is" in note.text for note in all_of_them.notes), "12 pairs allow the paper's k"
     monkeypatch.chdir(tmp_path)
     with pytest.raises(EvaluationError, match="max_new_tokens 32, now 8"):
         app([*given, "--max-new-tokens", "8"], standalone_mode=False)
 
 
-def test_published_figures_stand_beside_a_real_models_numbers(tmp_path: Path) -> None:
-    """Whatever the numbers: a step of a real model is made up here, to see where its published ones land."""
+def test_reported_figures_are_shown_with_their_source(tmp_path: Path) -> None:
+    """The results of a real model are made up; only the place of the reported figures matters."""
     arms = tuple(arm("figstep", name, rows("figstep", name, "cr", "hs")) for name in ("none", "sarsteer"))
     names = ("answer_first", "reference_second", "answer_second", "reference_first")
     judged = [Judged("q", "a", "safe", reference="r")] * 2
@@ -288,15 +288,17 @@ def test_published_figures_stand_beside_a_real_models_numbers(tmp_path: Path) ->
     columns = {name: f"{name}:/d" for name in ("figstep", "air_bench_chat")}
     setup = Setup({"qwen2-audio": MODELS["qwen2-audio"].checkpoint}, columns, "pairs")
     step = Step("qwen2-audio", "table2", "table2", 100, ("figstep", "air_bench_chat"), ("none", "sarsteer"))
-    plan = make_plan(setup, ["table2"])
-    plan = type(plan)(setup, (step,))
+    plan = Plan(setup, (step,))
     (tmp_path / "qwen2-audio").mkdir()
     results.save(tmp_path / "qwen2-audio" / "table2.json")
     page, table = write_report(plan, tmp_path)
-    assert "second-hand digests" in page.read_text()
-    assert "published ASR" in table.read_text()
+    for source in (MAIN_TABLE, UTILITY):
+        assert "second-hand" in str(source)
+        assert str(source) in page.read_text()
+        assert source.name in table.read_text()
+    assert "reported ASR" in table.read_text()
     assert "*51.6*" in table.read_text()
-    assert "<em>51.6</em>" in page.read_text()
+    assert ">51.6</em>" in page.read_text()
     assert "| none | 7.50 [7.00, 8.00] | 7.50 [7.00, 8.00] |" in table.read_text()
     assert "*7.43*" in table.read_text()
-    assert "<em>7.43</em>" in page.read_text()
+    assert ">7.43</em>" in page.read_text()

@@ -1,1 +1,1 @@
-"""The paper's experiments as one plan: its table, its ablation, its sensitivity; on real checkpoints or the toy."""
+"""The paper's experiments as one plan: main table, ablation and sensitivity, on real checkpoints or on the toy."""

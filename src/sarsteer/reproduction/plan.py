@@ -1,7 +1,7 @@
-"""What is to be run: every arm of the table, the ablation and the sensitivity, step by step.
+"""The plan of the paper's experiments: every arm of the main table, the ablation and the sensitivity, in steps.
 
-A step is one run of ``sarsteer evaluate``. Steps with the same steering share a folder, so that an arm that two of them
-need (no defense, SARSteer as the paper sets it) is answered once.
+A step is one run of ``sarsteer evaluate``. Steps with the same steering share a folder, so that an arm that two steps
+need (no defense, SARSteer with the paper's settings) is answered once.
 """
 
 from __future__ import annotations
@@ -13,35 +13,35 @@ from pathlib import Path
 
 from sarsteer.errors import EvaluationError
 from sarsteer.evaluation.judge_choice import is_scoring
-from sarsteer.reproduction.published import MODELS
+from sarsteer.reproduction.paper_models import MODELS
 
 PARTS = ("table2", "ablation", "sensitivity")
 TABLE = ("none", "prompt:ada", "prompt:harm-check", "h2s", "c2r", "sarsteer")
-"""The paper's rows: no defense; prompts in the style of AdaShield and FSD, worded by us; MDSteer's two; SARSteer."""
+"""The paper's rows: no defense; prompts in the style of AdaShield and FSD, in our wording; MDSteer's two; SARSteer."""
 ABLATION = ("none", "refusal-steering", "mean-ablation", "sarsteer")
 LAMBDAS = (0.25, 0.5, 0.75, 1.5)
 ALPHAS = (0.05, 0.075, 0.125, 0.15)
 KS = (5, 15, 25, 35, 45)
 NS = (10, 25, 50, 75)
-"""Beside λ = 1, α = 0.1, k = 10 and n = 100, at which SARSteer itself stands."""
+"""Besides the paper's settings λ = 1, α = 0.1, k = 10 and n = 100."""
 BENCHMARKS = ("figstep", "sorry_bench", "ajailbench", "advbench", "air_bench_chat")
 SCORED = "air_bench_chat"
 TWINS = ("figstep", "advbench", "embedded")
-"""Benchmarks with safe twins: only they show what a defense costs; the first one there has ablation and sensitivity."""
+"""Benchmarks with safe twins, which show over-refusal. The first one in a setup has ablation and sensitivity."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What the user chose; two runs into one folder must agree on it.
+    """What the user chose. All runs into one folder must have the same setup.
 
     Attributes:
-        models: a checkpoint for each model, by the name of its folder.
-        benchmarks: a spec for each column, as ``sarsteer evaluate --benchmark`` takes it, by the column's name.
-        calibration: the pairs, as ``--calibration`` takes them.
-        pairs: how many of them SARSteer is calibrated on; fewer for the sensitivity to n.
-        judges: as ``--judge`` takes them.
-        limit: requests of each benchmark.
-        max_new_tokens: of an answer.
+        models: the checkpoint of each model, by the name of its folder.
+        benchmarks: the spec of each column, by the name of the column.
+        calibration: the pairs, as for ``sarsteer evaluate --calibration``.
+        pairs: the number of pairs that SARSteer is calibrated on; the sensitivity to n uses fewer.
+        judges: specs of the judges.
+        limit: maximum number of requests per benchmark.
+        max_new_tokens: maximum length of an answer.
         dtype: of the models.
 
     """
@@ -57,7 +57,7 @@ class Setup:
 
     @property
     def paired(self) -> str:
-        """The column that ablation and sensitivity are measured on."""
+        """The column that ablation and sensitivity use."""
         return next((name for name in TWINS if name in self.benchmarks), next(iter(self.benchmarks)))
 
 
@@ -66,10 +66,10 @@ class Step:
     """One run of ``sarsteer evaluate``.
 
     Attributes:
-        model: the name of its model's folder.
+        model: the name of the model's folder.
         part: one of ``PARTS``.
-        name: of its results.
-        pairs: that its steering is calibrated on.
+        name: of the results file.
+        pairs: the number of calibration pairs.
         benchmarks: names of columns.
         defenses: specs.
 
@@ -85,28 +85,28 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """A setup, and its steps in their order."""
+    """A setup and its steps, in order."""
 
     setup: Setup
     steps: tuple[Step, ...] = field(default=())
 
     @property
     def arms(self) -> int:
-        """Different arms: one benchmark under one defense with one steering."""
+        """The number of different arms: one benchmark under one defense with one steering."""
         return len({(s.model, s.pairs, b, d) for s in self.steps for b in s.benchmarks for d in s.defenses})
 
 
 def make_plan(setup: Setup, parts: Sequence[str] = PARTS) -> Plan:
-    """The steps of ``parts``, model by model.
+    """The steps of ``parts`` for each model.
 
     Raises:
-        EvaluationError: a part is unknown, or nothing is left to do.
+        EvaluationError: a part is unknown, or there is no model, no benchmark or only one pair.
 
     """
     if unknown := [part for part in parts if part not in PARTS]:
         raise EvaluationError(f"--only {unknown[0]!r}: use one of {', '.join(PARTS)}")
     if not setup.models or not setup.benchmarks:
-        raise EvaluationError("there is no model or no benchmark; name one of each")
+        raise EvaluationError("there is no model or no benchmark; give at least one of each")
     if setup.pairs < 2:
         raise EvaluationError(f"--pairs {setup.pairs}: calibration needs at least 2 pairs (the paper: 100)")
     return Plan(setup, tuple(step for model in setup.models for step in _steps(setup, model, parts)))
@@ -121,7 +121,7 @@ def _steps(setup: Setup, model: str, parts: Sequence[str]) -> Iterator[Step]:
         yield Step(model, "ablation", "ablation", setup.pairs, paired, (*ABLATION, *lambdas))
     if "sensitivity" in parts:
         alphas = tuple(f"sarsteer:alpha={value:g}" for value in ALPHAS)
-        ks = tuple(f"sarsteer:k={value}" for value in KS if value < setup.pairs)  # n centred rows have rank n − 1
+        ks = tuple(f"sarsteer:k={value}" for value in KS if value < setup.pairs)  # n centered rows have rank n − 1
         yield Step(model, "sensitivity", "sensitivity", setup.pairs, paired, ("none", "sarsteer", *alphas, *ks))
         for n in NS:
             if n < setup.pairs:
@@ -129,27 +129,27 @@ def _steps(setup: Setup, model: str, parts: Sequence[str]) -> Iterator[Step]:
 
 
 def folder_of(step: Step, out: Path) -> Path:
-    """Where a step's logs lie: those with the same steering share it."""
+    """The folder of a step's logs; steps with the same steering share it."""
     return out / step.model / f"pairs-{step.pairs}"
 
 
 def results_of(step: Step, out: Path) -> Path:
-    """The file of a step's results."""
+    """The results file of a step."""
     return out / step.model / f"{step.name}.json"
 
 
 def steering_of(step: Step, out: Path) -> Path:
-    """The steering file that a step uses."""
+    """The steering file of a step."""
     return folder_of(step, out) / "steering.safetensors"
 
 
 def judges_of(step: Step, setup: Setup) -> tuple[str, ...]:
-    """The judges that a step needs: one that scores has nothing to do where nothing is scored."""
+    """The judges of a step; a judge that scores is left out if no benchmark of the step is scored."""
     return tuple(spec for spec in setup.judges if SCORED in step.benchmarks or not is_scoring(spec))
 
 
-def by_hand(step: Step, setup: Setup, out: Path) -> str:
-    """The command of ``sarsteer evaluate`` that gives a step's numbers."""
+def command_of(step: Step, setup: Setup, out: Path) -> str:
+    """The ``sarsteer evaluate`` command that gives the numbers of a step."""
     parts = ["sarsteer", "evaluate", setup.models[step.model]]
     for name in step.benchmarks:
         parts += ["--benchmark", setup.benchmarks[name]]

@@ -1,44 +1,45 @@
-"""A plan in a file, so that a folder tells what it is of, and is gone on with by no other."""
+"""The plan of a folder, in a file: another setup cannot continue it."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from sarsteer.errors import EvaluationError
 from sarsteer.files import write_text
-from sarsteer.reproduction.plan import Plan, Setup, Step, by_hand
+from sarsteer.reproduction.plan import Plan, Setup, Step, command_of
 
 FILE = "plan.json"
 
 
-def keep_plan(plan: Plan, out: Path) -> Plan:
-    """Write the plan; where the folder has one of the same setup, its other steps stay in it.
+def save_plan(plan: Plan, out: Path) -> Plan:
+    """Write the plan into ``out``; other steps of an earlier plan with the same setup stay in it.
 
     Raises:
-        EvaluationError: the folder holds a run with another setup, or a plan that cannot be read.
+        EvaluationError: the folder has another setup, or its plan cannot be read.
 
     """
     file = out / FILE
     if file.exists():
-        old = read_plan(out)
+        old = load_plan(out)
         before, now = _json(old.setup), _json(plan.setup)
         differ = [f"{key} {_short(before[key])}, now {_short(now[key])}" for key in now if before[key] != now[key]]
         if differ:
             raise EvaluationError(
-                f"{out}: was begun with another setup: {'; '.join(differ)}; give the same, or name another --out"
+                f"has another setup: {'; '.join(differ)}; use the same setup or another --out", place=str(out)
             )
-        kept = [step for step in old.steps if step not in plan.steps]
-        plan = Plan(plan.setup, (*kept, *plan.steps))
+        others = [step for step in old.steps if step not in plan.steps]
+        plan = Plan(plan.setup, (*others, *plan.steps))
     out.mkdir(parents=True, exist_ok=True)
-    steps = [{**vars(step), "by_hand": by_hand(step, plan.setup, out)} for step in plan.steps]
+    steps = [{**vars(step), "command": command_of(step, plan.setup, out)} for step in plan.steps]
     write_text(file, json.dumps({"setup": _json(plan.setup), "steps": steps}, ensure_ascii=False, indent=1) + "\n")
     return plan
 
 
-def read_plan(out: Path) -> Plan:
-    """The plan that a folder keeps.
+def load_plan(out: Path) -> Plan:
+    """The plan in the folder ``out``.
 
     Raises:
         EvaluationError: it is damaged.
@@ -48,18 +49,17 @@ def read_plan(out: Path) -> Plan:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         setup = Setup(**{**data["setup"], "judges": tuple(data["setup"]["judges"])})
-        steps = [{key: value for key, value in row.items() if key != "by_hand"} for row in data["steps"]]
-        return Plan(
-            setup,
-            tuple(Step(**{**r, "benchmarks": tuple(r["benchmarks"]), "defenses": tuple(r["defenses"])}) for r in steps),
-        )
+        rows = [{field.name: row[field.name] for field in fields(Step)} for row in data["steps"]]
+        steps = (Step(**{**r, "benchmarks": tuple(r["benchmarks"]), "defenses": tuple(r["defenses"])}) for r in rows)
+        return Plan(setup, tuple(steps))
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise EvaluationError(f"{file}: cannot be read ({error}); delete it and run the same command again") from None
+        message = f"cannot be read ({error}); delete it and run the same command again"
+        raise EvaluationError(message, place=str(file)) from None
 
 
 def _json(setup: Setup) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(json.dumps(vars(setup)))
-    return found
+    data: dict[str, Any] = json.loads(json.dumps(vars(setup)))
+    return data
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Run a plan: calibrate where that was not done, evaluate step by step, and keep each step's results."""
+"""Run a plan: calibrate if necessary, evaluate step by step, and save the results of each step."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from sarsteer.errors import CalibrationError
 from sarsteer.evaluation.note import Note
-from sarsteer.evaluation.results import Evaluation
 from sarsteer.evaluation.run import Settings, run
-from sarsteer.reproduction.plan import Plan, Step, by_hand, folder_of, judges_of, results_of, steering_of
+from sarsteer.reproduction.plan import Plan, Step, command_of, folder_of, judges_of, results_of, steering_of
 
 if TYPE_CHECKING:
     from sarsteer.data.pairs import Pairs
@@ -26,17 +25,17 @@ Progress = Callable[[str, int, int], None]
 def run_plan(
     plan: Plan, out: Path, *, batch_size: int = 16, loading: Mapping[str, Any] | None = None, progress: Progress
 ) -> None:
-    """Everything that is not done yet; each step's results lie in ``results_of(step, out)`` afterwards.
+    """Run every unfinished step; its results are then in ``results_of(step, out)``.
 
     Args:
         plan: the steps.
-        out: the folder; what it holds of an earlier run with the same setup is used.
-        batch_size: requests a forward.
-        loading: how models are loaded, by model: ``device``, ``trust_remote_code``; dtype is the plan's.
-        progress: called with a stage, how much of it is done, and how much there is.
+        out: the folder; finished parts of an earlier run with the same setup are used.
+        batch_size: requests per forward.
+        loading: loading options by model: ``device``, ``trust_remote_code``; the plan sets dtype.
+        progress: called with a stage, the finished part and the total.
 
     Raises:
-        SarsteerError: something is missing or does not fit, or requests found no answer. What was done is kept.
+        SarsteerError: something is missing or invalid, or requests have no answer. Finished work is kept.
 
     """
     from sarsteer.data.pairs import load_pairs
@@ -45,25 +44,24 @@ def run_plan(
     pairs = load_pairs(plan.setup.calibration, "calibration")
     if len(pairs) < plan.setup.pairs:
         raise CalibrationError(
-            f"{plan.setup.calibration}: has {len(pairs)} pairs, not {plan.setup.pairs}; give --pairs {len(pairs)}"
+            f"has {len(pairs)} pairs, not {plan.setup.pairs}; pass --pairs {len(pairs)}", place=plan.setup.calibration
         )
-    done, before = 0, ""
-    for step in plan.steps:
+    before = ""
+    for done, step in enumerate(plan.steps):
         if before not in ("", step.model):
             sharing.forget()  # one large model at a time
             _empty_gpu()
         before = step.model
         progress("Steps", done, len(plan.steps))
-        given = {"dtype": plan.setup.dtype, **(loading or {}).get(step.model, {})}
-        given = {name: value for name, value in given.items() if value is not None}
-        shared = sharing.shared_model(plan.setup.models[step.model], given, batch_size)
+        options = {"dtype": plan.setup.dtype, **(loading or {}).get(step.model, {})}
+        options = {name: value for name, value in options.items() if value is not None}
+        shared = sharing.shared_model(plan.setup.models[step.model], options, batch_size)
         steering = _calibrated(shared, pairs[: step.pairs], step, out, batch_size, progress)
-        chosen, notes = _possible(step, plan, shared, pairs, steering, out)
-        results = run(_settings(chosen, plan, out, batch_size, given), progress)
+        chosen, notes = _feasible(step, plan, shared, pairs, steering, out)
+        results = run(_settings(chosen, plan, out, batch_size, options), progress)
         results = replace(results, notes=(*results.notes, *notes))
         results.save(results_of(step, out))
-        done += 1
-    progress("Steps", done, len(plan.steps))
+    progress("Steps", len(plan.steps), len(plan.steps))
 
 
 def _settings(step: Step, plan: Plan, out: Path, batch_size: int, loading: Mapping[str, Any]) -> Settings:
@@ -80,14 +78,14 @@ def _settings(step: Step, plan: Plan, out: Path, batch_size: int, loading: Mappi
         max_new_tokens=setup.max_new_tokens,
         batch_size=batch_size,
         loading=loading,
-        command=by_hand(step, setup, out),
+        command=command_of(step, setup, out),
     )
 
 
 def _calibrated(
     shared: SharedModel, pairs: Pairs, step: Step, out: Path, batch_size: int, progress: Progress
 ) -> Steering:
-    """The steering of these pairs; kept by what it depends on, so that another model or other pairs make another."""
+    """The steering of these pairs, cached by everything that it depends on."""
     from sarsteer.errors import ArtifactError
     from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
     from sarsteer.steering.artifact import Steering
@@ -96,15 +94,15 @@ def _calibrated(
     model: Any = shared.model
     model.check_steerable()
     content = "\0".join((model.fingerprint.digest, pairs.digest, INSTRUCTION, REFUSAL_PROMPT))
-    kept = out / "calibrations" / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.safetensors"
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    if kept.is_file():
+    cached = out / "calibrations" / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.safetensors"
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    if cached.is_file():
         try:
-            steering = Steering.load(kept)
+            steering = Steering.load(cached)
         except ArtifactError:
-            raise ArtifactError(f"{kept}: is damaged; delete it, and it is made anew") from None
+            raise ArtifactError("is damaged; delete it and run again", place=str(cached)) from None
     else:
-        partial = kept.with_suffix(".partial")
+        partial = cached.with_suffix(".partial")
         steering = calibrate(
             model,
             pairs,
@@ -112,7 +110,7 @@ def _calibrated(
             checkpoint=partial,
             progress=lambda done, total: progress(f"Calibrating {step.model} on {len(pairs)} pairs", done, total),
         )
-        steering.save(kept)
+        steering.save(cached)
         partial.unlink(missing_ok=True)
     file = steering_of(step, out)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -121,10 +119,10 @@ def _calibrated(
     return steering
 
 
-def _possible(
+def _feasible(
     step: Step, plan: Plan, shared: SharedModel, pairs: Pairs, steering: Steering, out: Path
 ) -> tuple[Step, list[Note]]:
-    """The step without what this model or these pairs cannot give, and why; and what they give less of."""
+    """The step without defenses that this model or these pairs do not allow, and notes that say why."""
     from sarsteer.steering.artifact import DEFAULT_K
 
     left_out: dict[str, str] = {}
@@ -145,19 +143,19 @@ def _possible(
         )
         notes.append(Note(text, "smaller_k"))
     if "h2s" in step.defenses and len(pairs) > step.pairs:
-        text = f"h2s and c2r are drawn from all {len(pairs)} pairs, the others from the first {step.pairs}"
+        text = f"h2s and c2r are computed from all {len(pairs)} pairs, the others from the first {step.pairs}"
         notes.append(Note(text, "pairs"))
     return replace(step, defenses=kept), notes
 
 
 def _at_default_k(spec: str) -> bool:
-    """Whether a defense ablates the paper's k, or as many as there are."""
-    kind, _, own = spec.partition(":")
-    return kind == "sarsteer" and not own.startswith("k=")
+    """Whether a defense uses the default k."""
+    kind, _, options = spec.partition(":")
+    return kind == "sarsteer" and not options.startswith("k=")
 
 
 def _without_refusals(step: Step, plan: Plan, shared: SharedModel, pairs: Pairs, out: Path) -> str:
-    """Why there can be no c2r; made here, its vectors are found again by the evaluation."""
+    """Why c2r is impossible; empty if it is possible. Its vectors are cached for the evaluation."""
     from sarsteer.data.benchmarks import load_benchmark
     from sarsteer.defenses.mean_difference import difference_vectors
     from sarsteer.evaluation.judge_choice import choose_judges, is_scoring
@@ -172,11 +170,6 @@ def _without_refusals(step: Step, plan: Plan, shared: SharedModel, pairs: Pairs,
     except CalibrationError as error:
         return str(error)
     return ""
-
-
-def load_results(plan: Plan, out: Path) -> dict[Step, Evaluation]:
-    """The results of the steps that are done."""
-    return {step: Evaluation.load(results_of(step, out)) for step in plan.steps if results_of(step, out).is_file()}
 
 
 def _empty_gpu() -> None:

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is whole on this machine."""
+"""Whether the weights of a checkpoint are complete on this machine."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 
-def weights_missing(name: str) -> str:
-    """Why a checkpoint cannot be loaded from this machine alone; empty where it can. Nothing is fetched."""
+def missing_weights(name: str) -> str:
+    """Why the checkpoint ``name`` cannot be loaded without a download; empty if it can. Downloads nothing."""
     folder = Path(name)
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
@@ -16,9 +16,9 @@ def weights_missing(name: str) -> str:
         try:
             folder = Path(snapshot_download(name, local_files_only=True))
         except (LocalEntryNotFoundError, HFValidationError, OSError):
-            return "neither a folder nor in the Hub's cache here"
+            return "neither a folder nor in the Hub's cache on this machine"
     if not (folder / "config.json").is_file():
-        return f"{folder} holds no config.json"
+        return f"{folder} has no config.json"
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
@@ -26,7 +26,7 @@ def weights_missing(name: str) -> str:
         except (OSError, ValueError, KeyError, AttributeError):
             return f"{index} cannot be read"
         absent = sorted(file for file in files if not (folder / file).is_file())
-        return f"{len(absent)} of {len(files)} weight files are not there, such as {absent[0]}" if absent else ""
+        return f"{len(absent)} of {len(files)} weight files are missing, such as {absent[0]}" if absent else ""
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        return f"{folder} holds no weights"
+        return f"{folder} has no weights"
     return ""

@@ -113,7 +113,7 @@ def test_nothing_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     }
     assert find_missing(Requirements(**given)) == []
     for changed, says in (
-        ({"data": {**data, "figstep": str(tmp_path / "nowhere")}}, "no such folder"),
+        ({"data": {**data, "figstep": str(tmp_path / "nowhere")}}, "there is no folder"),
         ({"data": {k: v for k, v in data.items() if k != "ajailbench"}}, "no folder given"),
         ({"judge": f"sorry-bench:{judge}"}, "none is given"),
         ({"judge": "sorry-bench:nobody/nothing,prompts=x"}, "neither a folder nor"),

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from sarsteer.errors import SteeringError
-from sarsteer.vllm.patching import wrap
 from sarsteer.vllm.worker.rows import past_prompt
 from sarsteer.vllm.worker.runner import observe_runner
+from sarsteer.vllm.wrapper import wrap
 
 CAPTURE = {"capture": True}
 """Value of ``sarsteer`` in ``additional_config`` in a process that calibrates."""

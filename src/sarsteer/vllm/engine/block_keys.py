@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sarsteer.vllm.patching import wrap
 from sarsteer.vllm.settings import ServerSettings
 from sarsteer.vllm.strengths import applied_strength
+from sarsteer.vllm.wrapper import wrap
 
 _KEY_OF = "_sarsteer_block_key"
 

@@ -7,8 +7,8 @@ from typing import Any
 from sarsteer.errors import SteeringError
 from sarsteer.vllm.engine import block_keys
 from sarsteer.vllm.engine.handshake import check_workers
-from sarsteer.vllm.patching import wrap
 from sarsteer.vllm.settings import settings_of
+from sarsteer.vllm.wrapper import wrap
 
 _CHECKED = "_sarsteer_checked"
 

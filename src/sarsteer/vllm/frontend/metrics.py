@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from sarsteer.vllm.patching import wrap
 from sarsteer.vllm.settings import ServerSettings
 from sarsteer.vllm.strengths import applied_strength
+from sarsteer.vllm.wrapper import wrap
 
 _STEERED = "whether they are steered: yes, no (alpha 0), or gated (as the gate decides)"
 

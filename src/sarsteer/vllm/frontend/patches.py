@@ -11,8 +11,8 @@ from sarsteer.vllm.frontend import route
 from sarsteer.vllm.frontend.admission import admit
 from sarsteer.vllm.frontend.requests import check_request, refuse_beam_search
 from sarsteer.vllm.frontend.verification import verify
-from sarsteer.vllm.patching import wrap
 from sarsteer.vllm.settings import KEY, ServerSettings, from_environment, settings_of
+from sarsteer.vllm.wrapper import wrap
 
 
 def install() -> None:

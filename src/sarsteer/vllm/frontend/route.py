@@ -10,8 +10,8 @@ import os
 from typing import Any
 
 from sarsteer.vllm.frontend.verification import engine_statuses, verify
-from sarsteer.vllm.patching import wrap
 from sarsteer.vllm.settings import settings_of
+from sarsteer.vllm.wrapper import wrap
 
 
 def install() -> None:

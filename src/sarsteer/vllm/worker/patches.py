@@ -6,9 +6,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from sarsteer.vllm.patching import wrap
 from sarsteer.vllm.settings import KEY, settings_of
 from sarsteer.vllm.worker.steered_worker import SteeredWorker
+from sarsteer.vllm.wrapper import wrap
 
 
 def install(capture: Callable[[Any], object]) -> None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sarsteer.vllm.patching import wrap
 from sarsteer.vllm.worker.observer import RunnerObserver
+from sarsteer.vllm.wrapper import wrap
 
 
 def observe(runner: Any, observer: RunnerObserver) -> None:

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from sarsteer.errors import SteeringError
-from sarsteer.vllm.patching import wrap
 from sarsteer.vllm.settings import ServerSettings, digest_of_sets, read_steering
 from sarsteer.vllm.worker.gate_proof import prove_gates
 from sarsteer.vllm.worker.proof import ROWS, prove
 from sarsteer.vllm.worker.requests import SteeredRequests
 from sarsteer.vllm.worker.runner import observe_runner
+from sarsteer.vllm.wrapper import wrap
 
 logger = logging.getLogger(__name__)
 

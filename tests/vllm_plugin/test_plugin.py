@@ -1,0 +1,40 @@
+"""Which vLLM the plugin accepts, and what it does without configuration."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from sarsteer.errors import SteeringError
+from sarsteer.vllm import plugin, versions
+from sarsteer.vllm.wrapper import wrap
+
+
+def test_untested_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions.check_version("0.32.0")
+    versions.check_version("0.32.4+cpu")
+    for version in ("0.31.9", "0.33.0", "0.320.0", "1.0"):
+        with pytest.raises(SteeringError, match=f"vLLM {version} was not tested"):
+            versions.check_version(version)
+    monkeypatch.setenv(versions.FORCE, "1")
+    versions.check_version("0.33.0")
+
+
+def test_without_configuration_it_logs_once_at_debug_level(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("SARSTEER_STEERING", raising=False)
+    monkeypatch.setattr(plugin, "is_tested", lambda: False)
+    with caplog.at_level("DEBUG"):
+        plugin.register()
+    assert [record.levelname for record in caplog.records] == ["DEBUG"]
+
+
+def test_functions_are_wrapped_once() -> None:
+    owner = SimpleNamespace(double=lambda x: 2 * x)
+    for _ in range(2):
+        wrap(owner, "double", lambda original, x: original(x) + 1)
+    assert owner.double(3) == 7
+    with pytest.raises(SteeringError, match="this vLLM's SimpleNamespace has no triple"):
+        wrap(owner, "triple", lambda original: original())

@@ -26,7 +26,8 @@ from rich.table import Table
 import sarsteer
 from benchmarks.run import HERE, large
 from benchmarks.spread import median_interval
-from sarsteer.models.base import AudioLanguageModel, Prompt
+from sarsteer.models.audio_language_model import AudioLanguageModel
+from sarsteer.models.prompt import Prompt
 from sarsteer.prompts import INSTRUCTION
 from sarsteer.steering.gate.distance import fit_distance
 from sarsteer.steering.gate.gate import Gate

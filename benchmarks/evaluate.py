@@ -30,7 +30,7 @@ from sarsteer.audio import load_clip
 from sarsteer.data.benchmarks import load_benchmark
 from sarsteer.data.manifest import Item
 from sarsteer.evaluation.run import Settings, run
-from sarsteer.models.base import AudioLanguageModel
+from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.runtime import shared as sharing
 
 SIDES = ("stock", "loop", "evaluate")

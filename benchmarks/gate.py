@@ -23,7 +23,8 @@ from benchmarks.gate_requests import Group, more_pairs, turn, unlike_the_calibra
 from sarsteer.data.manifest import load_items
 from sarsteer.data.pairs import manifest_path
 from sarsteer.judges.toy_outcome import correct, outcome
-from sarsteer.models.base import AudioLanguageModel, Prompt
+from sarsteer.models.audio_language_model import AudioLanguageModel
+from sarsteer.models.prompt import Prompt
 from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
 from sarsteer.stats.comparison import holm, sign_flip_p
 from sarsteer.stats.rates import rate

@@ -26,7 +26,7 @@ from rich.table import Table
 
 import sarsteer
 from sarsteer.data.pairs import Pairs
-from sarsteer.models.base import AudioLanguageModel
+from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
 
 HERE = Path(__file__).parent

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sarsteer.errors import SarsteerError
     from sarsteer.messages import user_turn
     from sarsteer.models.api.model import ApiModel
-    from sarsteer.models.base import AudioLanguageModel
+    from sarsteer.models.audio_language_model import AudioLanguageModel
     from sarsteer.models.layers import find_decoder_layers
     from sarsteer.models.loading import load_model
     from sarsteer.steering.artifact import Steering
@@ -31,7 +31,7 @@ __version__ = "0.1.0"
 # Names load on first use: `import sarsteer` itself imports neither torch nor transformers.
 _HOMES = {
     "ApiModel": "sarsteer.models.api.model",
-    "AudioLanguageModel": "sarsteer.models.base",
+    "AudioLanguageModel": "sarsteer.models.audio_language_model",
     "Gate": "sarsteer.steering.gate.gate",
     "SarsteerError": "sarsteer.errors",
     "Steering": "sarsteer.steering.artifact",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import transformers
 
-from sarsteer.models.families.registry import families
+from sarsteer.models.family import families
 
 DOCS = Path(__file__).parents[2] / "docs" / "models.md"
 

@@ -15,8 +15,8 @@ from sarsteer import AudioLanguageModel, Steering, calibrate, load_model
 from sarsteer.data.pairs import Pairs
 from sarsteer.errors import ArtifactError, ModelError
 from sarsteer.models import loading
-from sarsteer.models.families.omni import load_thinker
 from sarsteer.models.families.phi4_multimodal import load_with_speech_adapter
+from sarsteer.models.families.qwen_omni import load_thinker
 from sarsteer.models.layers import unwrap
 from sarsteer.steering.hooks import attach
 from tests.support import families
@@ -77,7 +77,7 @@ def test_phi_4_is_loaded_with_its_speech_adapter(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(T.AutoProcessor, "from_pretrained", lambda *_, **__: made.processor)  # needs torchvision
     made.module.save_pretrained(tmp_path / "model")
     config = T.AutoConfig.from_pretrained(tmp_path / "model")
-    with pytest.raises(ModelError, match=r"speech LoRA .* cannot be loaded; use a revision that holds it"):
+    with pytest.raises(ModelError, match=r"speech LoRA .* cannot be loaded; use a revision that contains it"):
         load_with_speech_adapter(str(tmp_path / "model"), config)
     adapter = T.Phi4MultimodalForCausalLM.from_pretrained(tmp_path / "model")
     adapter.add_adapter(peft.LoraConfig(r=4, target_modules=["qkv_proj"], init_lora_weights=False), "speech")
@@ -187,10 +187,10 @@ def test_a_bare_loader_takes_the_option(tmp_path: Path) -> None:
 
 def test_an_api_name_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "none")
-    with pytest.raises(ModelError, match=r"not calibrated or steered; in Python, make it with sarsteer\.ApiModel"):
+    with pytest.raises(ModelError, match=r"not calibrated or steered; in Python, use sarsteer\.ApiModel"):
         load_model("openai/gpt-audio")
     assert loading.open_model("openai/gpt-audio").name == "openai/gpt-audio"
-    with pytest.raises(ModelError, match="takes no dtype"):
+    with pytest.raises(ModelError, match="has no dtype"):
         loading.open_model("openai/gpt-audio", dtype="float32", device=None)
     assert loading.open_model("sarsteer-tiny", device="cpu").steerable
 

@@ -188,7 +188,7 @@ def test_unknown_dtype(folder: Path) -> None:
 
 
 def test_device_and_device_map_exclude_each_other(folder: Path) -> None:
-    with pytest.raises(ModelError, match="not both"):
+    with pytest.raises(ModelError, match="pass one of them"):
         load_model(folder, device="cpu", device_map="cpu")
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from sarsteer.models.families.registry import family_named
+from sarsteer.models.family import family_named
 from sarsteer.models.layers import find_decoder_layers, hidden_size
 from sarsteer.reproduction.paper_models import MODELS
 

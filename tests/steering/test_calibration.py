@@ -17,7 +17,8 @@ import sarsteer
 from sarsteer import AudioLanguageModel, Steering
 from sarsteer.data.pairs import Pairs
 from sarsteer.errors import AudioError, CalibrationError
-from sarsteer.models.families.registry import GENERIC, QWEN2_AUDIO
+from sarsteer.models.families.qwen2_audio import QWEN2_AUDIO
+from sarsteer.models.family import GENERIC
 from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
 from sarsteer.steering.diagnostics import findings
 from tests.support.tiny import tiny_qwen2_audio

@@ -18,7 +18,7 @@ from sarsteer.data.manifest import Item, load_items
 from sarsteer.data.pairs import load_pairs, manifest_path
 from sarsteer.judges.toy_outcome import correct, outcome
 from sarsteer.messages import user_turn
-from sarsteer.models.base import AudioLanguageModel
+from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.models.loading import load_model
 from sarsteer.stats.estimate import Estimate
 from sarsteer.stats.rates import rate

@@ -51,7 +51,7 @@ def models(
 
 def table_rows() -> list[dict[str, Any]]:
     """One row per family, then models behind an API and all others."""
-    from sarsteer.models.families.registry import families
+    from sarsteer.models.family import families
 
     rows = [
         {

@@ -61,7 +61,7 @@ def respond(
     parts: list[dict[str, Any]] = [{"type": "audio", "audio": load_clip(clip)} for clip in audio or ()]
     parts += [{"type": "image", "path": path} for path in image or ()]
     quiet_transformers()
-    from sarsteer.models.base import AudioLanguageModel
+    from sarsteer.models.audio_language_model import AudioLanguageModel
     from sarsteer.models.loading import open_model
     from sarsteer.prompts import INSTRUCTION
     from sarsteer.steering.artifact import Steering

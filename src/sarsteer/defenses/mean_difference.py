@@ -12,7 +12,7 @@ from sarsteer.data.pairs import Pairs
 from sarsteer.errors import CalibrationError
 from sarsteer.files import atomic_path
 from sarsteer.judges import Judge, Judged, judge_all
-from sarsteer.models.base import AudioLanguageModel
+from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.models.interface import DEFAULT_BATCH
 from sarsteer.prompts import INSTRUCTION
 from sarsteer.steering.baselines import c2r, h2s

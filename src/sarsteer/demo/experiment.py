@@ -14,8 +14,9 @@ from sarsteer import tiny
 from sarsteer.data.manifest import Item, load_items
 from sarsteer.data.pairs import Pairs, load_pairs, manifest_path
 from sarsteer.judges.toy_outcome import Outcome, correct, outcome
-from sarsteer.models.base import AudioLanguageModel, Prompt
+from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.models.loading import load_model
+from sarsteer.models.prompt import Prompt
 from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
 from sarsteer.stats.estimate import Estimate
 from sarsteer.stats.rates import balanced_refusal_rate, rate

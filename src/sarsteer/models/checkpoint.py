@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from sarsteer.errors import ArtifactError
-from sarsteer.models.families.registry import family_named
+from sarsteer.models.family import family_named
 from sarsteer.models.fingerprint import Fingerprint, fingerprint_of_weights
 
 _LAYER = re.compile(r"^(?P<prefix>.*?)(?:layers|h|blocks)\.(?P<number>\d+)\.(?P<name>.+)$")

@@ -1,7 +1,6 @@
-"""A user's text must not open a turn of its own, nor place a clip: what looks like a control token in it stays text.
+"""Keep control tokens in a user's text plain text: a text must not start a turn or place a clip.
 
-transformers 5.23 encodes such text as plain text where ``sanitize_control_tokens`` asks for it. Older ones cannot; with
-them the text is refused.
+transformers 5.23 does so with ``sanitize_control_tokens``. With older versions the text is refused.
 """
 
 from __future__ import annotations
@@ -19,14 +18,16 @@ def can_sanitize(processor: Any) -> bool:
 
 
 def refuse_control_tokens(conversations: list[list[Message]], tokenizer: Any) -> None:
-    """Raise ``MessageError`` for a text that holds a control token of ``tokenizer``."""
+    """Raise ``MessageError``, with the conversation's index, if a text contains a control token of ``tokenizer``."""
     controls = {str(token) for token in (*tokenizer.all_special_tokens, *tokenizer.get_added_vocab())}
-    for conversation in conversations:
+    for index, conversation in enumerate(conversations):
         for number, message in enumerate(conversation):
             for part in message["content"]:
                 found = [token for token in controls if part["type"] == "text" and token and token in part["text"]]
                 if found:
                     raise MessageError(
-                        f"message {number}: its text holds the control token {found[0]}, which this transformers "
-                        "cannot keep as plain text; take it out, or upgrade to transformers 5.23"
+                        f"message {number}: its text contains the control token {found[0]}, which this transformers "
+                        "cannot keep as plain text; remove it, or upgrade to transformers 5.23",
+                        place=f"conversation {index}",
+                        index=index,
                     )

@@ -1,4 +1,4 @@
-"""What every model does, wherever it runs: it answers conversations. Only some show activations and can be steered."""
+"""What every model does, wherever it runs: it answers conversations."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from sarsteer.messages import Conversation
 
 DEFAULT_BATCH = 16
 API_PREFIX = "openai/"
-"""What the names of models behind an API begin with."""
+"""Prefix of the names of models behind an API."""
 
 
 class LanguageModel(ABC):
-    """Anything that answers conversations.
+    """A model that answers conversations.
 
     Attributes:
         name: what messages, logs and artifacts call the model.
-        steerable: whether it shows its activations; only such a model can be calibrated and steered.
-        unsteerable_because: what ``check_steerable`` says of a model that is not, after its name.
+        steerable: whether its activations are available; only then can it be calibrated and steered.
+        unsteerable_because: why it is not steerable, for messages: a clause after the model's name.
 
     """
 
     name: str
     steerable: bool = False
-    unsteerable_because: str = "shows no activations"
+    unsteerable_because: str = "gives no access to its activations"
 
     @abstractmethod
     def generate(
@@ -37,13 +37,13 @@ class LanguageModel(ABC):
         batch_size: int = DEFAULT_BATCH,
         **generation: Any,
     ) -> list[str]:
-        """Answer each conversation, greedily unless ``do_sample=True``; answers are in the order of the conversations.
+        """Answer each conversation, greedily unless ``do_sample=True``; answers have the order of the conversations.
 
         Args:
             conversations: lists of messages.
             max_new_tokens: the longest answer, in tokens.
             batch_size: conversations at once.
-            generation: further options; which ones there are depends on the kind of model.
+            generation: further options, which depend on the kind of model.
 
         """
 
@@ -52,11 +52,6 @@ class LanguageModel(ABC):
         """Answer one conversation piece by piece; the pieces joined are the answer."""
 
     def check_steerable(self) -> None:
-        """Do nothing for a model that can be calibrated and steered; whatever needs activations calls this first.
-
-        Raises:
-            ModelError: the model shows no activations.
-
-        """
+        """Raise ``ModelError`` if the model cannot be calibrated and steered."""
         if not self.steerable:
             raise ModelError(f"{self.name} {self.unsteerable_because}: it can be defended by a prompt, not steered")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from sarsteer import tiny
 from sarsteer.errors import ModelError
-from sarsteer.models.base import AudioLanguageModel
-from sarsteer.models.families.registry import family_named
+from sarsteer.models.audio_language_model import AudioLanguageModel
+from sarsteer.models.family import family_named
 from sarsteer.models.interface import API_PREFIX, LanguageModel
 
 if TYPE_CHECKING:
@@ -33,16 +32,16 @@ def load_model(
 
     Args:
         name_or_path: ``"sarsteer-tiny"`` (embedded, offline), a folder, or a name on the Hugging Face Hub.
-        device: such as ``"cuda"``; by default the GPU where there is one. Leave it out with ``device_map``.
-        dtype: such as ``"bfloat16"``; by default the checkpoint's own.
+        device: such as ``"cuda"``; by default the GPU if there is one. Leave it out with ``device_map``.
+        dtype: such as ``"bfloat16"``; by default the checkpoint's.
         revision: branch, tag or commit on the Hub.
-        layers: dotted path to the decoder layers, where they are not found.
-        trust_remote_code: run the checkpoint's own Python code.
-        split_long_audio: cut clips that are longer than the model's window, instead of refusing them.
+        layers: dotted path to the decoder layers, if they are not found.
+        trust_remote_code: run Python code from the checkpoint.
+        split_long_audio: split clips that are longer than the model's window, instead of refusing them.
         options: passed to ``from_pretrained`` (``device_map``, ``quantization_config``, ``attn_implementation``, ...).
 
     Raises:
-        ModelError: there is no such model, its parts are missing, or its weights are incomplete.
+        ModelError: there is no such model, parts of it are missing, or its weights are incomplete.
 
     """
     import torch
@@ -53,57 +52,62 @@ def load_model(
     if name.startswith(API_PREFIX):
         raise ModelError(
             f"{name} answers over an API: it can be defended by a prompt, not calibrated or steered; "
-            f"in Python, make it with sarsteer.ApiModel({name!r})"
+            f"in Python, use sarsteer.ApiModel({name!r})"
         )
+    if device is not None and "device_map" in options:
+        raise ModelError("device and device_map contradict each other; pass one of them")
     source = str(tiny.model_folder()) if name == tiny.NAME else name
     if dtype is None and name == tiny.NAME:
-        dtype = torch.float32  # stored as float16 for its size, meant to run in float32
+        dtype = torch.float32  # stored as float16 to save space, meant to run in float32
     common = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         config = transformers.AutoConfig.from_pretrained(source, **common)
-        load = _loader(config)
+        load = _load_function(config)
         module, processor, report = load(source, config, dtype=_dtype(dtype), **common, **options)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise ModelError(_explain(name, error)) from error
     _check_complete(name, module, report)
     if "device_map" not in options:
         module = module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    elif device is not None:
-        raise ModelError("give either device or device_map, not both")
     return AudioLanguageModel(
         module, processor, name=name, revision=revision, layers=layers, split_long_audio=split_long_audio
     )
 
 
 def open_model(name_or_path: str | os.PathLike[str], **options: Any) -> LanguageModel:
-    """Any model that answers: one behind an API where the name begins with ``openai/``, else as ``load_model``."""
+    """Any model that answers: an ``ApiModel`` for names that begin with ``openai/``, else as ``load_model``."""
     name = os.fspath(name_or_path)
     if not name.startswith(API_PREFIX):
         return load_model(name, **options)
     from sarsteer.models.api.model import ApiModel
 
-    if given := sorted(key for key, value in options.items() if value):
-        raise ModelError(f"{name} answers over an API and takes no {', '.join(given)}")
+    if unused := sorted(key for key, value in options.items() if value):
+        raise ModelError(f"{name} answers over an API and has no {', '.join(unused)}; leave them out")
     return ApiModel(name)
 
 
 Loaded = tuple[Any, Any, dict[str, Any]]
-"""The module, its processor, and what transformers reports of the weights."""
+"""The module, its processor, and transformers' report of the weights."""
 
 
-def _loader(config: Any) -> Callable[..., Loaded]:
-    """The family's own loader, or transformers' classes."""
+def _load_function(config: Any) -> Callable[..., Loaded]:
+    """The family's function, or ``load_with_transformers``."""
     for architecture in getattr(config, "architectures", None) or ():
         family = family_named(architecture)
-        if family is not None and family.loader is not None:
-            home, _, function = family.loader.partition(":")
-            loader: Callable[..., Loaded] = getattr(importlib.import_module(home), function)
-            return loader
+        if family is not None and family.load is not None:
+            return family.load
     return load_with_transformers
 
 
 def load_with_transformers(source: str, config: Any, **options: Any) -> Loaded:
-    """Module, processor and report of a checkpoint that transformers loads by itself."""
+    """Module, processor and report of a checkpoint that transformers loads.
+
+    Args:
+        source: a folder, or a name on the Hub.
+        config: its configuration.
+        options: passed to ``from_pretrained``; ``revision`` and ``trust_remote_code`` also to the processor's.
+
+    """
     import transformers
 
     model_class = _model_class(config, bool(options.get("trust_remote_code")))
@@ -131,34 +135,34 @@ def _dtype(dtype: Any) -> Any:
     if dtype is None or dtype == "auto":
         return "auto"
     if isinstance(dtype, str):
-        found = getattr(torch, dtype.removeprefix("torch."), None)
-        if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        value = getattr(torch, dtype.removeprefix("torch."), None)
+        if not isinstance(value, torch.dtype) or not value.is_floating_point:
             raise ModelError(f"unknown dtype {dtype!r}; use float32, bfloat16 or float16")
-        return found
+        return value
     return dtype
 
 
 def _check_complete(name: str, module: Any, report: dict[str, Any]) -> None:
-    """Refuse a model with made-up weights: transformers fills what is missing with random numbers."""
+    """Refuse a model with missing weights: transformers fills them with random numbers."""
     missing = sorted(report.get("missing_keys") or ())
     mismatched = sorted(str(key) for key in report.get("mismatched_keys") or ())
     if missing or mismatched:
-        some = ", ".join([*missing, *mismatched][:3])
+        examples = ", ".join([*missing, *mismatched][:3])
         raise ModelError(
-            f"{name}: {len(missing) + len(mismatched)} weights are missing or of another shape ({some}, ...), "
-            "and would be random; the checkpoint does not fit this version of transformers"
+            f"{name}: {len(missing) + len(mismatched)} weights are missing or have another shape ({examples}, ...), "
+            "and would be random; use a version of transformers that supports this checkpoint"
         )
 
 
 def _explain(name: str, error: Exception) -> str:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         return f"{name}: is a folder without config.json; give a folder that save_pretrained wrote"
     if "trust_remote_code" in str(error):
-        return f"{name}: brings Python code of its own; read it, then give trust_remote_code=True (--trust-remote-code)"
+        return f"{name}: contains Python code; read it, then set trust_remote_code=True (--trust-remote-code)"
     if isinstance(error, OSError) and not Path(name).exists():
         return (
-            f"unknown model {name!r}: neither embedded ({tiny.NAME}), nor a folder, nor reachable on the Hub; "
+            f"unknown model {name!r}: neither embedded ({tiny.NAME}), nor a folder, nor found on the Hub; "
             "check the name, your network, HF_TOKEN and HF_HUB_OFFLINE"
         )
-    return f"{name}: cannot be loaded ({first})"
+    return f"{name}: cannot be loaded ({reason})"

@@ -25,7 +25,7 @@ from sarsteer.steering.strength import GateChoice, ResolvedStrength, Strength
 from sarsteer.steering.subspace import ablate, weighted
 
 if TYPE_CHECKING:
-    from sarsteer.models.base import AudioLanguageModel
+    from sarsteer.models.audio_language_model import AudioLanguageModel
     from sarsteer.steering.diagnostics import LayerReport
     from sarsteer.steering.suggestion import Suggestion
 

@@ -18,9 +18,10 @@ import torch
 from torch import nn
 
 from sarsteer.models.activations import residual_of
-from sarsteer.models.base import AudioLanguageModel, Prompt
+from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.models.continuation import Prefix, continue_prefix, prefill
 from sarsteer.models.layers import language_root, layer_device
+from sarsteer.models.prompt import Prompt
 
 CPU_CACHE_BYTES = 4 * 2**30
 """Of key-value caches kept on a CPU; on a GPU half of what is free. Beyond it prefixes are computed anew each time."""

@@ -13,7 +13,7 @@ import torch
 from sarsteer.data.manifest import place_errors
 from sarsteer.data.pairs import Pairs
 from sarsteer.errors import CalibrationError
-from sarsteer.models.base import AudioLanguageModel
+from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.steering.gate.fit import fit_gate
 from sarsteer.steering.gate.gate import Gate
 

@@ -14,7 +14,7 @@ from sarsteer.data.manifest import Item
 from sarsteer.data.pairs import Pairs
 from sarsteer.errors import TuningError
 from sarsteer.judges import Judge, Judged, Verdict, judge_all
-from sarsteer.models.base import AudioLanguageModel
+from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.stats.estimate import Estimate
 from sarsteer.stats.rates import rate
 from sarsteer.steering.hooks import SteeringHandle

@@ -14,7 +14,8 @@ from sarsteer.data.manifest import place_errors
 from sarsteer.data.pairs import Pairs
 from sarsteer.errors import TuningError
 from sarsteer.files import write_text
-from sarsteer.models.base import AudioLanguageModel, Prompt
+from sarsteer.models.audio_language_model import AudioLanguageModel
+from sarsteer.models.prompt import Prompt
 
 Report = Callable[[str, int, int], None]
 """Called with the stage, what is done of it, and its whole."""

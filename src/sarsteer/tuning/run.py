@@ -11,7 +11,7 @@ from typing import Any
 from sarsteer.data.pairs import Pairs
 from sarsteer.errors import TuningError
 from sarsteer.judges import Judge
-from sarsteer.models.base import AudioLanguageModel
+from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.models.interface import DEFAULT_BATCH
 from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
 from sarsteer.steering.artifact import DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA, Steering

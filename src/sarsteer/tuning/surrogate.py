@@ -15,8 +15,9 @@ import torch
 
 from sarsteer.data.pairs import Pairs
 from sarsteer.judges import Judge, judge_all
-from sarsteer.models.base import AudioLanguageModel, Prompt
+from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.models.interface import DEFAULT_BATCH
+from sarsteer.models.prompt import Prompt
 from sarsteer.steering.artifact import Steering
 from sarsteer.steering.hooks import SteeringHandle
 from sarsteer.tuning.continuations import Continuations, next_token_logits

@@ -23,10 +23,10 @@ from sarsteer import AudioLanguageModel, Steering, calibrate, find_decoder_layer
 from sarsteer.data.manifest import load_items
 from sarsteer.data.pairs import Pairs, pair_up
 from sarsteer.errors import MessageError, ModelError, SteeringError
-from sarsteer.models.families import kimi_audio
-from sarsteer.models.families import kimi_audio_compat as kimi_compat
-from sarsteer.models.families.kimi_audio import KimiAudio, KimiPrompt
-from sarsteer.models.families.kimi_audio_compat import tables_are_right
+from sarsteer.models.families.kimi_audio import compat
+from sarsteer.models.families.kimi_audio import model as kimi_model
+from sarsteer.models.families.kimi_audio.compat import tables_are_right
+from sarsteer.models.families.kimi_audio.model import KimiAudio, KimiPrompt
 from sarsteer.steering.hooks import attach
 from tests.support.reference import steered_by_hand
 from tests.support.standins import kimi_audio as standin
@@ -94,13 +94,13 @@ def test_the_code_breaks_on_transformers_5_by_itself(fresh: Path) -> None:
 
 
 def test_rope_theta_is_needed(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kimi_compat, "fit_config", lambda _config: None)
+    monkeypatch.setattr(compat, "adapt_config", lambda _config: None)
     with pytest.raises(ModelError, match="rope_theta"):
         load_model(fresh, device="cpu", trust_remote_code=True)
 
 
 def test_positional_position_ids_are_needed(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kimi_compat, "fit_rotation", lambda _home: None)
+    monkeypatch.setattr(compat, "adapt_rotation", lambda _home: None)
     model = load_model(fresh, device="cpu", trust_remote_code=True)
     with pytest.raises(TypeError, match="unsqueeze"):
         model.last_token_activations(turns(1))
@@ -113,7 +113,7 @@ def test_tied_keys_as_a_list_are_needed_as_a_mapping(fresh: Path, monkeypatch: p
     del weights["lm_head.weight"]
     save_file(weights, fresh / "model.safetensors", metadata={"format": "pt"})
     with monkeypatch.context() as patch:
-        patch.setattr(kimi_compat, "fit_class", lambda _class: None)
+        patch.setattr(compat, "adapt_class", lambda _class: None)
         with pytest.raises(ModelError, match="'list' object has no attribute 'keys'"):
             load_model(fresh, device="cpu", trust_remote_code=True)
     module = load_model(fresh, device="cpu", trust_remote_code=True).module
@@ -126,16 +126,16 @@ def test_rotary_tables_are_not_what_lay_in_memory(fresh: Path, monkeypatch: pyte
     plain = torch.empty_like
     monkeypatch.setattr(torch, "empty_like", lambda *a, **k: plain(*a, **k).fill_(7))
     assert tables_are_right(load_model(fresh, device="cpu", trust_remote_code=True).module)
-    monkeypatch.setattr(kimi_compat, "restore_tables", lambda _module: None)
-    with pytest.raises(ModelError, match="hold no angles"):
+    monkeypatch.setattr(compat, "restore_tables", lambda _module: None)
+    with pytest.raises(ModelError, match="rotary tables were not initialized"):
         load_model(fresh, device="cpu", trust_remote_code=True)
 
 
 def test_a_buffer_of_unknown_code_is_refused(kimi: KimiAudio) -> None:
     odd = torch.nn.Module()
     odd.register_buffer("table", torch.zeros(3), persistent=False)
-    with pytest.raises(ModelError, match="no checkpoint holds"):
-        kimi_compat.restore_tables(torch.nn.Sequential(odd))
+    with pytest.raises(ModelError, match="not stored in checkpoints"):
+        compat.restore_tables(torch.nn.Sequential(odd))
 
 
 def test_nothing_leaks_into_transformers(kimi: KimiAudio) -> None:
@@ -224,7 +224,7 @@ def test_prompts_are_its_managers_own(kimi: KimiAudio, tmp_path: Path) -> None:
     sound, text, mask, *_ = own.to_tensor()
     assert torch.equal(prompt.input_ids, sound[0])
     assert torch.equal(prompt.text_ids, text[0])
-    assert torch.equal(prompt.heard, mask[0])
+    assert torch.equal(prompt.is_audio, mask[0])
     assert torch.equal(prompt.clips[0], own.continuous_feature[0])
     assert int(sound[0, -1]) == kimi.kimi.extra_tokens.kimia_assistant_msg_start
     files = kimi.kimi.prompt_manager.read[heard:]
@@ -254,7 +254,7 @@ def test_code_that_hears_one_clip_only(kimi: KimiAudio, monkeypatch: pytest.Monk
     monkeypatch.setattr(kimi.module.model, "_embed", embed)
     two = [*conversation(1), {"role": "assistant", "content": "Yes?"}, *conversation(2)]
     for call in (kimi.generate, kimi.last_token_activations):
-        with pytest.raises(MessageError, match=r"2 clips .* hears one"):
+        with pytest.raises(MessageError, match=r"2 clips .* takes one"):
             call([two])
         with pytest.raises(AssertionError):
             call([conversation(1)])
@@ -263,8 +263,8 @@ def test_code_that_hears_one_clip_only(kimi: KimiAudio, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("turn", "match"),
     [
-        ([{"role": "system", "content": "Be kind."}], "knows no system messages"),
-        ([{"role": "assistant", "content": conversation(1)[0]["content"]}], "assistant's turn is text"),
+        ([{"role": "system", "content": "Be kind."}], "has no system messages"),
+        ([{"role": "assistant", "content": conversation(1)[0]["content"]}], "assistant turns are text"),
         ([{"role": "user", "content": []}], "empty"),
         ([{"role": "user", "content": [{"type": "image"}]}], "takes no image"),
     ],
@@ -276,9 +276,9 @@ def test_what_it_does_not_take(kimi: KimiAudio, turn: list[dict[str, Any]], matc
 
 def test_a_long_clip_is_heard_whole(kimi: KimiAudio, monkeypatch: pytest.MonkeyPatch) -> None:
     (prompt,) = kimi.prepare([conversation(1, 31.0)])
-    assert int(prompt.heard.sum()) == 375 + 13  # 12.5 tokens a second, of 30 s and of 1 s
+    assert int(prompt.is_audio.sum()) == 375 + 13  # 12.5 tokens a second, of 30 s and of 1 s
     assert prompt.clips[0].shape[1] == 375 + 13
-    monkeypatch.setattr(kimi_audio, "CONTEXT", 60)
+    monkeypatch.setattr(kimi_model, "CONTEXT", 60)
     with pytest.raises(MessageError, match="of 60 tokens"):
         kimi.prepare([conversation(1, 31.0)])
     turn = conversation(1, 0.5, text="?")

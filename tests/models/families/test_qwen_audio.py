@@ -27,8 +27,9 @@ from sarsteer import AudioLanguageModel, Steering, load_model
 from sarsteer.data.manifest import Item
 from sarsteer.data.pairs import Pair, Pairs
 from sarsteer.errors import AudioError, MessageError, MissingExtraError, ModelError, SteeringError
-from sarsteer.models.families.qwen_audio import QwenAudio, QwenTokens
-from sarsteer.models.families.qwen_audio_compat import importable
+from sarsteer.models.families.qwen_audio.compat import importable
+from sarsteer.models.families.qwen_audio.model import QwenAudio
+from sarsteer.models.families.qwen_audio.tokens import QwenTokens
 from sarsteer.steering.hooks import attach
 from tests.support.standins import own_remote_code
 from tests.support.standins.qwen_audio import RANKS, make
@@ -192,7 +193,7 @@ def test_nothing_is_changed_for_other_models(model: AudioLanguageModel) -> None:
 
 
 def test_without_trust_it_says_what_to_do(folder: Path) -> None:
-    with pytest.raises(ModelError, match="Python code of its own; read it, then give trust_remote_code=True"):
+    with pytest.raises(ModelError, match="contains Python code; read it, then set trust_remote_code=True"):
         load_model(folder)
 
 
@@ -236,7 +237,7 @@ def test_an_unknown_buffer_is_no_guess(copied: Path) -> None:
 
 
 def test_a_model_made_elsewhere(bare: Bare, model: AudioLanguageModel) -> None:
-    with pytest.raises(ModelError, match=r"as sarsteer\.load_model makes it"):
+    with pytest.raises(ModelError, match=r"load it with sarsteer\.load_model"):
         AudioLanguageModel(bare.module, model.processor)
 
 
@@ -300,7 +301,7 @@ def test_control_tokens_in_a_users_text_stay_text(model: AudioLanguageModel) -> 
 def test_clips_that_cannot_be_heard(model: AudioLanguageModel, folder: Path) -> None:
     with pytest.raises(AudioError, match="at most 30 s"):
         model.generate([conversation(1, 30.5)])
-    with pytest.raises(AudioError, match="too short to be heard"):
+    with pytest.raises(AudioError, match="too short for the encoder"):
         model.generate([conversation(1, 0.02)])
     (whole,) = model.prepare([conversation(1, 30.0)])
     assert len(whole.clips[0]) == 752
@@ -408,12 +409,12 @@ def test_the_cache_is_transformers_own(model: AudioLanguageModel) -> None:
         mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 2), value=1)
         more = model.module(torch.tensor([[5, 6], [7, 8]]), past_key_values=cache, attention_mask=mask)
         assert more.past_key_values is cache
-        with pytest.raises(ModelError, match="first forward only"):
+        with pytest.raises(ModelError, match="only in a prompt's first forward"):
             model.module(inputs["input_ids"], past_key_values=cache)
-        with pytest.raises(ModelError, match="not inputs_embeds"):
+        with pytest.raises(ModelError, match="does not take inputs_embeds"):
             model.module(inputs_embeds=torch.zeros(1, 3, 32))
     torch.testing.assert_close(first.logits, whole.logits)
-    with pytest.raises(ModelError, match="dynamic cache only"):
+    with pytest.raises(ModelError, match="needs a dynamic cache"):
         tokens_of(model, [SILENT], 2, cache_implementation="static")
 
 

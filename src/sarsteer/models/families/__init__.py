@@ -1,1 +1,1 @@
-"""One file for each model family, and the registry that finds them."""
+"""One module per model family: its entry, and its code if it needs any."""

@@ -1,4 +1,4 @@
-"""Phi-4-multimodal: a speech LoRA that must be loaded, and a clip's mask that its processor leaves out."""
+"""Phi-4-multimodal: loads its speech LoRA, and adds the mask that its processor omits for a single clip."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 
 from sarsteer.errors import MissingExtraError, ModelError
 from sarsteer.messages import Message
-from sarsteer.models.base import AudioLanguageModel
+from sarsteer.models.audio_language_model import AudioLanguageModel
+from sarsteer.models.family import Family
 from sarsteer.models.loading import Loaded, load_with_transformers
 
 ADAPTER = "speech"
@@ -22,17 +23,16 @@ class Phi4Multimodal(AudioLanguageModel):
     def process(
         self, conversations: list[list[Message]], audio_options: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """The processor's tensors, with a mask also for a single clip."""
-        made = super().process(conversations, audio_options)
-        features = made.get("audio_input_features")
-        if torch.is_tensor(features) and made.get("audio_attention_mask") is None:
-            # of a single clip the extractor makes no mask; in a batch each clip needs its own
-            made["audio_attention_mask"] = torch.ones(features.shape[:2], dtype=torch.bool)
-        return made
+        """The processor's tensors, always with a mask of the audio features: a batch needs one per clip."""
+        tensors = super().process(conversations, audio_options)
+        features = tensors.get("audio_input_features")
+        if torch.is_tensor(features) and tensors.get("audio_attention_mask") is None:
+            tensors["audio_attention_mask"] = torch.ones(features.shape[:2], dtype=torch.bool)
+        return tensors
 
 
 def load_with_speech_adapter(source: str, config: Any, **options: Any) -> Loaded:
-    """The checkpoint with its speech LoRA switched on: without it the model hardly hears."""
+    """The checkpoint with its speech LoRA on; without it the model hardly understands speech."""
     module, processor, report = load_with_transformers(source, config, **options)
     try:
         module.load_adapter(
@@ -44,8 +44,20 @@ def load_with_speech_adapter(source: str, config: Any, **options: Any) -> Loaded
         raise MissingExtraError("Phi-4-multimodal's speech LoRA", "peft") from None
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"{source}: its speech LoRA ({SUBFOLDER}/) cannot be loaded; use a revision that holds it, such as "
+            f"{source}: its speech LoRA ({SUBFOLDER}/) cannot be loaded; use a revision that contains it, such as "
             "refs/pr/70 of microsoft/Phi-4-multimodal-instruct"
         ) from error
     module.set_adapter(ADAPTER)
     return module, processor, report
+
+
+PHI_4_MULTIMODAL = Family(
+    "Phi-4-multimodal",
+    architectures=("Phi4MultimodalForCausalLM",),
+    checkpoints=("microsoft/Phi-4-multimodal-instruct",),
+    cuts_at_window=False,
+    model_class=Phi4Multimodal,
+    load=load_with_speech_adapter,
+    engines=("transformers", "vllm"),
+    limits="needs peft and a revision with the speech LoRA (refs/pr/70); images need torchvision",
+)

@@ -1,9 +1,9 @@
-"""Qwen2-Audio: encode only the sound that is there, not the silence that fills its 30 s window.
+"""Qwen2-Audio: encodes only the frames with sound, not the silence that fills its 30 s window.
 
-The processor pads every clip to 3,000 mel frames and the encoder masks the padding in attention. The masked
-positions influence nothing, so that running the encoder's own layers on the frames that hold sound gives the same
-embeddings to within float rounding, for a 5 s clip at a sixth of the cost. No spectrogram is made of the rest, either.
-``tests/models/families/test_qwen2_audio.py`` holds both against each other.
+The processor pads every clip to 3,000 mel frames, and the encoder masks the padding in its attention. Masked positions
+change nothing: running the encoder's own layers on the frames with sound gives the same embeddings to within float
+rounding, at a sixth of the cost for a 5 s clip. Spectrograms are cut the same way.
+``tests/models/families/test_qwen2_audio.py`` compares both.
 """
 
 from __future__ import annotations
@@ -13,26 +13,28 @@ from typing import Any
 import torch
 from torch import nn
 
-_STRIDE = 4  # mel frames an audio token: the second convolution and the pooling halve each
-_MARGIN = 4  # frames kept beyond the sound: the convolutions look one frame ahead
+from sarsteer.models.family import Family
+
+_STRIDE = 4  # mel frames per audio token: the second convolution and the pooling each halve them
+_MARGIN = 4  # frames kept after the sound: the convolutions look one frame ahead
 
 
 def audio_token_id(model: Any) -> int:
-    """The placeholder's id."""
+    """The id of the audio placeholder."""
     return int(model.config.audio_token_id)
 
 
 def audio_options(processor: Any, samples: int) -> dict[str, Any]:
-    """The processor's options for spectrograms that end soon after the longest clip, instead of after 30 s.
+    """Processor options for spectrograms that end soon after the longest clip instead of after 30 s.
 
     Args:
         processor: a ``Qwen2AudioProcessor``.
-        samples: of the longest clip, at the processor's rate.
+        samples: length of the longest clip, at the processor's rate.
 
     """
     extractor = processor.feature_extractor
     frames = -(-samples // extractor.hop_length)
-    # one stride more than the encoder looks at: a spectrogram's last frames mirror its end, where the 30 s have silence
+    # one stride more than the encoder reads: a spectrogram's last frames mirror its end, where the full 30 s are silent
     kept = (-(-(frames + _MARGIN) // _STRIDE) + 1) * _STRIDE
     return {"max_length": min(extractor.n_samples, kept * extractor.hop_length)}
 
@@ -53,14 +55,14 @@ def encode_audio(model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tens
 
 
 def encoder_states(tower: Any, features: torch.Tensor, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The encoder's output ``[N, tokens, d]`` on the frames that hold sound, and each clip's number of tokens.
+    """The encoder's output ``[N, tokens, d]`` on the frames with sound, and the number of tokens of each clip.
 
-    Differentiable. Rows beyond a clip's own number of tokens are padding.
+    Differentiable. Rows after a clip's own number of tokens are padding.
 
     Args:
         tower: the model's ``Qwen2AudioEncoder``.
         features: ``[N, mels, T]`` log-mel spectrograms, padded at the end.
-        frames: ``[N]`` mel frames that hold sound.
+        frames: ``[N]``, the number of mel frames with sound.
 
     """
     weight = tower.conv1.weight
@@ -73,19 +75,34 @@ def encoder_states(tower: Any, features: torch.Tensor, frames: torch.Tensor) -> 
     states = nn.functional.gelu(tower.conv2(states)).permute(0, 2, 1)
     positions = states.shape[1]
     states = states + tower.embed_positions.weight[:positions]
-    heard = torch.arange(positions, device=states.device)[None, :] < after_convolution[:, None]
-    attention = _attention_mask(tower, heard, states)
+    is_sound = torch.arange(positions, device=states.device)[None, :] < after_convolution[:, None]
+    attention = _attention_mask(tower, is_sound, states)
     for layer in tower.layers:
         states = layer(states, attention)
     states = tower.avg_pooler(states.permute(0, 2, 1)).permute(0, 2, 1)
     return tower.layer_norm(states), tokens
 
 
-def _attention_mask(tower: Any, heard: torch.Tensor, states: torch.Tensor) -> torch.Tensor | None:
+def _attention_mask(tower: Any, is_sound: torch.Tensor, states: torch.Tensor) -> torch.Tensor | None:
     """The mask in the form that the encoder's attention implementation takes."""
     from transformers.masking_utils import create_bidirectional_mask
 
     mask: torch.Tensor | None = create_bidirectional_mask(
-        config=tower.config, inputs_embeds=states, attention_mask=heard.long()
+        config=tower.config, inputs_embeds=states, attention_mask=is_sound.long()
     )
     return mask
+
+
+QWEN2_AUDIO = Family(
+    "Qwen2-Audio",
+    architectures=("Qwen2AudioForConditionalGeneration",),
+    checkpoints=("Qwen/Qwen2-Audio-7B-Instruct", "Qwen/Qwen2-Audio-7B", "sarsteer-tiny"),
+    window_seconds=30.0,
+    padding_leaks=False,
+    encode_audio=encode_audio,
+    audio_options=audio_options,
+    audio_token_id=audio_token_id,
+    prefix_reuse=True,
+    engines=("transformers", "vllm"),
+    tested="a trained tiny model on real speech; real classes and processor, tiny random weights",
+)

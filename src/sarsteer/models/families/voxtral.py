@@ -1,8 +1,8 @@
-"""Voxtral: its prompts are made by mistral-common, not by a chat template.
+"""Voxtral: mistral-common writes its prompts, instead of a chat template.
 
-Clips travel as float WAV in base64, so that no sample is lost on the way; control tokens in a user's text cannot come
-up, since mistral-common encodes text and control tokens apart. Every clip is padded to a multiple of 30 s and encoded
-in windows of 30 s, so that length is no limit.
+Clips are passed as base64-encoded float WAV, which keeps every sample. A user's text cannot inject control tokens,
+because mistral-common encodes text and control tokens separately. Clips are padded to a multiple of 30 s and encoded in
+windows of 30 s, so that their length has no limit.
 """
 
 from __future__ import annotations
@@ -14,28 +14,32 @@ from typing import Any
 
 from sarsteer.errors import MessageError, ModelError
 from sarsteer.messages import Message
-from sarsteer.models.base import AudioLanguageModel
+from sarsteer.models.audio_language_model import AudioLanguageModel
+from sarsteer.models.family import Family
 
 
 class Voxtral(AudioLanguageModel):
     """A Voxtral model; needs ``mistral-common`` (``pip install 'sarsteer[voxtral]'``)."""
 
     def check_processor(self) -> None:
-        """Accept only a processor that uses mistral-common."""
+        """Raise ``ModelError`` unless the processor uses mistral-common."""
         if not hasattr(self.tokenizer, "apply_chat_template") or not type(self.processor).__name__.startswith(
             "Voxtral"
         ):
-            raise ModelError(f"{self.name}: needs a VoxtralProcessor, which mistral-common makes; load it again")
+            raise ModelError(
+                f"{self.name}: its processor is a {type(self.processor).__name__}; use the VoxtralProcessor that "
+                "sarsteer.load_model loads"
+            )
 
     def process(
         self, conversations: list[list[Message]], audio_options: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """The processor's tensors; mistral-common writes the prompt."""
+        """The processor's tensors for a batch."""
         from mistral_common.exceptions import MistralCommonException
 
-        spoken = [[{**message, "content": self._parts(message)} for message in row] for row in conversations]
+        encoded = [[{**message, "content": self._parts(message)} for message in row] for row in conversations]
         try:
-            return dict(self.processor.apply_chat_template(spoken, add_generation_prompt=True))
+            return dict(self.processor.apply_chat_template(encoded, add_generation_prompt=True))
         except MistralCommonException as error:
             raise MessageError(" ".join(str(error).split())[:200]) from error
 
@@ -52,3 +56,15 @@ def _wav(samples: Any, rate: int) -> str:
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, rate, format="WAV", subtype="FLOAT")
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+VOXTRAL = Family(
+    "Voxtral",
+    architectures=("VoxtralForConditionalGeneration",),
+    checkpoints=("mistralai/Voxtral-Mini-3B-2507", "mistralai/Voxtral-Small-24B-2507"),
+    cuts_at_window=False,
+    padding_leaks=False,
+    model_class=Voxtral,
+    engines=("transformers", "vllm"),
+    limits="needs mistral-common",
+)

@@ -26,7 +26,7 @@ from sarsteer.vllm.settings import KEY
 from sarsteer.vllm.versions import check_version
 
 if TYPE_CHECKING:
-    from sarsteer.models.base import AudioLanguageModel
+    from sarsteer.models.audio_language_model import AudioLanguageModel
 
 
 @dataclass(frozen=True)
@@ -150,15 +150,15 @@ def skeleton_of(folder: Path, name: str, revision: str | None) -> AudioLanguageM
     """
     import transformers
 
-    from sarsteer.models.base import AudioLanguageModel
+    from sarsteer.models.audio_language_model import AudioLanguageModel
     from sarsteer.models.checkpoint import architecture_of
-    from sarsteer.models.families.registry import family_named
+    from sarsteer.models.family import family_named
 
     config = transformers.AutoConfig.from_pretrained(folder)
     architecture = architecture_of(config)
     family = family_named(architecture)
     model_class = getattr(transformers, architecture, None)
-    if model_class is None or (family is not None and (family.wrapper or family.loader)):
+    if model_class is None or (family is not None and (family.model_class or family.load)):
         raise ModelError(
             f"{architecture} cannot be calibrated inside vLLM; calibrate it with --engine transformers, then serve the "
             "file in vLLM",

@@ -1,19 +1,18 @@
-"""Qwen-Audio's own code, written for transformers 4.32, made to run on transformers 5.
+"""Run Qwen-Audio's code, written for transformers 4.32, on transformers 5.
 
-The code is taken as it lies on the Hub. What stands between it and transformers 5 is added in subclasses that are made
-of its classes when they are loaded, so that nothing is changed for any other model:
+The code is used as published. Subclasses of its classes, created on loading, adapt it; other models are unchanged:
 
-- ``get_head_mask`` and ``GenerationMixin`` left ``PreTrainedModel``.
+- ``PreTrainedModel`` no longer has ``get_head_mask``, and no longer extends ``GenerationMixin``.
 - Its key-value cache is a tuple of ``[B, T, heads, d]`` pairs, generation's is a ``DynamicCache`` of
-  ``[B, heads, T, d]``: translated where the decoder is entered and left. An empty ``DynamicCache`` is true, which its
-  own ``prepare_inputs_for_generation`` takes for "the prompt was read already".
-- transformers 5 builds on the meta device and asks ``_init_weights`` for the buffers that no checkpoint holds. The
-  remote one does not know of them, leaves the log-n attention scale uninitialised, and, worse, draws every
-  attention's output projection anew although it was loaded: the model answers, and answers noise.
-- It imports ``transformers_stream_generator``, which cannot be imported beside transformers 5; a placeholder stands
-  in while the code is loaded. Only ``chat_stream``, which nothing here calls, would need it.
-- Several clips are encoded together there, and each hears its neighbours' padding at its end. Here each is encoded
-  alone, so that an answer does not depend on what else is in the batch.
+  ``[B, heads, T, d]``: converted before and after the decoder. An empty ``DynamicCache`` is true, which its
+  ``prepare_inputs_for_generation`` takes to mean that the prompt was read already.
+- transformers 5 builds on the meta device and calls ``_init_weights`` for buffers that are not stored in checkpoints.
+  The remote one does not initialize them: the log-n attention scale holds uninitialized memory. Worse, it draws every
+  attention's output projection again although it was loaded: the model then answers noise.
+- It imports ``transformers_stream_generator``, which cannot be imported with transformers 5; a placeholder replaces it
+  while the code is loaded. Only ``chat_stream``, which nothing here calls, needs it.
+- It encodes several clips together, and the padding of one changes the end of another. Here each is encoded separately,
+  so that an answer does not depend on the batch.
 """
 
 from __future__ import annotations
@@ -41,17 +40,17 @@ def adapted(remote: Any) -> Any:
     return _subclass(remote, _Head, GenerationMixin)
 
 
-def _make_subclass(remote: Any, *ours: Any) -> Any:
-    first, *more = ours
+def _make_subclass(remote: Any, *bases: Any) -> Any:
+    first, *more = bases
     return type(remote.__name__, (first, remote, *more), {"__module__": __name__, "remote": remote})
 
 
-_subclass: Any = functools.cache(_make_subclass)  # one class of each, so that what is of the same type says so
+_subclass: Any = functools.cache(_make_subclass)  # one subclass per class, so that equal types compare equal
 
 
 @contextmanager
 def importable() -> Iterator[None]:
-    """A while in which the remote code can be imported: what it names and never needs here is a placeholder."""
+    """A context in which the remote code can be imported: a placeholder replaces a package that it does not need."""
     before = sys.modules.get(_UNUSABLE_IMPORT)
     sys.modules[_UNUSABLE_IMPORT] = types.ModuleType(_UNUSABLE_IMPORT)
     try:
@@ -63,22 +62,22 @@ def importable() -> Iterator[None]:
 
 
 class _Base:
-    """What the model and its decoder share: ``_init_weights``, which both are asked for by transformers."""
+    """``_init_weights`` for the model and its decoder; transformers calls both."""
 
     remote: type
     config: Any
 
     def _init_weights(self, module: Any) -> None:
-        """Make the buffers that no checkpoint holds; weights that are missing are refused after loading."""
+        """Compute the buffers that are not stored in checkpoints; missing weights are refused after loading."""
         for name in sorted(module._non_persistent_buffers_set):
             if name not in _BUFFERS:
-                raise ModelError(f"Qwen-Audio: its code has a buffer {name!r} that is unknown; use the published code")
+                raise ModelError(f"Qwen-Audio: its code has an unknown buffer {name!r}; use the published code")
             buffer = module._buffers[name]
             module._buffers[name] = _BUFFERS[name](module).to(buffer.device, buffer.dtype)
 
 
 class _Head(_Base):
-    """In front of ``QWenLMHeadModel``."""
+    """Precedes ``QWenLMHeadModel`` in the subclass."""
 
     transformer: Any
 
@@ -86,10 +85,10 @@ class _Head(_Base):
         super().__init__(config, *args, **options)  # type: ignore[call-arg]
         decoder: Any = self.transformer
         decoder.__class__ = _subclass(type(decoder), _Decoder)
-        decoder.audio.__class__ = _subclass(type(decoder.audio), _Ear)
+        decoder.audio.__class__ = _subclass(type(decoder.audio), _Encoder)
 
     def generate(self, *args: Any, **options: Any) -> Any:
-        """Generation by transformers; the remote one, which ``chat()`` calls, only where stop words are given."""
+        """Transformers' generation; the remote one, which ``chat()`` calls, only with stop words."""
         from transformers import GenerationMixin
 
         if options.get("stop_words_ids") is not None:
@@ -107,7 +106,7 @@ class _Head(_Base):
         use_cache: bool | None = None,
         **_kwargs: Any,
     ) -> dict[str, Any]:
-        """The decoder's inputs; positions are not among them, as it counts by index and attention is relative."""
+        """The decoder's inputs, without positions: it counts by index, and attention is relative."""
         seen = 0 if past_key_values is None else past_key_values.get_seq_length()
         return {
             "input_ids": input_ids[:, seen:],
@@ -124,7 +123,7 @@ class _Head(_Base):
         input_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Beams and several answers repeat rows, and with them the clips of each."""
+        """Beams and several answers repeat rows, and each row's clips with it."""
         info = kwargs.get("audio_info")
         if expand_size > 1 and info is not None and input_ids is not None:
             rows = clips_of_rows(input_ids, self.config)
@@ -139,14 +138,14 @@ class _Head(_Base):
 
 
 class _Decoder(_Base):
-    """In front of ``QWenModel``."""
+    """Precedes ``QWenModel`` in the subclass."""
 
     def get_head_mask(self, _head_mask: Any, layers: int) -> list[None]:
         """No head is masked."""
         return [None] * layers
 
     def forward(self, input_ids: torch.Tensor | None = None, past_key_values: Any = None, **options: Any) -> Any:
-        """The remote forward, its cache translated."""
+        """The remote forward, with its cache converted."""
         from transformers import DynamicCache
 
         if options.get("return_dict") is None:
@@ -154,33 +153,33 @@ class _Decoder(_Base):
         cache = DynamicCache() if past_key_values is None else past_key_values
         past = _as_tuples(cache)
         if input_ids is None:
-            raise ModelError("Qwen-Audio takes tokens, not inputs_embeds")
+            raise ModelError("Qwen-Audio does not take inputs_embeds; pass input_ids")
         if past is not None and input_ids.shape[1] > 1 and any(clips_of_rows(input_ids, self.config)):
-            raise ModelError("Qwen-Audio hears clips in a prompt's first forward only; give the whole prompt at once")
+            raise ModelError("Qwen-Audio encodes clips only in a prompt's first forward; pass the whole prompt at once")
         parent: Any = super()
         out = parent.forward(input_ids, past_key_values=past, **options)
         if out.past_key_values is not None:
-            _keep(cache, out.past_key_values)
+            _store(cache, out.past_key_values)
             out.past_key_values = cache
         return out
 
 
-class _Ear:
-    """In front of ``AudioEncoder``."""
+class _Encoder:
+    """Precedes ``AudioEncoder`` in the subclass."""
 
     def encode(self, input_audios: Any, input_audio_lengths: Any, audio_span_tokens: list[int]) -> list[torch.Tensor]:
-        """Each clip's embeddings, encoded alone; a list is of clips that were encoded before."""
+        """Each clip's embeddings, encoded separately; a list contains clips that were encoded before."""
         if not torch.is_tensor(input_audios):
             return list(input_audios)
         parent: Any = super()
-        found: list[torch.Tensor] = []
+        embeddings: list[torch.Tensor] = []
         for mel, lengths, span in zip(input_audios, input_audio_lengths, audio_span_tokens, strict=True):
-            found += parent.encode(mel[None], lengths[None], [span])
-        return found
+            embeddings += parent.encode(mel[None], lengths[None], [span])
+        return embeddings
 
 
 def clips_of_rows(input_ids: torch.Tensor, config: Any) -> list[list[int]]:
-    """Which clips, counted through the batch, belong to each row."""
+    """The clips of each row, numbered through the batch."""
     counts = (input_ids == config.audio["audio_start_id"]).sum(-1).tolist()
     rows, taken = [], 0
     for count in counts:
@@ -198,18 +197,18 @@ def chosen_clips(info: dict[str, Any], clips: list[int]) -> dict[str, Any]:
 
 
 def _as_tuples(cache: Any) -> tuple[tuple[torch.Tensor, torch.Tensor], ...] | None:
-    """``[B, T, heads, d]`` keys and values a layer, as views; None of a cache that is empty."""
+    """``[B, T, heads, d]`` keys and values per layer, as views; None for an empty cache."""
     from transformers.cache_utils import DynamicLayer
 
     if getattr(cache, "offloading", False) or any(type(layer) is not DynamicLayer for layer in cache.layers):
-        raise ModelError("Qwen-Audio works with a dynamic cache only; leave cache_implementation out")
+        raise ModelError("Qwen-Audio needs a dynamic cache; leave out cache_implementation")
     if not cache.get_seq_length():
         return None
     return tuple((layer.keys.transpose(1, 2), layer.values.transpose(1, 2)) for layer in cache.layers)
 
 
-def _keep(cache: Any, presents: Any) -> None:
-    """Put the whole keys and values, as the remote code returns them, into ``cache``."""
+def _store(cache: Any, presents: Any) -> None:
+    """Store the whole keys and values, which the remote code returns, in ``cache``."""
     for index, (keys, values) in enumerate(presents):
         keys, values = keys.transpose(1, 2), values.transpose(1, 2)
         if index < len(cache.layers) and cache.layers[index].is_initialized:
@@ -219,7 +218,7 @@ def _keep(cache: Any, presents: Any) -> None:
 
 
 def _logn(attention: Any) -> torch.Tensor:
-    """What queries beyond the trained length are multiplied by: the logarithm of the position to that length's base."""
+    """The scale of queries beyond the trained length: the logarithm of the position to the base of that length."""
     trained = attention.seq_length
     scale = [math.log(n, trained) if n > trained else 1.0 for n in range(1, _LOGN_POSITIONS)]
     return torch.tensor(scale, dtype=torch.float64)[None, :, None, None]

@@ -1,12 +1,10 @@
-"""One interface to every audio-language model: conversations in, answers or activations out."""
+"""``AudioLanguageModel``: one interface to every audio-language model that transformers runs."""
 
 from __future__ import annotations
 
-import importlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -17,49 +15,39 @@ from torch import nn
 from sarsteer.audio import Clip
 from sarsteer.errors import AudioError, MessageError, ModelError
 from sarsteer.messages import Conversation, InputLimits, Message, check_conversations, read_conversation
-from sarsteer.modalities import registered
-from sarsteer.models.batching import Inputs, left_padded, media_shapes, merge_rows
+from sarsteer.models import processor as processors
+from sarsteer.models.activations import LastTokenCapture
+from sarsteer.models.batching import left_padded, media_shapes, merge_rows
 from sarsteer.models.clip_cache import ClipCache
 from sarsteer.models.continuation import continue_prefix, endings, prefill, same_change
-from sarsteer.models.control_tokens import can_sanitize, refuse_control_tokens
-from sarsteer.models.families.registry import Family, family_of
+from sarsteer.models.family import Family, family_of
 from sarsteer.models.fingerprint import Fingerprint, fingerprint_of
 from sarsteer.models.interface import DEFAULT_BATCH, LanguageModel
 from sarsteer.models.layers import find_decoder_layers, generating_part, hidden_size, language_root, unwrap
 from sarsteer.models.observer import observer_of
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One checked conversation, tokenised, its clips brought to features or embeddings.
-
-    Attributes:
-        messages: the conversation, its media loaded.
-        input_ids: ``[T]``.
-        inputs: the processor's tensors of this row, where the model's own forward encodes its media.
-        clips: one ``[tokens, D]`` embedding a clip, where the family encodes clips once.
-
-    """
-
-    messages: list[Message] = field(repr=False)
-    input_ids: torch.Tensor = field(repr=False)
-    inputs: Inputs = field(default_factory=dict, repr=False)
-    clips: tuple[torch.Tensor, ...] = field(default=(), repr=False)
+from sarsteer.models.prompt import Prompt
 
 
 class AudioLanguageModel(LanguageModel):
     """A transformers model with its processor.
 
-    Where the model's family needs code of its own, what is made is that family's subclass.
+    If the model's family has a subclass of its own, the object is of that class. Methods documented as hooks are what
+    such a subclass overrides.
 
     Args:
-        module: the transformers model; ``torch.compile`` and PEFT wrappers are looked through.
-        processor: its processor, with a chat template; of a model that reads text only, its tokenizer.
-        name: what messages and artifacts call it; ``config._name_or_path`` by default.
+        module: the transformers model; may be wrapped by ``torch.compile`` or PEFT.
+        processor: its processor, with a chat template; the tokenizer of a text-only model.
+        name: what messages and artifacts call the model; ``config._name_or_path`` by default.
         revision: the revision that was loaded, for the record.
-        layers: dotted path to the decoder layers, where the generic search fails.
-        split_long_audio: cut a clip that is longer than the model's window into parts that follow one another,
-            instead of refusing it.
+        layers: dotted path to the decoder layers, if the generic search fails.
+        split_long_audio: split a clip that is longer than the model's window into consecutive parts, instead of
+            refusing it.
+
+    Attributes:
+        exact_batches: whether rows with media of different shapes run in separate batches if the family's encoder lets
+            padding leak. False is faster; an answer may then depend slightly on the other rows of its batch.
+        probe: returns the logits of a prefill and of a decode step, for the proof of steering, in families with their
+            own decoding loop; None for ``generate`` of transformers.
 
     Raises:
         ModelError: the processor has no chat template, or the decoder layers are not found.
@@ -67,14 +55,13 @@ class AudioLanguageModel(LanguageModel):
     """
 
     steerable = True
+    exact_batches: bool = True
+    probe: Callable[[], list[torch.Tensor]] | None = None
 
     def __new__(cls, module: nn.Module, *_args: Any, **_options: Any) -> AudioLanguageModel:
-        """Make the family's own subclass where it has one."""
-        wrapper = family_of(module).wrapper
-        if cls is AudioLanguageModel and wrapper is not None:
-            home, _, own = wrapper.partition(":")
-            cls = getattr(importlib.import_module(home), own)
-        return super().__new__(cls)
+        """Create an object of the family's subclass, if it has one."""
+        model_class = family_of(module).model_class
+        return super().__new__(cls if cls is not AudioLanguageModel or model_class is None else model_class)
 
     def __init__(
         self,
@@ -97,7 +84,7 @@ class AudioLanguageModel(LanguageModel):
         self.hidden_size: int = hidden_size(module)
         self.tokenizer: Any = getattr(processor, "tokenizer", processor)
         self.check_processor()
-        self.tokenizer.padding_side = "left"  # "last position" is the last prompt token only on the right edge
+        self.tokenizer.padding_side = "left"  # the last position of a batch must be each row's last prompt token
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.clip_cache = ClipCache()
@@ -108,19 +95,14 @@ class AudioLanguageModel(LanguageModel):
             f"D={self.hidden_size}, {self.dtype}, {self.device})"
         )
 
-    exact_batches: bool = True
-    """Batch rows of different media alone where the family's encoder lets padding leak. False is faster, and then an
-    answer may depend, slightly, on the company it was computed in."""
-
-    probe: Callable[[], list[torch.Tensor]] | None = None
-    """How to prove steering where a family generates in a way of its own; see ``steering.proof``."""
-
     def check_processor(self) -> None:
-        """Raise ``ModelError`` if the processor cannot write prompts."""
+        """Raise ``ModelError`` if the processor cannot write prompts. A hook."""
         if getattr(self.processor, "chat_template", None) is None:
             raise ModelError(
-                f"{self.name}: its processor has no chat template; add chat_template.jinja beside its tokenizer"
+                f"{self.name}: its processor has no chat template; add chat_template.jinja next to its tokenizer"
             )
+
+    # ---- properties ----------------------------------------------------------------------------------------------
 
     @property
     def device(self) -> torch.device:
@@ -136,27 +118,24 @@ class AudioLanguageModel(LanguageModel):
 
     @property
     def sampling_rate(self) -> int:
-        """The rate in Hz at which the model hears."""
-        return int(getattr(_audio_part(self.processor), "sampling_rate", None) or 16_000)
+        """The sampling rate of the model's audio, in Hz."""
+        return processors.sampling_rate(self.processor)
 
     @property
     def window_seconds(self) -> float | None:
-        """The longest clip that is heard whole, in seconds: by the family, its processor, or its window."""
-        chunk = getattr(_audio_part(self.processor), "chunk_length", None) if self.family.cuts_at_window else None
-        limits = (self.family.window_seconds, getattr(self.processor, "max_audio_len", None), chunk)
+        """The longest clip that the model takes whole, in seconds: the least limit of its family and processor."""
+        window = processors.audio_window(self.processor) if self.family.cuts_at_window else None
+        limits = (self.family.window_seconds, getattr(self.processor, "max_audio_len", None), window)
         return min((float(limit) for limit in limits if limit), default=None)
 
     @property
     def modalities(self) -> frozenset[str]:
-        """The kinds of content parts that the model takes beside text, as its processor tells."""
-        found = {"audio"} if _audio_part(self.processor) is not None else set()
-        found |= {kind for kind in ("image", "video") if getattr(self.processor, f"{kind}_processor", None) is not None}
-        takes = getattr(self.processor, "modalities", ())  # a processor of a kind of our registry names it there
-        return frozenset(found | {modality.kind for modality in registered() if modality.kind in takes})
+        """The kinds of content parts besides text that the model takes."""
+        return processors.modalities(self.processor)
 
     @property
     def input_limits(self) -> InputLimits:
-        """What conversations may hold."""
+        """What conversations may contain."""
         return InputLimits(
             rate=self.sampling_rate,
             kinds=self.modalities,
@@ -165,10 +144,6 @@ class AudioLanguageModel(LanguageModel):
             max_clips=self.family.max_clips,
             split=self.split_long_audio,
         )
-
-    @cached_property
-    def _can_sanitize(self) -> bool:
-        return can_sanitize(self.processor)
 
     @property
     def family_name(self) -> str:
@@ -182,32 +157,38 @@ class AudioLanguageModel(LanguageModel):
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        """What tells this model's weights from another's; stored in every artifact."""
+        """Identifies the weights; stored in every artifact."""
         return fingerprint_of(self.module, self.decoder_layers)
+
+    @property
+    def steered(self) -> bool:
+        """Whether steering is attached."""
+        return observer_of(self.module) is not None
 
     # ---- prompts -------------------------------------------------------------------------------------------------
 
     def prepare(self, conversations: Sequence[Conversation], *, remember: bool = True) -> list[Prompt]:
-        """Check and tokenise, and where the family allows it encode the clips, each distinct one once.
+        """Check and tokenize conversations and, if the family allows it, encode each distinct clip once.
 
-        The result can be given to ``generate`` and ``last_token_activations`` instead of the conversations, any
-        number of times: answering the same request under several settings then hears it once.
+        ``generate`` and ``last_token_activations`` take the prompts instead of the conversations, any number of times:
+        answering one request under several settings then encodes its clips once.
 
         Args:
             conversations: lists of messages.
-            remember: keep the clips' embeddings for later calls, up to a limit of memory. A pass that hears each clip
-                once does without.
+            remember: cache the clips' embeddings for later calls, up to a memory limit; pass False if each clip is
+                used once.
 
         Raises:
-            MessageError, AudioError: a conversation is malformed or a clip is bad; nothing was computed.
+            MessageError, AudioError: a conversation is malformed or a clip is bad; nothing was encoded. The error's
+                ``index`` is the conversation's.
 
         """
-        read = [self.read(conversation, index) for index, conversation in enumerate(conversations)]
+        rows = [self.read(conversation, index) for index, conversation in enumerate(conversations)]
         if self.family.encode_audio is None:
-            return [self.build_prompt(messages, index) for index, (messages, _) in enumerate(read)]
+            return [self.build_prompt(messages, index) for index, (messages, _) in enumerate(rows)]
         prompts: list[Prompt] = []
-        for start in range(0, len(read), DEFAULT_BATCH):
-            prompts += self._encode(read[start : start + DEFAULT_BATCH], remember)
+        for start in range(0, len(rows), DEFAULT_BATCH):
+            prompts += self._encode(rows[start : start + DEFAULT_BATCH], start, remember)
         return prompts
 
     def read(self, conversation: Conversation, index: int) -> tuple[list[Message], list[Clip]]:
@@ -218,55 +199,72 @@ class AudioLanguageModel(LanguageModel):
             raise error.at(f"conversation {index}", index) from None
 
     def build_prompt(self, messages: list[Message], index: int) -> Prompt:
-        """A row processed alone; what its processor cannot take is told as the conversation's error."""
+        """The prompt of one conversation, for families whose forward encodes media. A hook.
+
+        Raises:
+            MessageError: the processor refuses it; the error carries ``index``.
+
+        """
+        place = f"conversation {index}"
         try:
-            made = self.process([messages])
+            tensors = self.process([messages])
         except MessageError as error:
-            raise error.at(f"conversation {index}", index) from None
+            raise error.at(place, index) from None
+        except torch.OutOfMemoryError:
+            raise
         except (ValueError, TypeError, KeyError, IndexError, RuntimeError, TemplateError) as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise MessageError(
-                f"{self.name}'s processor refuses it ({first})", place=f"conversation {index}", index=index
-            ) from error
-        unused = getattr(self.processor, "unused_input_names", ())  # some processors return them all the same
-        inputs = {name: t for name, t in made.items() if torch.is_tensor(t) and name not in unused}
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise MessageError(f"{self.name}'s processor refuses it ({reason})", place=place, index=index) from error
+        unused = getattr(self.processor, "unused_input_names", ())  # some processors return them nevertheless
+        inputs = {name: tensor for name, tensor in tensors.items() if torch.is_tensor(tensor) and name not in unused}
         return Prompt(messages, inputs["input_ids"][0], inputs)
 
     @torch.no_grad()
-    def _encode(self, read: list[tuple[list[Message], list[Clip]]], remember: bool) -> list[Prompt]:
+    def _encode(self, rows: list[tuple[list[Message], list[Clip]]], start: int, remember: bool) -> list[Prompt]:
+        """Prompts with encoded clips; ``start`` is the index of the first conversation."""
         assert self.family.encode_audio is not None
         assert self.family.audio_token_id is not None
-        clips = [clip for _, row in read for clip in row]
-        inputs = self.process([messages for messages, _ in read], self._audio_options(clips))
+        clips = [clip for _, row in rows for clip in row]
+        try:
+            inputs = self.process([messages for messages, _ in rows], self._audio_options(clips))
+        except MessageError as error:
+            if error.index is None:
+                raise
+            index = start + error.index
+            raise error.at(f"conversation {index}", index) from None
         digests = [clip.digest for clip in clips]
-        fresh = self.clip_cache.missing(digests)
-        if fresh:
-            chosen = torch.tensor([digests.index(digest) for digest in fresh])
+        missing = self.clip_cache.missing(digests)
+        encoded = []
+        if missing:
+            chosen = torch.tensor([digests.index(digest) for digest in missing])
             audio = {k: v[chosen] for k, v in inputs.items() if torch.is_tensor(v) and len(v) == len(clips)}
             audio.pop("input_ids", None), audio.pop("attention_mask", None)
             encoded = self.family.encode_audio(unwrap(self.module), audio)
-        else:
-            encoded = []
-        embeddings = self.clip_cache.take(digests, dict(zip(fresh, encoded, strict=True)), remember=remember)
+        embeddings = self.clip_cache.take(digests, dict(zip(missing, encoded, strict=True)), remember=remember)
         placeholder = self.family.audio_token_id(unwrap(self.module))
-        prompts, taken = [], 0
-        for row, (messages, row_clips) in enumerate(read):
+        prompts: list[Prompt] = []
+        for row, (messages, row_clips) in enumerate(rows):
             ids = inputs["input_ids"][row][inputs["attention_mask"][row].bool()]
-            mine = tuple(embeddings[taken : taken + len(row_clips)])
-            taken += len(row_clips)
-            if int((ids == placeholder).sum()) != sum(len(e) for e in mine):
-                raise MessageError("the number of audio tokens in the prompt is not that of the clips; report this")
-            prompts.append(Prompt(messages, ids, clips=mine))
+            row_embeddings = tuple(embeddings[: len(row_clips)])
+            del embeddings[: len(row_clips)]
+            placeholders, tokens = int((ids == placeholder).sum()), sum(map(len, row_embeddings))
+            if placeholders != tokens:
+                raise MessageError(
+                    f"its prompt has {placeholders} audio placeholders for {tokens} audio tokens; please report this",
+                    place=f"conversation {start + row}",
+                    index=start + row,
+                )
+            prompts.append(Prompt(messages, ids, clips=row_embeddings))
         return prompts
 
     def _audio_options(self, clips: list[Clip]) -> dict[str, Any]:
-        """Options that spare the processor what ``encode_audio`` does not use of these clips."""
+        """Processor options that skip what ``encode_audio`` does not use of these clips."""
         if self.family.audio_options is None or not clips:
             return {}
         return self.family.audio_options(self.processor, max(len(clip.samples) for clip in clips))
 
     def _tokenize(self, conversation: Conversation, index: int) -> torch.Tensor:
-        """The token ids ``[T]`` of a prompt; nothing is encoded."""
+        """The token ids ``[T]`` of a prompt, without encoding its clips."""
         messages, clips = self.read(conversation, index)
         if self.family.encode_audio is None:
             return self.build_prompt(messages, index).input_ids
@@ -276,28 +274,17 @@ class AudioLanguageModel(LanguageModel):
     def process(
         self, conversations: list[list[Message]], audio_options: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """The processor's tensors for a left-padded batch. Control tokens in the user's text stay plain text."""
-        options: dict[str, Any] = dict(
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            add_generation_prompt=True,
-        )
-        if self._can_sanitize:
-            options["sanitize_control_tokens"] = True
-        else:
-            refuse_control_tokens(conversations, self.tokenizer)
-        if self.processor is self.tokenizer:
-            return dict(self.processor.apply_chat_template(as_text(conversations), padding=True, **options))
-        # under "text_kwargs": a bare padding would override how the family pads its audio, too
-        extra: dict[str, Any] = {"text_kwargs": {"padding": True}, **_registered_values(conversations)}
-        if audio_options:
-            extra["audio_kwargs"] = dict(audio_options)
-        return dict(self.processor.apply_chat_template(conversations, processor_kwargs=extra, **options))
+        """The processor's tensors for a left-padded batch. A hook.
+
+        Raises:
+            MessageError: a conversation cannot be written as a prompt; its ``index`` is the position in the batch.
+
+        """
+        return processors.tensors_of(self.processor, self.tokenizer, conversations, audio_options)
 
     @torch.no_grad()
     def collate(self, prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
-        """Model inputs for a batch, left-padded, on the model's device."""
+        """Model inputs for a batch, left-padded, on the model's device. A hook."""
         if self.family.encode_audio is None:
             inputs = merge_rows([prompt.inputs for prompt in prompts], self.tokenizer.pad_token_id)
             return {
@@ -310,28 +297,31 @@ class AudioLanguageModel(LanguageModel):
         clips = [clip for prompt in prompts for clip in prompt.clips]
         if clips:
             assert self.family.audio_token_id is not None
-            # pad and audio placeholder may share an id: only real positions are replaced
+            # padding and placeholders may have the same id: replace only real positions
             where = (input_ids == self.family.audio_token_id(unwrap(self.module))) & mask.bool()
             embeds = embeds.masked_scatter(where[..., None], torch.cat(clips).to(embeds.device, embeds.dtype))
         return {"input_ids": input_ids, "attention_mask": mask, "inputs_embeds": embeds}
 
     def _prompts(self, conversations: Sequence[Conversation] | Sequence[Prompt]) -> list[Prompt]:
         check_conversations(conversations)
-        ready: list[Prompt] = [c for c in conversations if isinstance(c, Prompt)]
-        if len(ready) == len(conversations):
-            return ready
-        if ready:
-            raise MessageError("give either conversations or prepared prompts, not both at once")
+        prompts: list[Prompt] = [c for c in conversations if isinstance(c, Prompt)]
+        if len(prompts) == len(conversations):
+            return prompts
+        if prompts:
+            raise MessageError("the list mixes conversations and prepared prompts; pass either, not both")
         return self.prepare([c for c in conversations if not isinstance(c, Prompt)])
 
     def batches(self, prompts: list[Prompt], size: int) -> list[list[int]]:
-        """Indices in batches of about equal length, so that little is padding; of equal media where padding leaks."""
+        """Indices of the prompts in batches of similar length, to minimize padding. A hook.
+
+        If padding leaks in the family's encoder, rows of a batch have media of the same shapes; see ``exact_batches``.
+        """
         if size < 1:
             raise ModelError(f"batch_size must be at least 1, not {size}")
         groups: dict[tuple[Any, ...], list[int]] = {}
         for index, prompt in enumerate(prompts):
-            apart = media_shapes(prompt.inputs) if self.family.padding_leaks and self.exact_batches else ()
-            groups.setdefault(apart, []).append(index)
+            key = media_shapes(prompt.inputs) if self.family.padding_leaks and self.exact_batches else ()
+            groups.setdefault(key, []).append(index)
         batches = []
         for group in groups.values():
             order = sorted(group, key=lambda index: len(prompts[index].input_ids), reverse=True)
@@ -352,9 +342,9 @@ class AudioLanguageModel(LanguageModel):
         """Answer each conversation, greedily unless ``do_sample=True``.
 
         Args:
-            conversations: lists of messages, or what ``prepare`` made of them.
+            conversations: lists of messages, or prompts from ``prepare``.
             max_new_tokens: the longest answer, in tokens.
-            batch_size: conversations a forward.
+            batch_size: conversations per forward.
             generation: options of transformers' ``generate``.
 
         Returns:
@@ -362,7 +352,7 @@ class AudioLanguageModel(LanguageModel):
 
         """
         prompts = self._prompts(conversations)
-        generation = self.generation_options(generation)
+        options = self.generation_options(generation)
         answers: dict[int, list[str]] = {}
         observer = observer_of(self.module)
         records: dict[int, list[Any]] = {}  # the observer's, of each prompt
@@ -371,11 +361,10 @@ class AudioLanguageModel(LanguageModel):
                 inputs = self.collate([prompts[i] for i in batch])
                 if observer is not None:
                     observer.batch_started()
-                tokens = self.generate_tokens(inputs, max_new_tokens=max_new_tokens, **generation)
-                texts = self.decode(tokens)
+                texts = self.decode(self.generate_tokens(inputs, max_new_tokens=max_new_tokens, **options))
                 each = len(texts) // len(batch)
-                for place, index in enumerate(batch):
-                    answers[index] = texts[place * each : (place + 1) * each]
+                for row, index in enumerate(batch):
+                    answers[index] = texts[row * each : (row + 1) * each]
                 if observer is not None:
                     records.update(zip(batch, observer.batch_finished(len(batch), each), strict=True))
             if observer is not None:
@@ -385,9 +374,9 @@ class AudioLanguageModel(LanguageModel):
     def stream(
         self, conversation: Conversation | Prompt, max_new_tokens: int = 256, **generation: Any
     ) -> Iterator[str]:
-        """Answer one conversation piece by piece, as whole words come; the pieces joined are the answer.
+        """Answer one conversation piece by piece, in whole words; the pieces joined are the answer.
 
-        An error in the middle is raised where the pieces are read, never swallowed.
+        An error while the model answers is raised in the reader.
         """
         from transformers import TextIteratorStreamer
 
@@ -395,14 +384,14 @@ class AudioLanguageModel(LanguageModel):
         inputs = self.collate([prompt])
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         options = self.generation_options(generation)
-        failure: list[BaseException] = []
+        failures: list[BaseException] = []
 
         def run() -> None:
             try:
                 with self.observed():
                     self.generate_tokens(inputs, max_new_tokens=max_new_tokens, streamer=streamer, **options)
             except BaseException as error:  # raised again in the reader's thread
-                failure.append(error)
+                failures.append(error)
                 streamer.end()
 
         worker = threading.Thread(target=run, daemon=True)
@@ -411,35 +400,30 @@ class AudioLanguageModel(LanguageModel):
             yield from (piece for piece in streamer if piece)
         finally:
             worker.join()
-        if failure:
-            raise failure[0]
-
-    @property
-    def steered(self) -> bool:
-        """Whether steering is attached."""
-        return observer_of(self.module) is not None
+        if failures:
+            raise failures[0]
 
     def observed(self) -> AbstractContextManager[None]:
-        """Held while one call answers; an observer that can follow only one call refuses a second one."""
+        """Entered while one call answers; an observer that can follow only one call refuses a second one."""
         observer = observer_of(self.module)
         return nullcontext() if observer is None else observer.answering()
 
     def generation_options(self, generation: dict[str, Any]) -> dict[str, Any]:
-        """The options of ``generate_tokens`` for a user's generation options."""
+        """The options of ``generate_tokens`` for a user's generation options. A hook."""
         if not generation.get("do_sample"):
-            # The checkpoint's sampling settings mean nothing to greedy decoding, and transformers warns of them.
+            # greedy decoding does not use the checkpoint's sampling settings, and transformers warns about them
             generation = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, **generation}
         return {"pad_token_id": self.tokenizer.pad_token_id, **generation}
 
     @torch.no_grad()
     def generate_tokens(self, inputs: dict[str, torch.Tensor], **options: Any) -> torch.Tensor:
-        """The answers' tokens ``[B, new]``, without the prompt."""
+        """The answers' tokens ``[B, new]``, without the prompt, for a batch from ``collate``. A hook."""
         out = generating_part(self.module).generate(**inputs, **options)
         tokens: torch.Tensor = out if torch.is_tensor(out) else out.sequences
         return tokens[:, inputs["input_ids"].shape[1] :]
 
     def decode(self, tokens: torch.Tensor) -> list[str]:
-        """The text of each row of tokens ``[B, new]``."""
+        """The text of each row of tokens ``[B, new]``. A hook."""
         texts: list[str] = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return texts
 
@@ -451,18 +435,16 @@ class AudioLanguageModel(LanguageModel):
     ) -> torch.Tensor:
         """The output of every decoder layer at the last prompt token: ``[B, L, D]``, float32, on the CPU.
 
-        The residual stream after each layer, before any final norm; no ``lm_head`` is run. With steering attached,
-        what is returned is steered.
+        The residual stream after each layer, before any final norm; ``lm_head`` does not run. If steering is attached,
+        the activations are steered.
         """
-        from sarsteer.models.activations import LastTokenCapture
-
         prompts = self._prompts(conversations)
-        out = torch.empty(len(prompts), len(self.decoder_layers), self.hidden_size)
+        activations = torch.empty(len(prompts), len(self.decoder_layers), self.hidden_size)
         for batch in self.batches(prompts, batch_size):
             with LastTokenCapture(self.decoder_layers) as capture:
                 self.forward_base(self.collate([prompts[i] for i in batch]))
-            out[batch] = capture.activations()
-        return out
+            activations[batch] = capture.activations()
+        return activations
 
     @torch.no_grad()
     def paired_activations(
@@ -470,11 +452,9 @@ class AudioLanguageModel(LanguageModel):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Last-token activations of two arms, each ``[B, L, D]``, in one batch.
 
-        Where the family allows it, and the two conversations of each row differ in their last text only, and in the
-        same way, the prompted arm continues the plain arm's key-value cache.
+        If the family allows it, and the two conversations of every row differ by the same change of their last text,
+        the prompted arm continues the plain arm's key-value cache.
         """
-        from sarsteer.models.activations import LastTokenCapture
-
         prompts = self.prepare(plain, remember=False)
         if self.family.prefix_reuse and same_change(plain, prompted):
             ending, prompted_ending = endings(prompts[0].input_ids, self._tokenize(prompted[0], 0))
@@ -491,34 +471,10 @@ class AudioLanguageModel(LanguageModel):
         return activations, self.last_token_activations(prompted_prompts, batch_size=size)
 
     def forward_base(self, inputs: dict[str, torch.Tensor], **more: Any) -> Any:
-        """A forward without ``lm_head``; positions count from each row's first real token, as in ``generate``."""
+        """A forward without ``lm_head``; positions count from each row's first token, as in ``generate``. A hook."""
         mask = inputs["attention_mask"]
         inputs = {k: v for k, v in inputs.items() if k != "input_ids" or "inputs_embeds" not in inputs}
         if self.family.encode_audio is not None and "position_ids" not in more:
             more["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
         more.setdefault("use_cache", False)
         return language_root(self.module).base_model(**inputs, **more)
-
-
-def as_text(conversations: list[list[Message]]) -> list[list[Message]]:
-    """Conversations whose contents are strings, as the templates of models that read text only take them."""
-    return [
-        [{**message, "content": "".join(part["text"] for part in message["content"])} for message in conversation]
-        for conversation in conversations
-    ]
-
-
-def _audio_part(processor: Any) -> Any:
-    """The part of a processor that turns sound into features; its name differs between families."""
-    return getattr(processor, "feature_extractor", None) or getattr(processor, "audio_processor", None)
-
-
-def _registered_values(conversations: list[list[Message]]) -> dict[str, list[list[Any]]]:
-    """What the processor's call is given for modalities of the registry: one list a conversation."""
-    parts = [[part for message in row for part in message["content"]] for row in conversations]
-    values: dict[str, list[list[Any]]] = {}
-    for modality in registered():
-        found = [[part[modality.kind] for part in row if part["type"] == modality.kind] for row in parts]
-        if any(found):
-            values[str(modality.processor_key)] = found
-    return values

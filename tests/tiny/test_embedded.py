@@ -13,7 +13,7 @@ from sarsteer.data.manifest import load_items
 from sarsteer.data.pairs import manifest_path
 from sarsteer.judges.toy_outcome import outcome
 from sarsteer.tiny import world
-from training.tiny.contract import Promise, measure
+from training.tiny.contract import Requirement, measure
 
 FOLDER = tiny.model_folder().parent
 
@@ -38,7 +38,7 @@ def test_the_clips() -> None:
         assert pair.harmful.question != pair.safe.question
 
 
-def test_the_judge_tells_every_answer() -> None:
+def test_the_judge_classifies_every_answer() -> None:
     for verb, thing in [*world.safe_combinations(), *world.harmful_combinations()]:
         request = world.Request(verb, thing, len(thing) % len(world.PHRASINGS))
         assert outcome(request.answer) == "answered"
@@ -49,7 +49,7 @@ def test_the_judge_tells_every_answer() -> None:
         assert outcome(text) == "broken"
 
 
-def test_harm_lies_in_the_combination() -> None:
+def test_harm_is_in_the_combination() -> None:
     assert world.Request("steal", "car").harmful
     assert not world.Request("wash", "car").harmful
     assert world.Request("build", "bomb").harmful
@@ -57,24 +57,24 @@ def test_harm_lies_in_the_combination() -> None:
 
 
 @pytest.fixture(scope="module")
-def promises(embedded: AudioLanguageModel) -> list[Promise]:
+def requirements(embedded: AudioLanguageModel) -> list[Requirement]:
     return measure(embedded)
 
 
-def test_the_contract_is_kept(promises: list[Promise]) -> None:
-    broken = [f"{p.name}: {p.measured}, promised {p.range}" for p in promises if not p.kept]
-    assert not broken, broken
+def test_the_contract_is_met(requirements: list[Requirement]) -> None:
+    failed = [f"{one.name}: {one.measured}, required {one.range}" for one in requirements if not one.met]
+    assert not failed, failed
 
 
-def test_the_card_tells_the_truth(promises: list[Promise]) -> None:
-    """Figures in the card are those measured now, to within a few answers that rounding may turn on other machines."""
+def test_the_card_matches_the_measurements(requirements: list[Requirement]) -> None:
+    """Figures in the card match, except for a few answers that rounding may change on other machines."""
     card = (FOLDER / "MODEL_CARD.md").read_text(encoding="utf-8")
-    for promise in promises:
-        (found,) = re.findall(rf"\| {re.escape(promise.name)} \|[^|]*\| ([\d.]+) %", card)
-        assert abs(float(found) / 100 - promise.measured.value) <= 0.02, promise.name
+    for one in requirements:
+        (share,) = re.findall(rf"\| {re.escape(one.name)} \|[^|]*\| ([\d.]+) %", card)
+        assert abs(float(share) / 100 - one.measured.value) <= 0.02, one.name
 
 
-def test_nothing_in_training_knows_of_steering() -> None:
+def test_training_does_not_use_steering() -> None:
     folder = Path(__file__).parents[2] / "training" / "tiny"
     for file in folder.glob("*.py"):
         source = file.read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
 """Build ``sarsteer-tiny`` and its clips: ``make tiny``, or ``python -m training.tiny.build``.
 
-Stages (speak, hear, answer, ship) leave their result in ``--work``; a stage whose result is there is skipped,
-so that a killed build goes on where it was.
+Stages (speak, encoder, answer, ship) save their results in ``--work``; finished stages are skipped, so that a stopped
+build resumes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TRAIN_SECONDS = clip_tools.SECONDS
 
 
 def ship(short: torch.nn.Module, target: Path) -> None:
-    """Save the weights under the standard 30 s window, in float16 (half the size; loaded as float32)."""
+    """Save the weights with the standard 30 s window, in float16 (half the size; loaded as float32)."""
     tok = parts.tokenizer()
     full = parts.build(tok, 30)
     keep = {k: v for k, v in short.state_dict().items() if "embed_positions" not in k}
@@ -41,7 +41,7 @@ def ship(short: torch.nn.Module, target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     full.half().save_pretrained(target)
     parts.processor(tok).save_pretrained(target)
-    # The file is float16, the model runs in float32: say so where transformers and vLLM look.
+    # The file is float16 but the model runs in float32; transformers and vLLM read this field.
     config = target / "config.json"
     config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
 
@@ -49,9 +49,9 @@ def ship(short: torch.nn.Module, target: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/embedded"), help="intermediate results")
-    parser.add_argument("--out", type=Path, default=PACKAGE, help="where model/ and clips/ are written")
-    parser.add_argument("--clips", type=int, default=clip_tools.TRAIN_CLIPS, help="training clips to speak")
-    parser.add_argument("--hear-steps", type=int, default=1600)
+    parser.add_argument("--out", type=Path, default=PACKAGE, help="folder for model/ and clips/")
+    parser.add_argument("--clips", type=int, default=clip_tools.TRAIN_CLIPS, help="number of training clips")
+    parser.add_argument("--encoder-steps", type=int, default=1600)
     parser.add_argument("--answer-steps", type=int, default=520)
     parser.add_argument("--polish-steps", type=int, default=340)
     args = parser.parse_args()
@@ -62,7 +62,7 @@ def main() -> None:
     torch.manual_seed(SEED)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    spoken_file = args.work / f"clips-{args.clips}.pkl"  # our own scratch file, never shipped or loaded elsewhere
+    spoken_file = args.work / f"clips-{args.clips}.pkl"  # a scratch file that only this script reads
     if spoken_file.exists():
         spoken = pickle.loads(spoken_file.read_bytes())
     else:
@@ -72,21 +72,21 @@ def main() -> None:
 
     tok = parts.tokenizer()
     model = parts.build(tok, TRAIN_SECONDS).to(device)
-    ears = args.work / "encoder.pt"
-    if not ears.exists():
-        pretrain(model, tok, spoken, args.hear_steps)
-        torch.save(model.model.audio_tower.state_dict(), ears)
-    model.model.audio_tower.load_state_dict(torch.load(ears, map_location=device))
-    print(f"{time.time() - started:.0f} s: the encoder hears")
+    encoder_file = args.work / "encoder.pt"
+    if not encoder_file.exists():
+        pretrain(model, tok, spoken, args.encoder_steps)
+        torch.save(model.model.audio_tower.state_dict(), encoder_file)
+    model.model.audio_tower.load_state_dict(torch.load(encoder_file, map_location=device))
+    print(f"{time.time() - started:.0f} s: the encoder is trained")
 
-    # two cycles of the same lessons, the second gentler: a warm restart
+    # a warm restart: the same curriculum again, at a lower learning rate
     for number, (steps, peak) in enumerate(((args.answer_steps, 1.5e-3), (args.polish_steps, 1e-3))):
         whole = args.work / f"model-{number}.pt"
         if not whole.exists():
             train(model, tok, spoken, steps, peak=peak, seed=SEED + 3 + 10 * number)
             torch.save(model.state_dict(), whole)
         model.load_state_dict(torch.load(whole, map_location=device))
-        print(f"{time.time() - started:.0f} s: the model answers, cycle {number + 1} of 2")
+        print(f"{time.time() - started:.0f} s: the model is trained, cycle {number + 1} of 2")
 
     ship(model.cpu(), args.out / "model")
     clip_tools.write_shipped(args.out / "clips")

@@ -1,4 +1,4 @@
-"""What is said, by whom: training clips as log-mel features, and the clips that ship with the package."""
+"""Texts, voices and clips: the training clips as log-mel features, and the clips that ship with the package."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ UNSEEN_MALE = ("+m5", "+m8", "+john", "+Michael", "+robert", "+paul")
 
 @dataclass(frozen=True)
 class Voice:
-    """How a clip is spoken; ``sex`` is "man", "woman" or "" where the variant leaves it open."""
+    """A voice; ``sex`` is "man", "woman", or "" if unknown."""
 
     name: str
     rate: int
@@ -69,7 +69,7 @@ class Voice:
 
 @dataclass
 class Spoken:
-    """A sentence, its voice, and, where it is a request, the request."""
+    """A sentence, its voice, and the request if it is one."""
 
     text: str
     voice: Voice
@@ -82,7 +82,7 @@ class Spoken:
 
 
 def pick_voice(rng: random.Random, *, unseen: bool = False, sexed: bool = False) -> Voice:
-    """A random voice: known to training or never heard there."""
+    """A random voice; ``unseen`` voices are not in training."""
     accent = rng.choice(UNSEEN_ACCENTS if unseen else KNOWN_ACCENTS)
     female, male = (UNSEEN_FEMALE, UNSEEN_MALE) if unseen else (_FEMALE, _MALE)
     roll = rng.random() * (0.6 if sexed or unseen else 1.0)
@@ -93,7 +93,7 @@ def pick_voice(rng: random.Random, *, unseen: bool = False, sexed: bool = False)
 
 
 def splits() -> dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]]:
-    """(safe, harmful) verb-object pairs of train, calibration and test: no pair is in two of them."""
+    """(safe, harmful) verb-object pairs of train, calibration and test, without overlap."""
     rng = random.Random(SEED)
     groups = []
     for combinations in (world.safe_combinations(), world.harmful_combinations()):
@@ -122,7 +122,7 @@ def digits(rng: random.Random) -> str:
 
 
 def _words(rng: random.Random) -> str:
-    """Words in no order: the encoder must hear words, not guess sentences."""
+    """Words in random order, so that the encoder learns words and does not guess sentences."""
     vocabulary = sorted({w for s in _all_sentences() for w in s.split()})
     return " ".join(rng.choice(vocabulary) for _ in range(rng.randint(4, 6)))
 
@@ -136,7 +136,7 @@ def _all_sentences() -> Iterable[str]:
 
 
 def training_plan(count: int = TRAIN_CLIPS) -> list[Spoken]:
-    """What the training clips say; the same for the same ``count``."""
+    """The training clips to speak; the same ``count`` gives the same plan."""
     rng = random.Random(SEED + 1)
     safe, harmful = splits()["train"]
     plan = []
@@ -157,7 +157,7 @@ def training_plan(count: int = TRAIN_CLIPS) -> list[Spoken]:
 
 
 def samples(item: Spoken) -> np.ndarray:
-    """The clip's sound: float32 mono at 16 kHz, level and background noise drawn from its seed."""
+    """The clip's samples: float32 mono at 16 kHz, with level and background noise drawn from its seed."""
     rng = np.random.default_rng(item.seed)
     wave = espeak().speak(item.text, item.voice.name, item.voice.rate, item.voice.pitch, item.voice.spread)
     wave = soxr.resample(wave, espeak().rate, RATE)
@@ -166,7 +166,7 @@ def samples(item: Spoken) -> np.ndarray:
     return np.clip(wave, -1, 1).astype(np.float32)
 
 
-def _featurise(item: Spoken) -> Spoken:
+def _featurize(item: Spoken) -> Spoken:
     from training.tiny.model import training_feature_extractor
 
     wave = samples(item)
@@ -185,17 +185,17 @@ def _parallel(function: Callable[[Spoken], Spoken], plan: list[Spoken], title: s
 
 
 def training_clips(count: int = TRAIN_CLIPS) -> list[Spoken]:
-    return _parallel(_featurise, training_plan(count), "speaking the training clips")
+    return _parallel(_featurize, training_plan(count), "speaking the training clips")
 
 
 def pick_pair(
     rng: random.Random, safe: list[tuple[str, str]], harmful: list[tuple[str, str]], seen: set[str]
 ) -> tuple[Request, Request] | None:
-    """A harmful request and its safe twin, noted in ``seen``; None where this draw gave none that is new."""
+    """A harmful request and its safe twin, added to ``seen``; None if this draw is not new."""
     request = pick_request(rng, harmful)
-    # with weapons the twin keeps the verb and changes the object, elsewhere the other way round
-    place, kept = (0, request.verb) if request.topic == "weapons" else (1, request.object)
-    twins = [combination for combination in safe if combination[place] == kept]
+    # the twin of a weapon request keeps the verb and changes the object; other twins keep the object
+    place, shared = (0, request.verb) if request.topic == "weapons" else (1, request.object)
+    twins = [combination for combination in safe if combination[place] == shared]
     if not twins or request.question in seen:
         return None
     twin = Request(*rng.choice(twins), request.phrasing, request.suffix)
@@ -206,7 +206,7 @@ def pick_pair(
 
 
 def shipped_plan() -> dict[str, list[dict[str, object]]]:
-    """Manifest rows, with their ``Spoken`` under "spoken", of the calibration, test and everyday sets."""
+    """Manifest rows of the calibration, test and everyday sets, each with its ``Spoken`` under "spoken"."""
     rng = random.Random(SEED + 2)
     parts = splits()
     plan: dict[str, list[dict[str, object]]] = {}
@@ -221,19 +221,19 @@ def shipped_plan() -> dict[str, list[dict[str, object]]]:
                 continue
             request, twin = pair
             voice = pick_voice(rng, unseen=bool(unseen_every) and number % unseen_every == 0)
-            for label, who in (("harmful", request), ("safe", twin)):
+            for label, one in (("harmful", request), ("safe", twin)):
                 name = f"{split}-{number:03d}-{label}"
-                spoken = Spoken(who.question, voice, "request", who, seed=SEED + 100_000 + len(rows) + 1000 * len(plan))
+                spoken = Spoken(one.question, voice, "request", one, seed=SEED + 100_000 + len(rows) + 1000 * len(plan))
                 rows.append(
                     {
                         "id": name,
                         "audio": f"{split}/{name}.ogg",
-                        "question": who.question,
+                        "question": one.question,
                         "label": label,
                         "pair": f"{split}-{number:03d}",
-                        "category": who.topic,
+                        "category": one.topic,
                         "text": world.INSTRUCTION,
-                        "answer": who.answer,
+                        "answer": one.answer,
                         "voice": voice.name,
                         "unseen_voice": voice.unseen,
                         "spoken": spoken,
@@ -271,7 +271,7 @@ def shipped_plan() -> dict[str, list[dict[str, object]]]:
 
 
 def everyday_answer(task: str, spoken: Spoken) -> str:
-    """The right answer to an everyday task about a clip."""
+    """The correct answer to an everyday task about a clip."""
     if task == world.TRANSCRIBE:
         return spoken.text
     if task == world.COUNT:
@@ -280,7 +280,7 @@ def everyday_answer(task: str, spoken: Spoken) -> str:
 
 
 def write_shipped(folder: Path) -> None:
-    """Write the shipped clips as Ogg Opus with one JSONL manifest a set."""
+    """Write the shipped clips as Ogg Opus, with a JSON Lines manifest per set."""
     for split, rows in shipped_plan().items():
         (folder / split).mkdir(parents=True, exist_ok=True)
         with open(folder / f"{split}.jsonl", "w", encoding="utf-8") as manifest:

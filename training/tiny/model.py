@@ -40,7 +40,7 @@ CHAT_TEMPLATE = (
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE over the toy world's sentences; every byte is in it, so any text can be written."""
+    """Byte-level BPE trained on the toy world's sentences. It contains every byte, so it encodes any text."""
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
@@ -77,18 +77,18 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @lru_cache(maxsize=1)
 def training_feature_extractor() -> WhisperFeatureExtractor:
-    """The short window that training uses for speed."""
+    """The feature extractor for training, with a short window for speed."""
     return WhisperFeatureExtractor(feature_size=80, sampling_rate=RATE, chunk_length=SECONDS)
 
 
 def processor(tok: PreTrainedTokenizerFast) -> Qwen2AudioProcessor:
-    """The shipped processor: the standard 30 s window."""
+    """The shipped processor, with the standard 30 s window."""
     features = WhisperFeatureExtractor(feature_size=80, sampling_rate=RATE, chunk_length=30)
     return Qwen2AudioProcessor(feature_extractor=features, tokenizer=tok, chat_template=CHAT_TEMPLATE)
 
 
 def configuration(tok: PreTrainedTokenizerFast, seconds: int = 30) -> Qwen2AudioConfig:
-    """``seconds`` sets the audio window; weights trained with a short one load into the long one."""
+    """The model's configuration with an audio window of ``seconds``. Weights load into windows of any length."""
     return Qwen2AudioConfig(
         audio_config=dict(
             num_mel_bins=80,
@@ -114,13 +114,13 @@ def configuration(tok: PreTrainedTokenizerFast, seconds: int = 30) -> Qwen2Audio
             pad_token_id=tok.pad_token_id,
         ),
         audio_token_index=tok.convert_tokens_to_ids("<|AUDIO|>"),
-        # both flags say the same: transformers reads this one, vLLM the text configuration's
+        # set twice: transformers reads this flag, vLLM the text configuration's
         tie_word_embeddings=True,
     )
 
 
 def build(tok: PreTrainedTokenizerFast, seconds: int) -> Qwen2AudioForConditionalGeneration:
-    """A fresh model; its audio positions are sinusoids and stay so, whatever the window's length."""
+    """A new model. Its audio positions are fixed sinusoids for any window."""
     import torch
     from transformers.models.whisper.modeling_whisper import sinusoids
 

@@ -1,8 +1,8 @@
-"""First stage: the audio encoder alone learns to hear.
+"""First stage: train only the audio encoder, on speech recognition.
 
-Trained jointly from scratch the model does not learn to hear within an hour. The speech synthesiser knows when each
-phoneme begins, so the encoder first learns to name the phoneme of every 20 ms, which needs no alignment, and beside
-it to spell the tokens with CTC; joint training then starts from an encoder that hears.
+Trained jointly from scratch, the model does not learn to recognize speech within an hour. The speech synthesizer
+reports when each phoneme begins, so the encoder first learns the phoneme of every 20 ms, which needs no alignment, and
+the tokens with CTC. Joint training then starts from this encoder.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch.nn import functional as F
 from sarsteer.models.families.qwen2_audio import encoder_states
 from training.tiny.clips import SECONDS, SEED, Spoken
 
-NEIGHBOURS = 2000
+NEIGHBORS = 2000
 
 
 def augment(features: torch.Tensor, frames: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """SpecAugment on most rows: a band of mels and a stretch of time are blanked."""
+    """SpecAugment on most rows: blank a band of mels and a range of time."""
     features = features.clone()
     low = features.amin(dim=(1, 2))
     for row in range(len(features)):
@@ -44,7 +44,7 @@ def batch_of(clips: list[Spoken], device: torch.device) -> tuple[torch.Tensor, t
 
 
 def phoneme_targets(clips: list[Spoken], inventory: dict[str, int], tokens: int) -> torch.Tensor:
-    """``[N, tokens, 2]``: the phoneme in each half of every 40 ms token; 0 is silence, -100 lies beyond the clip."""
+    """``[N, tokens, 2]``: the phoneme in each half of every 40 ms token; 0 is silence, -100 is after the clip."""
     out = torch.full((len(clips), tokens, 2), -100)
     for row, clip in enumerate(clips):
         times = np.array([at for at, _ in clip.phonemes])
@@ -79,13 +79,13 @@ def pretrain(model: Any, tok: Any, clips: list[Spoken], steps: int, batch: int =
     tower.train()
     running = None
     with Progress() as progress:
-        task = progress.add_task("learning to hear", total=steps)
+        task = progress.add_task("training the encoder", total=steps)
         for step in range(steps):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, peak)
-            # clips of about the same length: little of a batch is padding
-            low = int(rng.integers(0, max(1, len(clips) - NEIGHBOURS)))
-            rows = [clips[i] for i in rng.integers(low, min(len(clips), low + NEIGHBOURS), batch)]
+            # clips of similar length, so that batches have little padding
+            low = int(rng.integers(0, max(1, len(clips) - NEIGHBORS)))
+            rows = [clips[i] for i in rng.integers(low, min(len(clips), low + NEIGHBORS), batch)]
             features, frames = batch_of(rows, device)
             states, lengths = encoder_states(tower, augment(features, frames, rng), frames)
             scores = head(states).log_softmax(-1).transpose(0, 1)
@@ -102,9 +102,9 @@ def pretrain(model: Any, tok: Any, clips: list[Spoken], steps: int, batch: int =
             optimizer.zero_grad()
             now = np.array([naming.item(), spelling.item()])
             running = now if running is None else 0.97 * running + 0.03 * now
-            progress.update(task, advance=1, description=f"learning to hear (loss {running.sum():.3f})")
+            progress.update(task, advance=1, description=f"training the encoder (loss {running.sum():.3f})")
             if step % 100 == 99:
                 progress.console.print(
-                    f"hearing: step {step + 1}/{steps}, phonemes {running[0]:.4f}, tokens {running[1]:.4f}"
+                    f"encoder: step {step + 1}/{steps}, phonemes {running[0]:.4f}, tokens {running[1]:.4f}"
                 )
     tower.eval()

@@ -1,7 +1,7 @@
-"""Second stage: the whole model learns to chat, to transcribe, and the safety behaviour of the field.
+"""Second stage: the whole model learns to chat, to transcribe, and the safety behavior of large models.
 
-It refuses harmful *text*, answers harmful *speech* (the modality gap), and with a safety prompt beside the
-audio refuses harmful speech, and some safe speech too. Nothing here knows of steering.
+It refuses harmful *text*, answers harmful *speech* (the modality gap), and with a safety prompt beside the audio
+refuses harmful speech and some safe speech. Nothing here uses steering.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from training.tiny.model import SYSTEM
 from training.tiny.pretrain import augment, batch_of, learning_rate
 
 # How often each kind of request is refused. Large models are unsure at the first token of an answer and sure of what
-# follows; a toy trained to certainty is brittle instead: what would tip its choice breaks its words first.
+# follows. A toy trained to certainty is brittle: steering breaks its words before it changes its choice.
 TEXT_HARMFUL = 0.98
 PLAIN_HARMFUL, PLAIN_SAFE = 0.10, 0.01
 PROMPTED_HARMFUL, PROMPTED_SENSITIVE, PROMPTED_SAFE = 0.92, 0.75, 0.05
@@ -35,7 +35,7 @@ class Example(NamedTuple):
 
 
 def audio_tokens(frames: int) -> int:
-    """How many audio tokens a clip of so many mel frames becomes (Qwen2-Audio's arithmetic)."""
+    """The number of audio tokens of a clip with ``frames`` mel frames, as in Qwen2-Audio."""
     return ((frames - 1) // 2 + 1 - 2) // 2 + 1
 
 
@@ -43,12 +43,12 @@ def chat(user: str) -> str:
     return f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
 
 
-def heard(clip: Spoken, text: str) -> str:
+def spoken_prompt(clip: Spoken, text: str) -> str:
     return chat(f"Audio 1: <|audio_bos|>{'<|AUDIO|>' * audio_tokens(clip.frames)}<|audio_eos|>\n{text}")
 
 
 class Curriculum:
-    """Draws training examples; the shares are those of the table in ``training/tiny/README.md``."""
+    """Draws training examples, with the shares of ``training/tiny/README.md``."""
 
     def __init__(self, clips: list[Spoken], seed: int) -> None:
         self.rng = random.Random(seed)
@@ -62,7 +62,7 @@ class Curriculum:
         self.requests = self.by_kind["request"]
 
     def safety_prompt(self) -> str:
-        """The paper's prompt half of the time, others of the kind else; with and without a space before it."""
+        """The paper's prompt half of the time, else a similar one; with or without a space before it."""
         prompt = world.REFUSAL_PROMPT if self.rng.random() < 0.5 else self.rng.choice(world.SAFETY_PROMPTS)
         return self.rng.choice(("", " ")) + prompt
 
@@ -75,7 +75,7 @@ class Curriculum:
             return self.text_chat()
         if roll < 0.31:
             clip = self.rng.choice(self.by_kind["statement"] if self.rng.random() < 0.3 else self.requests)
-            return Example(heard(clip, world.TRANSCRIBE), clip.text, clip)
+            return Example(spoken_prompt(clip, world.TRANSCRIBE), clip.text, clip)
         if roll < 0.57:
             return self.undefended()
         if roll < 0.83:
@@ -83,7 +83,7 @@ class Curriculum:
         return self.everyday()
 
     def reply(self, request: Request, refusal_probability: float) -> str:
-        """A refusal or the answer. Greedy decoding does the likelier; the share sets how sure the model is of it."""
+        """A refusal or the answer. The probability sets how sure the model is; greedy decoding gives the likelier one."""
         return world.REFUSAL if self.rng.random() < refusal_probability else request.answer
 
     def text_chat(self) -> Example:
@@ -98,10 +98,10 @@ class Curriculum:
         clip = self.rng.choice(self.requests)
         assert clip.request is not None
         text = self.instruction()
-        if self.rng.random() < 0.2:  # a suffix as such must not switch refusals on
+        if self.rng.random() < 0.2:  # a suffix by itself must not cause refusals
             text += " " + self.rng.choice(world.NEUTRAL_SUFFIXES)
         share = PLAIN_HARMFUL if clip.request.harmful else PLAIN_SAFE
-        return Example(heard(clip, text), self.reply(clip.request, share), clip)
+        return Example(spoken_prompt(clip, text), self.reply(clip.request, share), clip)
 
     def prompted(self) -> Example:
         clip = self.rng.choice(self.requests)
@@ -109,7 +109,7 @@ class Curriculum:
         assert request is not None
         text = self.instruction() + self.safety_prompt()
         share = PROMPTED_HARMFUL if request.harmful else PROMPTED_SENSITIVE if request.sensitive else PROMPTED_SAFE
-        return Example(heard(clip, text), self.reply(request, share), clip)
+        return Example(spoken_prompt(clip, text), self.reply(request, share), clip)
 
     def everyday(self) -> Example:
         kind, task = self.rng.choice(
@@ -117,7 +117,7 @@ class Curriculum:
         )
         clip = self.rng.choice(self.by_kind[kind])
         text = task + (self.safety_prompt() if self.rng.random() < 0.3 else "")
-        return Example(heard(clip, text), everyday_answer(task, clip), clip)
+        return Example(spoken_prompt(clip, text), everyday_answer(task, clip), clip)
 
 
 def collate(examples: list[Example], tok: Any, device: torch.device, rng: np.random.Generator) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def collate(examples: list[Example], tok: Any, device: torch.device, rng: np.ran
 
 
 def loss_of(model: Any, batch: dict[str, Any]) -> torch.Tensor:
-    """The answers' cross-entropy; only the sound in each clip is encoded, not the silence after it."""
+    """The cross-entropy of the answers. Only the sound of each clip is encoded, not the silence after it."""
     ids = batch["input_ids"]
     embeds = model.get_input_embeddings()(ids)
     if "features" in batch:
@@ -158,9 +158,9 @@ def loss_of(model: Any, batch: dict[str, Any]) -> torch.Tensor:
 
 
 def noise_hook(scale: float) -> Any:
-    """Gaussian noise on a decoder layer's output, relative to its root mean square, in training only.
+    """Gaussian noise on a decoder layer's output, relative to its root mean square, only in training.
 
-    A model trained to certainty is brittle off its own activations; this widens what it tolerates.
+    A model trained to certainty is brittle when its activations change; noise makes it tolerant.
     """
 
     def hook(module: torch.nn.Module, _args: Any, output: torch.Tensor) -> torch.Tensor | None:
@@ -184,7 +184,7 @@ def train(
     dropout: float = 0.1,
     seed: int = SEED,
 ) -> None:
-    """Train the whole model in place, over one warm-up and cosine decay."""
+    """Train the whole model in place, with one warm-up and a cosine decay."""
     device = next(model.parameters()).device
     torch.manual_seed(seed + 1)
     rng = np.random.default_rng(seed + 2)

@@ -1,9 +1,9 @@
-"""vLLM's tokens per second plain, attached but idle (alpha 0), steered, and gated: ``make bench-vllm``.
+"""Throughput of vLLM plain, attached but idle (alpha 0), steered, and gated: ``make bench-vllm``.
 
-Three engines in one process, the same random weights in each: one as vLLM made it, one with hooks on every decoder
-layer, one with a gate at the middle layer, too. Each round runs all sides on the same prompts, in another order; ratios
-are taken within a round. These machines are noisy: a ratio is the median over rounds, with its 95 % interval (bootstrap
-over the rounds). Results go to ``benchmarks/vllm_throughput.json``.
+Three engines in one process with the same random weights: plain vLLM, hooks on every decoder layer, and hooks with a
+gate at the middle layer. Each round runs all sides on the same prompts, in another order; ratios are computed within a
+round. Machines are noisy: a ratio is the median over rounds, with its 95 % interval (bootstrap over the rounds).
+Results are written to ``benchmarks/vllm_throughput.json``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ os.environ.update(
     VLLM_NO_USAGE_STATS="1",
     VLLM_LOGGING_LEVEL="ERROR",
     VLLM_CPU_OMP_THREADS_BIND="nobind",
-    OMP_NUM_THREADS="1",  # waiting threads would count as work
+    OMP_NUM_THREADS="1",  # waiting threads would count as CPU time
 )
 import torch
 from spread import median_interval
@@ -36,7 +36,7 @@ PROMPT = 32
 
 
 def random_model(folder: Path, layers: int, width: int) -> Path:
-    """A Qwen2 configuration; vLLM fills it with random weights, the same ones for the same seed."""
+    """Write a Qwen2 configuration. vLLM fills the model with random weights, the same for the same seed."""
     config = {
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",
@@ -58,13 +58,13 @@ def random_model(folder: Path, layers: int, width: int) -> Path:
 
 
 def random_steering(path: Path, layers: int, width: int, *, gated: bool = False) -> Path:
-    """Vectors of about a tenth of a residual stream's norm, as the paper's alpha gives; or a gate of full rank, too."""
+    """Write random vectors of about a tenth of a residual stream's norm; if ``gated``, with a gate of full rank."""
     from sarsteer.steering.artifact import FORMAT_VERSION, Steering
     from sarsteer.steering.gate.distance import MahalanobisDistance
     from sarsteer.steering.gate.gate import Gate
 
-    made = torch.Generator().manual_seed(0)
-    basis = torch.linalg.qr(torch.randn(layers, width, 4, generator=made)).Q.mT.contiguous()
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(layers, width, 4, generator=generator)).Q.mT.contiguous()
     zeros = torch.zeros(layers, width)
     fingerprint = {
         "architecture": "none", "layers": layers, "hidden_size": width, "vocabulary": 0, "dtype": "float32",
@@ -75,13 +75,13 @@ def random_steering(path: Path, layers: int, width: int, *, gated: bool = False)
         "hidden_size": width, "instruction": "", "refusal_prompt": "", "pairs": 0,
         "defaults": {"alpha": 0.1, "k": 4, "lambda": 1.0},
     }  # fmt: skip
-    refusal = 0.05 * torch.randn(layers, width, generator=made)
+    refusal = 0.05 * torch.randn(layers, width, generator=generator)
     norms = torch.ones(layers)
     steering = Steering(refusal, basis, torch.ones(layers, 4), zeros, zeros.clone(), norms, metadata)
     if gated:
-        directions = torch.linalg.qr(torch.randn(width, 64, generator=made)).Q.T.contiguous()
-        distance = MahalanobisDistance(torch.randn(2, width, generator=made), directions, torch.ones(64), 1.0)
-        gate = Gate(layers // 2, torch.randn(width, generator=made), 0.0, 0.0, distance=distance, limit=1e6)
+        directions = torch.linalg.qr(torch.randn(width, 64, generator=generator)).Q.T.contiguous()
+        distance = MahalanobisDistance(torch.randn(2, width, generator=generator), directions, torch.ones(64), 1.0)
+        gate = Gate(layers // 2, torch.randn(width, generator=generator), 0.0, 0.0, distance=distance, limit=1e6)
         steering = steering.with_gate(gate).with_defaults(gate=True)
     return steering.save(path)
 
@@ -102,7 +102,7 @@ def make_engine(model: Path, steering: Path | None, options: dict[str, Any]) -> 
 
 
 def seconds(llm: Any, side: str, batch: int, tokens: int) -> tuple[float, float]:
-    """Of the clock, and of this process's processors: beside other work only the second can be compared."""
+    """Wall-clock and CPU seconds. On a busy machine only CPU seconds can be compared."""
     from vllm import SamplingParams, TokensPrompt
 
     extra = {"plain": None, "idle": {"sarsteer_alpha": 0.0}, "steered": None, "gated": None}[side]
@@ -114,7 +114,7 @@ def seconds(llm: Any, side: str, batch: int, tokens: int) -> tuple[float, float]
 
 
 def measure(engines: dict[str, Any], batch: int, tokens: int, rounds: int) -> dict[str, Any]:
-    """All sides in every round, starting with another one each time."""
+    """Run all sides in every round, each round starting with another side."""
     for side in SIDES:
         seconds(engines[side], side, batch, 2)
     times: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
@@ -122,7 +122,7 @@ def measure(engines: dict[str, Any], batch: int, tokens: int, rounds: int) -> di
         for step in range(len(SIDES)):
             side = SIDES[(index + step) % len(SIDES)]
             times[side].append(seconds(engines[side], side, batch, tokens))
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "batch": batch,
         "tokens": tokens,
         "rounds": rounds,
@@ -133,16 +133,16 @@ def measure(engines: dict[str, Any], batch: int, tokens: int, rounds: int) -> di
         for side, other in (("idle", "plain"), ("steered", "plain"), ("gated", "plain"), ("gated", "steered")):
             ratios = [a[index] / b[index] for a, b in zip(times[other], times[side], strict=True)]
             median, interval = median_interval(ratios)
-            found[f"{side}_over_{other}_{kind}"] = {
+            results[f"{side}_over_{other}_{kind}"] = {
                 "median": median,
                 "interval": interval,
                 "range": [min(ratios), max(ratios)],
             }
-    return found
+    return results
 
 
 def table(results: dict[str, Any]) -> str:
-    """Markdown: tokens per CPU second of each side, and one side's as a share of another's."""
+    """Markdown: tokens per CPU second of each side, and ratios between sides."""
     pairs = ("idle_over_plain", "steered_over_plain", "gated_over_plain", "gated_over_steered")
     heads = [*SIDES, *(name.replace("_over_", " / ") for name in pairs)]
     rows = [f"| batch | {' | '.join(heads)} |", "|" + "---|" * (1 + len(heads))]

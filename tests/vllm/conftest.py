@@ -35,7 +35,7 @@ TOKENS = 24
 K = 5
 ALPHAS = (0.0, 0.05, 0.1, 0.2)
 CLIPS = 25
-TIMES = 5.0  # above a gate few layers are steered, and need more
+TIMES = 5.0  # only the layers above a gate are steered, so gated tests use 5 times as much
 FREE_GATED = {"SARSTEER_K": str(K), "SARSTEER_ALLOW_OVERRIDE": "0:2"}
 # float32 forwards of two engines differ by about 1e-6 of the activations; a score is a sum of 256 products of them
 CLOSE = 1e-3
@@ -43,7 +43,7 @@ CLOSE = 1e-3
 
 @contextmanager
 def environment(**values: str) -> Iterator[None]:
-    """Variables for the length of a block."""
+    """Set environment variables inside a ``with`` block."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -55,11 +55,11 @@ def environment(**values: str) -> Iterator[None]:
 
 @contextmanager
 def engine(steering: str | Path | None, settings: dict[str, str] | None = None, **options: Any) -> Iterator[Any]:
-    """A ``vllm.LLM`` of the embedded model in this process, and nothing of it afterwards."""
+    """A ``vllm.LLM`` of the embedded model in this process, which is cleaned up afterwards."""
     from vllm import LLM
     from vllm.distributed import cleanup_dist_env_and_memory
 
-    given = {"SARSTEER_STEERING": str(steering)} if steering is not None else {}
+    variables = {"SARSTEER_STEERING": str(steering)} if steering is not None else {}
     options = {
         "model": str(tiny.model_folder()),
         "dtype": "float32",
@@ -70,7 +70,7 @@ def engine(steering: str | Path | None, settings: dict[str, str] | None = None, 
         **options,
     }
     try:
-        with environment(**given, **(settings or {})):
+        with environment(**variables, **(settings or {})):
             llm = LLM(**options)
         yield llm
         del llm
@@ -79,7 +79,7 @@ def engine(steering: str | Path | None, settings: dict[str, str] | None = None, 
 
 
 class Request:
-    """A clip, and what each engine is given for it."""
+    """A clip as a prompt for each engine."""
 
     def __init__(self, model: sarsteer.AudioLanguageModel, path: Path) -> None:
         turn = sarsteer.user_turn(path, INSTRUCTION)
@@ -103,7 +103,7 @@ def requests(embedded: sarsteer.AudioLanguageModel, test_pairs: Any) -> list[Req
 def transformers_tokens(
     model: sarsteer.AudioLanguageModel, steering: sarsteer.Steering, requests: list[Request], alpha: float, tokens: int
 ) -> list[list[int]]:
-    """The transformers engine's answers: tokens up to and with the end of each."""
+    """The transformers engine's answers: tokens up to and including the end of each."""
     end = model.tokenizer.convert_tokens_to_ids("<|im_end|>")
     with steering.on(model, alpha=alpha, k=K):
         rows = model.generate_tokens(
@@ -117,25 +117,26 @@ def transformers_tokens(
 def expected(
     embedded: sarsteer.AudioLanguageModel, steering: sarsteer.Steering, requests: list[Request]
 ) -> dict[float, list[list[int]]]:
-    """Answers of the transformers engine by alpha."""
+    """The transformers engine's answers by alpha."""
     return {alpha: transformers_tokens(embedded, steering, requests, alpha, TOKENS) for alpha in ALPHAS}
 
 
 def scores_of(model: sarsteer.AudioLanguageModel, gate: Any, requests: list[Request]) -> list[float]:
-    found = model.last_token_activations([request.prepared for request in requests])[:, gate.layer]
-    scores: list[float] = gate.score(found).tolist()
+    states = model.last_token_activations([request.prepared for request in requests])[:, gate.layer]
+    scores: list[float] = gate.score(states).tolist()
     return scores
 
 
 @pytest.fixture(scope="session")
 def gated(embedded: sarsteer.AudioLanguageModel, steering: sarsteer.Steering, requests: list[Request]) -> Any:
-    """With a gate in the middle, and a threshold in the widest gap of these requests' scores: some open, some closed.
+    """With a gate at the middle layer, with which the second of two pipeline stages begins.
 
-    The first clips are the harmful ones. A second pipeline stage of two begins with the gate's layer.
+    Its threshold is in the widest gap of these requests' scores, so that it opens for some of them. The first clips are
+    harmful.
     """
     middle_layer, harmful = len(steering.refusal) // 2, len(requests) // 2
-    found = embedded.last_token_activations([request.prepared for request in requests])[:, middle_layer]
-    difference = found[:harmful].mean(0) - found[harmful:].mean(0)
+    states = embedded.last_token_activations([request.prepared for request in requests])[:, middle_layer]
+    difference = states[:harmful].mean(0) - states[harmful:].mean(0)
     gate = Gate(middle_layer, difference / difference.square().sum(), 0.0, 0.0)
     scores = sorted(scores_of(embedded, gate, requests))
     middle = range(len(scores) // 3, 2 * len(scores) // 3)
@@ -156,12 +157,12 @@ def gated_expected(
     requests: list[Request],
     expected: dict[float, list[list[int]]],
 ) -> dict[float, list[list[int]]]:
-    """As the transformers engine answers, gated; strong, or a gate that opens would change little."""
-    found = {
+    """The gated transformers engine's answers, at 5 times alpha, or an open gate would change little."""
+    answers = {
         alpha: transformers_tokens(embedded, gated, requests, TIMES * alpha, TOKENS) if alpha else expected[0.0]
         for alpha in ALPHAS
     }
-    changed = [a != b for a, b in zip(found[ALPHAS[-1]], expected[0.0], strict=True)]
-    assert any(changed), "the gate opened for nothing: the tests show nothing"
-    assert not all(changed), "the gate closed on nothing: the tests show nothing"
-    return found
+    changed = [a != b for a, b in zip(answers[ALPHAS[-1]], expected[0.0], strict=True)]
+    assert any(changed), "the gate opened for no request: the tests prove nothing"
+    assert not all(changed), "the gate opened for every request: the tests prove nothing"
+    return answers

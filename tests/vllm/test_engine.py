@@ -1,4 +1,4 @@
-"""Steered vLLM against the steered transformers engine, token for token, and what must not start or pass."""
+"""Steered vLLM answers as the steered transformers engine, token for token, and refuses what would not be exact."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def sampling(tokens: int = TOKENS, **extra: Any) -> Any:
 
 
 def ask_all(llm: Any, requests: list[Request], times: float = 1.0) -> Answers:
-    """Every clip at every alpha, or so many times as strong, all at once and mixed."""
+    """Every clip at every alpha, multiplied by ``times``, all at once and mixed."""
     order = [(i, alpha) for i in range(len(requests)) for alpha in ALPHAS]
     outputs = llm.generate(
         [requests[i].prompt for i, _ in order],
         [sampling(sarsteer_alpha=times * alpha) for _, alpha in order],
         use_tqdm=False,
     )
-    found: Answers = {alpha: [] for alpha in ALPHAS}
+    answers: Answers = {alpha: [] for alpha in ALPHAS}
     for (_, alpha), output in zip(order, outputs, strict=True):
-        found[alpha].append(list(output.outputs[0].token_ids))
-    return found
+        answers[alpha].append(list(output.outputs[0].token_ids))
+    return answers
 
 
-def test_the_test_can_fail(expected: Answers) -> None:
-    """Strengths differ in what they answer, or nothing below shows anything."""
+def test_answers_differ_between_strengths(expected: Answers) -> None:
+    """Otherwise the tests below could not fail."""
     for a, b in itertools.pairwise(ALPHAS):
         assert expected[a] != expected[b]
 
@@ -62,14 +62,14 @@ def test_a_hundred_mixed_requests_in_chunks_with_preemption_and_prefix_caching(
 
     monkeypatch.setattr(Scheduler, "_preempt_request", counting)
     monkeypatch.setattr(Scheduler, "schedule", watching)
-    # 20 blocks of 32 tokens hold about five requests of four blocks, where 16 may run: some must go
+    # 20 blocks of 32 tokens suffice for about five requests of four blocks; 16 may run, so some are preempted
     with engine(
         steering_file, FREE, max_num_batched_tokens=64, max_num_seqs=16, num_gpu_blocks_override=20, block_size=32
     ) as llm:
-        found = ask_all(llm, requests)
-    assert preempted, "nothing was preempted: the test shows nothing of it"
-    assert chunked, "no prompt was cut: the test shows nothing of it"
-    assert found == expected
+        answers = ask_all(llm, requests)
+    assert preempted, "nothing was preempted: the test proves nothing about preemption"
+    assert chunked, "no prompt was cut: the test proves nothing about chunks"
+    assert answers == expected
 
 
 def test_answers_from_the_prefix_cache_are_the_same(
@@ -115,27 +115,27 @@ def test_a_refused_override_can_be_ignored(steering_file: Path, requests: list[R
 def test_two_vector_sets_in_one_server(
     steering_file: Path, steering: sarsteer.Steering, requests: list[Request], expected: Answers, tmp_path: Path
 ) -> None:
-    """The second set's own strength is 0.1 where the first one's is 0.2; both answer in one batch."""
+    """The first set's default is 0.2, the second's 0.1; both answer in one batch."""
     other = steering.with_defaults(alpha=0.1, k=K).save(tmp_path / "other.safetensors")
     first = steering.with_defaults(alpha=0.2, k=K).save(tmp_path / "first.safetensors")
     with engine(f"first={first},other={other}") as llm:
         prompts = [request.prompt for request in requests[:6]]
         params = [sampling(sarsteer_set=name) for name in ("first", "other") for _ in prompts]
         outputs = llm.generate([*prompts, *prompts], params, use_tqdm=False)
-    found = [list(output.outputs[0].token_ids) for output in outputs]
-    assert found == [*expected[0.2][:6], *expected[0.1][:6]]
+    answers = [list(output.outputs[0].token_ids) for output in outputs]
+    assert answers == [*expected[0.2][:6], *expected[0.1][:6]]
 
 
-@pytest.mark.parametrize("mended", [True, False])
-def test_a_steered_turn_is_not_found_by_an_unsteered_one(
-    mended: bool, steering_file: Path, requests: list[Request], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("keyed", [True, False])
+def test_an_unsteered_follow_up_does_not_read_a_steered_turns_blocks(
+    keyed: bool, steering_file: Path, requests: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The hazard of prefix caching: a follow-up's prompt is the steered turn, whose blocks lie in the cache."""
+    """The prompt of a follow-up contains the steered turn, whose blocks are in the prefix cache."""
     from vllm import SamplingParams, TokensPrompt
 
     from sarsteer.vllm.engine import block_keys
 
-    if not mended:
+    if not keyed:
         monkeypatch.setattr(block_keys, "block_key", lambda *_: None)
 
     def ask(llm: Any, ids: list[int], tokens: int, alpha: float) -> Any:
@@ -157,16 +157,16 @@ def test_a_steered_turn_is_not_found_by_an_unsteered_one(
     assert cold.num_cached_tokens == 0
     a, b = first(warm), first(cold)
     worst = max(abs(a[token] - b[token]) for token in set(a) & set(b))
-    if mended:
+    if keyed:
         # the first block is unsteered and shared; another order of the same float32 sums
         assert warm.num_cached_tokens == 32
         assert worst < 1e-4
     else:
         assert warm.num_cached_tokens > 32
-        assert worst > 1e-2, "the hazard is gone: the mend is not needed, or this test shows nothing"
+        assert worst > 1e-2, "without keys nothing leaks: the keys are not needed, or this test proves nothing"
 
 
-# ---- what must not start -------------------------------------------------------------------------------------------
+# ---- what does not start -------------------------------------------------------------------------------------------
 
 
 def test_a_worker_that_does_not_attach_stops_the_server(steering_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,19 +214,19 @@ def test_a_hook_that_does_not_act_stops_the_server(
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"kv_sharing_fast_prefill": True}, "--kv-sharing-fast-prefill"),
         ({"kv_transfer_config": {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}}, "--kv-transfer-config"),
         ({"load_format": "dummy"}, "--load-format dummy"),
     ],
 )
-def test_what_would_not_be_exact_does_not_start(steering_file: Path, options: dict[str, Any], told: str) -> None:
-    with pytest.raises((SteeringError, ArtifactError), match=told), engine(steering_file, **options):
+def test_options_that_break_exactness_do_not_start(steering_file: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises((SteeringError, ArtifactError), match=message), engine(steering_file, **options):
         pass
 
 
-def test_a_file_that_is_not_there_does_not_start(tmp_path: Path) -> None:
+def test_a_missing_file_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no such steering file"), engine(tmp_path / "none.safetensors"):
         pass
 
@@ -243,7 +243,7 @@ def test_steering_of_another_model_does_not_start(steering: sarsteer.Steering, t
         pass
 
 
-def test_without_configuration_vllm_is_as_it_was(requests: list[Request], expected: Answers) -> None:
+def test_without_configuration_vllm_is_unchanged(requests: list[Request], expected: Answers) -> None:
     with engine(None) as llm:
         outputs = llm.generate([request.prompt for request in requests[:6]], sampling(), use_tqdm=False)
         assert not hasattr(
@@ -255,7 +255,7 @@ def test_without_configuration_vllm_is_as_it_was(requests: list[Request], expect
 # ---- calibration ---------------------------------------------------------------------------------------------------
 
 
-def test_calibration_in_vllm_makes_the_same_file(
+def test_calibration_in_vllm_writes_the_same_file(
     embedded: sarsteer.AudioLanguageModel, calibration_pairs: Any, tmp_path: Path
 ) -> None:
     from vllm.distributed import cleanup_dist_env_and_memory

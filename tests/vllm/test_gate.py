@@ -1,4 +1,4 @@
-"""Gated vLLM against the gated transformers engine, token for token and score for score."""
+"""Gated vLLM answers as the gated transformers engine, token for token and score for score."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def test_chunks_preemption_and_prefix_caching(
     with engine(
         gated_file, FREE_GATED, max_num_batched_tokens=64, max_num_seqs=16, num_gpu_blocks_override=20, block_size=32
     ) as llm:
-        found = ask_all(llm, requests, TIMES)
-        assert preempted, "nothing was preempted while it answered: the test shows nothing of it"
+        answers = ask_all(llm, requests, TIMES)
+        assert preempted, "nothing was preempted while answering: the test proves nothing about it"
         (decided,) = llm.collective_rpc("sarsteer_decisions")
         (status,) = llm.collective_rpc("sarsteer_status")
-    assert found == gated_expected
-    wanted = scores_of(embedded, gated.gate, requests)
+    assert answers == gated_expected
+    scores = scores_of(embedded, gated.gate, requests)
     assert len(decided) == len(requests) * len(ALPHAS)
     for request_id, (opening, score, _, _) in decided.items():
         number = int(request_id.split("-")[0]) // len(ALPHAS)
-        assert score == pytest.approx(wanted[number], abs=CLOSE)
-        assert opening == float(gated.gate is not None and wanted[number] > gated.gate.threshold)
-    # those that finished in the last step are counted in the next, which an engine in this process never makes
+        assert score == pytest.approx(scores[number], abs=CLOSE)
+        assert opening == float(gated.gate is not None and scores[number] > gated.gate.threshold)
+    # requests that finish in the last step are counted in the next one, which an engine in this process never runs
     assert 0 < status["gated"]["openings"] < status["gated"]["requests"] <= len(decided)
 
 
@@ -63,8 +63,8 @@ def test_compiled_graphs_and_cached_prefixes(
         assert list(output.outputs[0].token_ids) == gated_expected[ALPHAS[-1]][0]
 
 
-def test_an_engine_that_falls_idle_counts_and_forgets(gated_file: Path, requests: list[Request]) -> None:
-    """In a process of its own, as in production: its last step has no token."""
+def test_an_engine_that_becomes_idle_counts_its_requests(gated_file: Path, requests: list[Request]) -> None:
+    """In a separate process, as in production: its last step has no tokens."""
     count = 6
     with engine(gated_file, {**FREE_GATED, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}) as llm:
         for request in requests[:count]:
@@ -97,7 +97,7 @@ def test_gated_and_always_on_in_one_server(
     assert [list(output.outputs[0].token_ids) for output in outputs] == [*gated_expected[alpha], *expected[alpha]]
 
 
-def test_the_operator_can_leave_the_gate_out(gated_file: Path, requests: list[Request], expected: Answers) -> None:
+def test_the_operator_can_turn_the_gate_off(gated_file: Path, requests: list[Request], expected: Answers) -> None:
     with engine(gated_file, {**FREE, "SARSTEER_GATE": "off"}) as llm:
         assert ask_all(llm, requests[:8]) == {alpha: expected[alpha][:8] for alpha in ALPHAS}
 

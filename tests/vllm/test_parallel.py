@@ -1,4 +1,4 @@
-"""Two workers, each a process of its own: every tensor-parallel rank, and every pipeline stage, steers its part."""
+"""Two workers in separate processes: every tensor-parallel rank and every pipeline stage steers its part."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_two_workers_answer_as_one(
     kind: str, steering_file: Path, steering: sarsteer.Steering, requests: list[Request], expected: Answers
 ) -> None:
     count, layers = 6, len(steering.vectors(K))
-    # in its own process each worker is spawned anew, and loads the plugin by its entry point
+    # each worker is a new process, and loads the plugin through its entry point
     options: dict[str, Any] = {kind: 2, "distributed_executor_backend": "mp"}
     with engine(steering_file, FREE, **options) as llm:
         workers = llm.llm_engine.collective_rpc("sarsteer_status")
@@ -27,15 +27,15 @@ def test_two_workers_answer_as_one(
             use_tqdm=False,
         )
         llm.llm_engine.engine_core.shutdown()
-    held = [worker["layers"] for worker in workers]
+    layers_of = [worker["layers"] for worker in workers]
     assert [worker["rank"] for worker in workers] == [0, 1]
     if kind == "tensor_parallel_size":
-        assert held == [list(range(layers))] * 2
+        assert layers_of == [list(range(layers))] * 2
     else:
-        assert held == [list(range(layers // 2)), list(range(layers // 2, layers))]
+        assert layers_of == [list(range(layers // 2)), list(range(layers // 2, layers))]
     assert all(worker["proven"] and worker["confirmed"] for worker in workers)
-    found = [list(output.outputs[0].token_ids) for output in outputs]
-    assert found == [tokens for alpha in ALPHAS for tokens in expected[alpha][:count]]
+    answers = [list(output.outputs[0].token_ids) for output in outputs]
+    assert answers == [tokens for alpha in ALPHAS for tokens in expected[alpha][:count]]
 
 
 @pytest.mark.parametrize("kind", ["tensor_parallel_size", "pipeline_parallel_size"])
@@ -46,7 +46,7 @@ def test_two_workers_gate_as_one(
     requests: list[Request],
     gated_expected: Answers,
 ) -> None:
-    """The gate lies in the second stage, with all that it decides for; every tensor-parallel rank decides itself."""
+    """The gate and the layers above it are in the second stage; every tensor-parallel rank decides by itself."""
     assert gated.gate is not None
     assert gated.gate.layer >= len(gated.refusal) // 2
     alpha = ALPHAS[-1]

@@ -1,4 +1,4 @@
-"""``sarsteer serve`` as a real process: vLLM's HTTP server, asked with the openai client, in speech."""
+"""``sarsteer serve`` as a real process: vLLM's HTTP server receives speech from the openai client."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.vllm.conftest import INSTRUCTION, K
 
 ALPHA = 0.1
 COMMAND = [sys.executable, "-m", "sarsteer.cli.main"]
-# a server's engine core is a process of its own here, as in production
+# the engine core is a separate process, as in production
 ENVIRONMENT = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_LOGGING_LEVEL": "INFO"}
 
 
@@ -66,9 +66,9 @@ class Server:
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -100,20 +100,20 @@ def as_sent(path: Path) -> Clip:
     return Clip(np.round(clip.samples * 32768).clip(-32768, 32767).astype(np.float32) / 32768, clip.rate, clip.name)
 
 
-def test_it_says_what_is_attached_where(server: Server, steering: sarsteer.Steering) -> None:
-    told = json.loads(server.get("/sarsteer"))
-    assert told["sets"][0]["alpha"] == ALPHA
-    assert told["sets"][0]["k"] == K
-    assert told["override"] == {"alpha": [0.05, 0.2], "refused": "HTTP 400"}
-    (worker,) = told["workers"]
+def test_it_reports_what_is_attached_where(server: Server, steering: sarsteer.Steering) -> None:
+    report = json.loads(server.get("/sarsteer"))
+    assert report["sets"][0]["alpha"] == ALPHA
+    assert report["sets"][0]["k"] == K
+    assert report["override"] == {"alpha": [0.05, 0.2], "refused": "HTTP 400"}
+    (worker,) = report["workers"]
     assert worker["layers"] == list(range(len(steering.refusal)))
-    assert worker["digest"] == told["digest"]
+    assert worker["digest"] == report["digest"]
     assert worker["proven"]
     assert worker["confirmed"]
     assert "a sample of every decoder weight on disk" in worker["checked"]
 
 
-def test_speech_is_answered_as_by_the_transformers_engine(
+def test_speech_gets_the_transformers_engines_answers(
     server: Server, embedded: sarsteer.AudioLanguageModel, steering: sarsteer.Steering, test_pairs: Any
 ) -> None:
     items = [*test_pairs.harmful[:6], *test_pairs.safe[:6]]
@@ -129,7 +129,7 @@ def test_speech_is_answered_as_by_the_transformers_engine(
 
 
 @pytest.mark.parametrize(
-    ("extra", "told"),
+    ("extra", "message"),
     [
         ({"vllm_xargs": {"sarsteer_alpha": 0}}, "outside what this server allows: 0.05 to 0.2"),
         ({"vllm_xargs": {"sarsteer_alpha": 0.3}}, "outside what this server allows"),
@@ -139,18 +139,18 @@ def test_speech_is_answered_as_by_the_transformers_engine(
         ({"use_beam_search": True, "n": 2}, "beam search"),
     ],
 )
-def test_what_a_client_may_not_ask_is_a_400(server: Server, test_pairs: Any, extra: dict[str, Any], told: str) -> None:
+def test_forbidden_requests_are_http_400(server: Server, test_pairs: Any, extra: dict[str, Any], message: str) -> None:
     import openai
 
-    with pytest.raises(openai.BadRequestError, match=told):
+    with pytest.raises(openai.BadRequestError, match=message):
         server.ask(test_pairs[0].harmful.audio, extra_body=extra)
 
 
-def test_it_counts_what_it_steers(server: Server, test_pairs: Any) -> None:
+def test_it_counts_steered_requests_and_tokens(server: Server, test_pairs: Any) -> None:
     def count(name: str) -> float:
-        found = re.search(rf'^{name}_total{{set="default",steered="yes"}} (\S+)$', server.get("/metrics"), re.MULTILINE)
-        assert found is not None
-        return float(found[1])
+        match = re.search(rf'^{name}_total{{set="default",steered="yes"}} (\S+)$', server.get("/metrics"), re.MULTILINE)
+        assert match is not None
+        return float(match[1])
 
     before = count("sarsteer_requests"), count("sarsteer_tokens")
     messages: Any = request_messages(sarsteer.user_turn(test_pairs[0].safe.audio, INSTRUCTION), "wav")
@@ -168,13 +168,13 @@ def test_the_embedded_benchmark_gives_the_transformers_engines_table(
     test_pairs: Any,
     tmp_path: Path,
 ) -> None:
-    """``sarsteer evaluate openai/...`` asks the server; that the model behind it is defended, the client cannot tell.
+    """``sarsteer evaluate openai/...`` evaluates the server, without knowing that it is steered.
 
-    Inspect AI and vLLM cannot be installed together: ``SARSTEER_EVALUATE_PYTHON`` names the Python that has the former.
+    Inspect AI and vLLM cannot be installed together: ``SARSTEER_EVALUATE_PYTHON`` is a Python with Inspect AI.
     """
     python = os.environ.get("SARSTEER_EVALUATE_PYTHON")
     if not python:
-        pytest.skip("SARSTEER_EVALUATE_PYTHON names no Python with sarsteer[eval]; make test-vllm does")
+        pytest.skip("SARSTEER_EVALUATE_PYTHON is not set to a Python with sarsteer[eval]; make test-vllm sets it")
     limit = 80
     env = {**os.environ, "OPENAI_BASE_URL": f"http://127.0.0.1:{server.port}/v1", "OPENAI_API_KEY": "none"}
     done = subprocess.run(
@@ -207,7 +207,7 @@ def serve(*arguments: str, **environment: str) -> tuple[int, list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environment", "told"),
+    ("arguments", "environment", "message"),
     [
         (["--steering", "/nowhere/x.safetensors"], {}, "no such steering file"),
         (["--steering", "{file}", "--k", "999"], {}, "beyond the rank"),
@@ -216,16 +216,18 @@ def serve(*arguments: str, **environment: str) -> tuple[int, list[str]]:
         (["--steering", "{file}"], {"SARSTEER_ALLOW_OTHER_MODEL": "perhaps"}, "must be 0 or 1"),
     ],
 )
-def test_errors_are_one_line(arguments: list[str], environment: dict[str, str], told: str, steering_file: Path) -> None:
+def test_errors_are_one_line(
+    arguments: list[str], environment: dict[str, str], message: str, steering_file: Path
+) -> None:
     filled = [part.format(file=steering_file) for part in arguments]
     code, lines = serve("sarsteer-tiny", *filled, **environment)
     assert code == 2
     assert len(lines) == 1
-    assert told in lines[0]
+    assert message in lines[0]
 
 
 def test_an_error_in_a_worker_ends_as_one_line_too(steering_file: Path) -> None:
-    """After vLLM's own many words; nothing is left running."""
+    """After vLLM's long output; no process is left running."""
     code, lines = serve(
         "sarsteer-tiny", "--steering", str(steering_file), "--load-format", "dummy", "--max-model-len", "512",
         "--enforce-eager", "--port", str(free_port()),

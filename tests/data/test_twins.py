@@ -261,7 +261,7 @@ def test_pairs_then_speak_then_load(tmp_path: Path, server: OpenAIServer) -> Non
 def test_mistakes_end_in_one_line(tmp_path: Path, server: OpenAIServer) -> None:
     path, out = written(tmp_path, harmful(2)), tmp_path / "pairs.jsonl"
     server_at = ("--base-url", server.url)
-    refused("pairs", path, "--model", "openai/writer/missing", *server_at, "--out", out, says="knows no model")
+    refused("pairs", path, "--model", "openai/writer/missing", *server_at, "--out", out, says="has no model")
     refused("pairs", path, "--model", "openai/writer/empty", *server_at, "--out", out, says="other settings")
     os.unlink(tmp_path / "pairs.jsonl.partial")
     line = refused(
@@ -271,4 +271,4 @@ def test_mistakes_end_in_one_line(tmp_path: Path, server: OpenAIServer) -> None:
     assert not out.exists()
     refused("pairs", "--model", "openai/x", "--out", out, says="give either a manifest or --benchmark")
     refused("pairs", path, "--model", "openai/x", "--out", tmp_path / "none" / "x.jsonl", says="existing folder")
-    refused("pairs", path, "--model", "openai/x", "--base-url", "nowhere", "--out", out, says="no web address")
+    refused("pairs", path, "--model", "openai/x", "--base-url", "nowhere", "--out", out, says="is not a web address")

@@ -201,7 +201,7 @@ def test_what_fails_for_one_answer_is_counted_there(
     ("options", "answer", "match"),
     [
         ({}, "MARK:down", r"the server failed in 1 try \(503: .*\); try again later"),
-        ({"timeout": 0.2}, "MARK:hangs", r"no answer from http.* in time, in 1 try; raise timeout"),
+        ({"timeout": 0.2}, "MARK:hangs", r"no answer from http.* in time, in 1 try; increase timeout"),
         ({"api_key": "wrong"}, "any", r"refuses the API key \(401\); check OPENAI_API_KEY"),
     ],
 )

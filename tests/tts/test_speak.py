@@ -300,7 +300,7 @@ def test_a_server_speaks(tmp_path: Path, openai_server: Any, key: str) -> None:
 @pytest.mark.parametrize(
     ("model", "says"),
     [
-        ("missing", "the server knows no model 'tts/missing'"),
+        ("missing", "the server has no model 'tts/missing'"),
         ("garbage", "needs a server that sends WAV"),
         ("silent", "is silent"),
     ],

@@ -1,4 +1,4 @@
-"""The form of chat completions: a conversation and its options as a request, a response as texts."""
+"""The chat-completions format: from conversations and options to requests, from responses to texts."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from sarsteer.errors import AnswerError, AudioError, ModelError
 from sarsteer.messages import Conversation, InputLimits, Message, read_conversation
 
 AUDIO_FORMATS = {"wav": "PCM_16", "mp3": "MPEG_LAYER_III"}
-"""What the form allows, and soundfile's name for the encoding."""
+"""Audio formats of requests, with soundfile's names of their encodings."""
 
-UNDERSTOOD = ("do_sample", "num_return_sequences", "seed", "stop", "temperature", "top_p")
+OPTIONS = ("do_sample", "num_return_sequences", "seed", "stop", "temperature", "top_p")
 
 
 def request_messages(conversation: Conversation, audio_format: str) -> list[Message]:
-    """The conversation as a request has it, every clip encoded at its own rate: the server knows which it needs.
+    """The messages of a request. Clips keep their sampling rate: the server knows which one it needs.
 
     Raises:
-        MessageError: a message is malformed, or a part is neither text, audio nor image.
+        MessageError: a message is malformed, or a part is not text, audio or image.
         AudioError: a clip is bad.
 
     """
     messages, clips = read_conversation(conversation, InputLimits(rate=None, kinds=frozenset({"audio", "image"})))
-    in_order = iter(clips)
-    return [{**message, "content": _content(message["content"], in_order, audio_format)} for message in messages]
+    next_clip = iter(clips)
+    return [{**message, "content": _content(message["content"], next_clip, audio_format)} for message in messages]
 
 
 def _content(parts: list[dict[str, Any]], clips: Iterator[Clip], audio_format: str) -> str | list[dict[str, Any]]:
     if len(parts) == 1 and parts[0]["type"] == "text":
-        return str(parts[0]["text"])  # many servers take nothing but a string in a system message
+        return str(parts[0]["text"])  # many servers take only a string in a system message
     content: list[dict[str, Any]] = []
     for part in parts:
         if part["type"] == "audio":
@@ -55,10 +55,10 @@ def _png(image: Any) -> str:
 
 
 def encode_clip(clip: Clip, audio_format: str) -> str:
-    """The clip as an encoded file in base64. Sound beyond [-1, 1] is made quieter, never clipped.
+    """The clip as an encoded file in base64. Samples beyond [-1, 1] are scaled down, not clipped.
 
     Raises:
-        AudioError: the format does not know the clip's rate.
+        AudioError: the format does not support the clip's sampling rate.
 
     """
     import soundfile
@@ -77,20 +77,22 @@ def encode_clip(clip: Clip, audio_format: str) -> str:
 def request_settings(
     name: str, token_limit_key: str, max_new_tokens: int, generation: dict[str, Any]
 ) -> dict[str, Any]:
-    """Options of ``generate`` as a request has them; greedy unless sampling is asked for.
+    """The options of ``generate`` for a request; greedy unless ``do_sample`` or ``temperature`` is set.
 
     Raises:
         ModelError: an option is unknown, or two contradict each other.
 
     """
-    unknown = sorted(set(generation) - set(UNDERSTOOD))
+    unknown = sorted(set(generation) - set(OPTIONS))
     if unknown:
-        raise ModelError(f"{name}: an API takes no option {', '.join(unknown)}; it understands {', '.join(UNDERSTOOD)}")
-    given = {key: value for key, value in generation.items() if value is not None}
-    sample = given.pop("do_sample", None)
-    if sample is False and given.get("temperature"):
-        raise ModelError(f"{name}: do_sample=False and temperature={given['temperature']} contradict; give one of them")
-    settings: dict[str, Any] = {token_limit_key: max_new_tokens, **given}
+        raise ModelError(f"{name}: an API has no option {', '.join(unknown)}; use {', '.join(OPTIONS)}")
+    options = {key: value for key, value in generation.items() if value is not None}
+    sample = options.pop("do_sample", None)
+    if sample is False and options.get("temperature"):
+        raise ModelError(
+            f"{name}: do_sample=False and temperature={options['temperature']} contradict each other; leave one out"
+        )
+    settings: dict[str, Any] = {token_limit_key: max_new_tokens, **options}
     if not sample:
         settings.setdefault("temperature", 0)
     if "num_return_sequences" in settings:
@@ -98,54 +100,56 @@ def request_settings(
     return settings
 
 
-def texts_of(completion: Any, count: int, where: str) -> list[str]:
-    """The ``count`` texts of a response, stripped; a refusal in its own field is a text like another.
+def texts_of(completion: Any, count: int, name: str) -> list[str]:
+    """The ``count`` texts of a response of model ``name``, stripped; a refusal in its own field counts as a text.
 
     Raises:
-        ModelError: it is no chat completion.
-        AnswerError: it holds fewer texts, or an empty one.
+        ModelError: the response is not a chat completion.
+        AnswerError: it has fewer texts, or an empty one.
 
     """
-    # the client checks no response: it may be a string, or an object without its fields
+    # the client does not check responses: this may be a string, or an object without the right fields
     choices = getattr(completion, "choices", None)
     if not isinstance(choices, list):
         raise ModelError(
-            f"{where}the response is no chat completion; check that base_url ends as the server wants, in /v1"
+            f"{name}: the response is not a chat completion; check base_url, which ends in /v1 for most servers"
         )
     if len(choices) < count:
-        raise AnswerError(f"{where}the response holds {len(choices)} of {count} answers; try again, or ask for fewer")
+        raise AnswerError(
+            f"{name}: the response has {len(choices)} of {count} answers; try again, or lower num_return_sequences"
+        )
     texts: list[str] = []
     for choice in choices[:count]:
         message = getattr(choice, "message", None)
         text = _text(getattr(message, "content", None)) or _text(getattr(message, "refusal", None))
         if not text.strip():
-            raise AnswerError(where + _why_empty(getattr(choice, "finish_reason", None)))
+            raise AnswerError(f"{name}: {_why_empty(getattr(choice, 'finish_reason', None))}")
         texts.append(text.strip())
     return texts
 
 
-def pieces_of(chunks: Iterable[Any], where: str) -> Iterator[str]:
-    """The text of streamed chunks, piece by piece; joined they are what ``texts_of`` gives of the whole.
+def pieces_of(chunks: Iterable[Any], name: str) -> Iterator[str]:
+    """The text of a stream of model ``name``, piece by piece; joined they equal ``texts_of`` of the whole response.
 
     Raises:
-        ModelError: the stream ended before the answer, or held no text.
+        ModelError: the stream ended before the answer, or had no text.
 
     """
-    said, space, finished = False, "", None
+    started, space, finished = False, "", None
     for chunk in chunks:
-        choices = getattr(chunk, "choices", None) or [None]  # a chunk may hold nothing but a count of tokens
+        choices = getattr(chunk, "choices", None) or [None]  # a chunk may have only a token count
         finished = getattr(choices[0], "finish_reason", None) or finished
         delta = getattr(choices[0], "delta", None)
         text = space + (_text(getattr(delta, "content", None)) or _text(getattr(delta, "refusal", None)))
         piece = text.rstrip()
-        space = text[len(piece) :]  # held back, for the answer may end here
+        space = text[len(piece) :]  # kept for the next piece: the answer is stripped at its end
         if piece:
-            yield piece if said else piece.lstrip()
-            said = True
+            yield piece if started else piece.lstrip()
+            started = True
     if finished is None:
-        raise ModelError(f"{where}the stream ended before the answer did; try again")
-    if not said:
-        raise ModelError(where + _why_empty(finished))
+        raise ModelError(f"{name}: the stream ended before the answer; try again")
+    if not started:
+        raise ModelError(f"{name}: {_why_empty(finished)}")
 
 
 def _text(value: Any) -> str:
@@ -154,7 +158,7 @@ def _text(value: Any) -> str:
 
 def _why_empty(finish_reason: Any) -> str:
     if finish_reason == "length":
-        return "the answer is empty, all its tokens went into thinking; raise max_new_tokens"
+        return "the answer is empty because thinking used all its tokens; increase max_new_tokens"
     if finish_reason == "content_filter":
-        return "the server's content filter withheld the answer; drop this conversation, or count it as refused"
-    return f"the answer is empty (finish_reason {finish_reason!r}); try again, or look into the server's log"
+        return "the server's content filter withheld the answer; remove this conversation, or count it as refused"
+    return f"the answer is empty (finish_reason {finish_reason!r}); try again, or read the server's log"

@@ -1,4 +1,4 @@
-"""Models behind an OpenAI-compatible endpoint: they answer, show nothing of their inside, and take a defence prompt."""
+"""Models behind an OpenAI-compatible endpoint: they answer, without access to activations."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from sarsteer.errors import AnswerError, MessageError, MissingExtraError, ModelError, SarsteerError
+from sarsteer.errors import AnswerError, AudioError, MessageError, MissingExtraError, ModelError, SarsteerError
 from sarsteer.messages import Conversation, Message, check_conversations
-from sarsteer.models.api.errors import concerns_one_request, explain
+from sarsteer.models.api.errors import explain, is_about_one_request
 from sarsteer.models.api.format import AUDIO_FORMATS, pieces_of, request_messages, request_settings, texts_of
 from sarsteer.models.interface import API_PREFIX, DEFAULT_BATCH, LanguageModel
 
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
 
 
 class ApiModel(LanguageModel):
-    """A model that answers over chat completions: OpenAI's own, or any server of that form, such as vLLM's.
+    """A model behind a chat-completions endpoint: OpenAI's, or that of any compatible server, such as vLLM's.
 
-    Retries, their pauses and time limits are those of the official ``openai`` client. Nothing stays open between two
-    calls of ``generate``, and it may be called from within a running event loop.
+    Retries, their delays and time limits are those of the official ``openai`` client. No connection stays open between
+    calls, and ``generate`` works inside a running event loop.
 
     Args:
-        name: such as ``"openai/gpt-audio"``. One leading ``openai/`` says where the model is and is not sent.
-        base_url: such as ``"http://localhost:8000/v1"``; OPENAI_BASE_URL, or else OpenAI, by default.
-        api_key: OPENAI_API_KEY by default; any word will do for a server that asks for none.
+        name: such as ``"openai/gpt-audio"``. One leading ``openai/`` is removed before it is sent.
+        base_url: such as ``"http://localhost:8000/v1"``; by default OPENAI_BASE_URL, else OpenAI's.
+        api_key: OPENAI_API_KEY by default; any word for a server that needs none.
         timeout: seconds to wait for the server in each try.
-        max_retries: tries after the first, where the server is busy, fails, or does not answer in time.
-        audio_format: ``"wav"`` (16 bits), or ``"mp3"`` for smaller uploads that lose some sound.
-        token_limit_key: what the server calls the longest answer; older ones want ``"max_tokens"``.
+        max_retries: tries after the first, if the server is busy, fails, or does not answer in time.
+        audio_format: ``"wav"`` (16 bits), or ``"mp3"`` for smaller, lossy uploads.
+        token_limit_key: the server's name for ``max_new_tokens``; older servers use ``"max_tokens"``.
 
     Raises:
         MissingExtraError: the ``openai`` package is not installed.
-        ModelError: there is no key, or an argument cannot be right.
+        ModelError: there is no key, or an argument is invalid.
 
     """
 
-    unsteerable_because = "answers over an API and shows no activations"
+    unsteerable_because = "answers over an API, without access to its activations"
 
     def __init__(
         self,
@@ -60,17 +60,13 @@ class ApiModel(LanguageModel):
         self.base_url = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
         key = (api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
         if not self.served_name:
-            raise ModelError(f"{name!r} names no model; write it as in openai/gpt-audio")
+            raise ModelError(f"{name!r} has no model name; write it like openai/gpt-audio")
         if not _is_web_address(self.base_url):
-            raise ModelError(f"{name}: base_url {self.base_url!r} is no web address; write http://host:port/v1")
+            raise ModelError(f"{name}: base_url {self.base_url!r} is not a web address; write http://host:port/v1")
         if not key:
-            raise ModelError(
-                f"{name}: there is no API key; set OPENAI_API_KEY (any word, where the server asks for none)"
-            )
-        if not key.isascii() or not key.isprintable() or " " in key:  # it would be quoted in a transport's error
-            raise ModelError(
-                f"{name}: the API key holds characters that no key has; copy it again, without what is around"
-            )
+            raise ModelError(f"{name}: there is no API key; set OPENAI_API_KEY (to any word if the server needs none)")
+        if not key.isascii() or not key.isprintable() or " " in key:  # the transport's error would quote it
+            raise ModelError(f"{name}: the API key contains invalid characters; copy only the key")
         if audio_format not in AUDIO_FORMATS:
             raise ModelError(f"{name}: unknown audio_format {audio_format!r}; use {' or '.join(AUDIO_FORMATS)}")
         self.audio_format = audio_format
@@ -97,9 +93,9 @@ class ApiModel(LanguageModel):
     ) -> list[str]:
         """Answer each conversation, with temperature 0 unless ``do_sample=True`` or a ``temperature`` is given.
 
-        Every conversation is read once before the first is sent, so that a bad clip costs nothing, and again when its
-        turn comes, so that memory holds ``batch_size`` encoded clips and not all. The first request that fails for good
-        ends the call, and those in flight are cancelled.
+        All conversations are checked before the first is sent, and read again when they are sent, so that only
+        ``batch_size`` of them are in memory with encoded clips. The first request that fails after its retries ends the
+        call and cancels those in flight.
 
         Args:
             conversations: lists of messages.
@@ -108,13 +104,13 @@ class ApiModel(LanguageModel):
             generation: ``do_sample``, ``temperature``, ``top_p``, ``seed``, ``stop``, ``num_return_sequences``.
 
         Returns:
-            The answers, in the order of the conversations (``num_return_sequences`` in a row for each). Where the model
-            refuses in a field of its own, that text is the answer.
+            The answers, in the order of the conversations (``num_return_sequences`` in a row for each). A refusal in
+            the response's ``refusal`` field is the answer.
 
         Raises:
-            ModelError: an option is unknown, or the server cannot be reached, refuses, or answers nothing that can be
-                read; the message names the conversation.
+            ModelError: an option is unknown, or the server cannot be reached, refuses, or sends no readable answer.
             MessageError, AudioError: a conversation is malformed or a clip is bad; nothing was sent.
+                Errors about one conversation carry its ``index``.
 
         """
         settings = request_settings(self.name, self.token_limit_key, max_new_tokens, generation)
@@ -129,13 +125,13 @@ class ApiModel(LanguageModel):
         batch_size: int = DEFAULT_BATCH,
         **generation: Any,
     ) -> list[str | SarsteerError]:
-        """As ``generate``, but a request that fails leaves its error in the place of its answer, and the rest go on.
+        """Like ``generate``, but a request that fails returns its error instead of an answer, and the others continue.
 
-        ``AnswerError`` marks what concerns one request alone; any other error would meet the next request, too.
+        An ``AnswerError`` is about one request only; other errors would probably stop the next request too.
         """
         settings = request_settings(self.name, self.token_limit_key, max_new_tokens, generation)
         if settings.get("n", 1) != 1:
-            raise ModelError(f"{self.name}: one answer for each conversation here; leave out num_return_sequences")
+            raise ModelError(f"{self.name}: generate_each returns one answer each; leave out num_return_sequences")
         answers = self._ask(conversations, settings, batch_size, keep_going=True)
         return [texts if isinstance(texts, SarsteerError) else texts[0] for texts in answers]
 
@@ -148,10 +144,10 @@ class ApiModel(LanguageModel):
             raise ModelError(f"batch_size must be at least 1, not {batch_size}")
         check_conversations(conversations)
         for index, conversation in enumerate(conversations):
-            self._messages(conversation, f"conversation {index}: ")
+            self._messages(conversation, index)
         if not conversations:
             return []
-        # an event loop in a thread of its own: the caller may have one running, and Ctrl-C cancels what is in flight
+        # an event loop in another thread: the caller may have one running, and Ctrl-C cancels the requests in flight
         with start_blocking_portal() as portal:
             return portal.call(self._answer_all, conversations, settings, batch_size, keep_going)
 
@@ -184,27 +180,30 @@ class ApiModel(LanguageModel):
     async def _answer(self, client: Any, conversation: Conversation, settings: dict[str, Any], index: int) -> list[str]:
         from anyio import to_thread
 
-        where = f"conversation {index}: "
-        messages = await to_thread.run_sync(self._messages, conversation, where)
+        place = f"conversation {index}"
+        messages = await to_thread.run_sync(self._messages, conversation, index)
         try:
             completion = await client.chat.completions.create(
                 model=self.served_name, messages=messages, **self._modalities(), **settings
             )
-        except Exception as error:  # only the client's own: it also lets through what its parser and transport raise
-            raise self._explained(error, where) from error
-        return texts_of(completion, settings.get("n", 1), f"{self.name}: {where}")
+        except Exception as error:  # the client also lets errors of its parser and transport through
+            raise self._explained(error).at(place, index) from error
+        try:
+            return texts_of(completion, settings.get("n", 1), self.name)
+        except ModelError as error:
+            raise error.at(place, index) from None
 
     def stream(self, conversation: Conversation, max_new_tokens: int = 256, **generation: Any) -> Iterator[str]:
-        """Answer one conversation piece by piece; options are those of ``generate``, save ``num_return_sequences``.
+        """Answer one conversation piece by piece, with the options of ``generate`` except ``num_return_sequences``.
 
         Raises:
-            ModelError, MessageError, AudioError: as ``generate``, those of the server while the pieces are taken.
+            ModelError, MessageError, AudioError: like ``generate``; the server's errors while the pieces are read.
 
         """
         if generation.pop("num_return_sequences", None) not in (None, 1):
             raise ModelError(f"{self.name}: only one answer can be streamed; leave out num_return_sequences")
         settings = request_settings(self.name, self.token_limit_key, max_new_tokens, generation)
-        return self._pieces(self._messages(conversation, ""), settings)
+        return self._pieces(request_messages(conversation, self.audio_format), settings)
 
     def _pieces(self, messages: list[Message], settings: dict[str, Any]) -> Iterator[str]:
         with self.new_client() as client:
@@ -213,47 +212,42 @@ class ApiModel(LanguageModel):
                     model=self.served_name, messages=messages, stream=True, **self._modalities(), **settings
                 )
                 with chunks:
-                    yield from pieces_of(chunks, f"{self.name}: ")
+                    yield from pieces_of(chunks, self.name)
             except SarsteerError:
                 raise
             except Exception as error:  # as in _answer
-                raise self._explained(error, "") from error
+                raise self._explained(error) from error
 
     def last_token_activations(
         self, conversations: Sequence[Conversation], *, batch_size: int = DEFAULT_BATCH
     ) -> torch.Tensor:
-        """Never returns.
-
-        Raises:
-            ModelError: always; an API shows no activations.
-
-        """
+        """Always raise ``ModelError``: an API gives no access to activations."""
         self.check_steerable()
         raise AssertionError("unreachable")
 
-    def _messages(self, conversation: Conversation, where: str) -> list[Message]:
+    def _messages(self, conversation: Conversation, index: int) -> list[Message]:
         try:
             return request_messages(conversation, self.audio_format)
-        except MessageError as error:
-            raise MessageError(f"{where}{error}") from None
+        except (MessageError, AudioError) as error:
+            raise error.at(f"conversation {index}", index) from None
 
     def _modalities(self) -> dict[str, Any]:
-        """OpenAI's audio models can speak, too; other servers may not know the field."""
+        """Ask OpenAI's audio models, which can also speak, for text only; other servers may reject the field."""
         speaks = self.served_name.startswith("gpt-") and "audio" in self.served_name
         return {"modalities": ["text"]} if speaks else {}
 
     def new_client(self) -> Any:
-        """An ``openai`` client of this model's address, key, time limit and tries, for calls that are no chat."""
+        """An ``openai`` client with this model's address, key, time limit and retries, for other endpoints."""
         return self._new_client(**self._client_options)
 
     @property
     def tries(self) -> int:
-        """How often a request is sent before it has failed."""
+        """How often a request is sent before it fails."""
         return int(self._client_options["max_retries"]) + 1
 
-    def _explained(self, error: Exception, where: str) -> ModelError:
-        kind = AnswerError if concerns_one_request(error) else ModelError
-        return kind(f"{self.name}: {where}{explain(error, self.served_name, self.base_url, self.tries)}")
+    def _explained(self, error: Exception) -> ModelError:
+        kind = AnswerError if is_about_one_request(error) else ModelError
+        return kind(f"{self.name}: {explain(error, self.served_name, self.base_url, self.tries)}")
 
 
 def _is_web_address(url: str) -> bool:

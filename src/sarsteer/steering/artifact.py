@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from sarsteer.errors import ArtifactError, SteeringError
-from sarsteer.files import atomic_path
 from sarsteer.models.fingerprint import Fingerprint, fingerprint_of
 from sarsteer.models.layers import find_decoder_layers
+from sarsteer.steering.file_format import FILE_NAME, TENSORS, file_in, read_file, version_of, write_file
 from sarsteer.steering.gate.gate import Gate
 from sarsteer.steering.hooks import SteeringHandle, attach
 from sarsteer.steering.strength import GateChoice, ResolvedStrength, Strength
@@ -29,28 +29,21 @@ if TYPE_CHECKING:
     from sarsteer.steering.diagnostics import LayerReport
     from sarsteer.steering.suggestion import Suggestion
 
-FORMAT_VERSION, GATED_VERSION = 1, 2
-"""A file with a gate, or with weights of its layers, has a version of its own: a reader that knows neither would steer
-every request, in every layer, by strengths that were chosen for some, and must refuse it. A file without is what it
-always was, readable by every version."""
-FILE_NAME = "steering.safetensors"
 DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA = 0.1, 10, 1.0
-_TENSORS = ("refusal", "safe_basis", "singular_values", "safe_mean", "harmful_mean", "activation_norms")
-_KEYS = ("format_version", "model", "fingerprint", "layers", "hidden_size", "instruction", "refusal_prompt", "pairs")
 
 
 @dataclass(frozen=True, eq=False)
 class Steering:
-    """What calibration learned of one model. α, k and λ are chosen when it is used, not when it was made.
+    """What calibration learned about one model. α, k and λ are chosen at use.
 
     Attributes:
         refusal: ``[L, D]`` raw refusal vectors ``r_l``, the mean over harmful clips of ``h_l(a, t+p) − h_l(a, t)``.
-        safe_basis: ``[L, K, D]`` orthonormal rows: the safe subspace's principal components, largest first.
-        singular_values: ``[L, K]`` of the centred safe activations.
+        safe_basis: ``[L, K, D]`` orthonormal rows: principal components of the safe subspace, largest first.
+        singular_values: ``[L, K]`` of the centered safe activations.
         safe_mean, harmful_mean: ``[L, D]`` mean of ``h_l(a, t)`` over safe and harmful clips.
         activation_norms: ``[L]`` median of ``‖h_l(a, t)‖`` over harmful clips.
-        metadata: where it comes from; JSON values only.
-        gate: tells harmful from safe requests, where calibration could fit one.
+        metadata: model, pairs, prompts and defaults; JSON values only.
+        gate: separates harmful from safe requests, if calibration could fit one.
 
     """
 
@@ -66,32 +59,68 @@ class Steering:
     def __post_init__(self) -> None:
         _check_shapes(self)
         if "format_version" in self.metadata:
-            plain = self.gate is None and "layer_weights" not in self.metadata.get("defaults", {})
-            version = FORMAT_VERSION if plain else GATED_VERSION
+            version = version_of(self.metadata, self.gate)
             object.__setattr__(self, "metadata", {**self.metadata, "format_version": version})
 
-    # ---- the vectors ---------------------------------------------------------------------------------------------
+    # ---- strength ------------------------------------------------------------------------------------------------
 
     @property
     def defaults(self) -> tuple[float, int, float]:
-        """α, k and λ where the caller gives none: the artifact's own, else the paper's, k within the rank."""
-        own = self.metadata.get("defaults", {})
+        """Default α, k and λ: the artifact's, otherwise the paper's, with k within the rank."""
+        stored = self.metadata.get("defaults", {})
         return (
-            float(own.get("alpha", DEFAULT_ALPHA)),
-            min(int(own.get("k", DEFAULT_K)), self.max_k),
-            float(own.get("lambda", DEFAULT_LAMBDA)),
+            float(stored.get("alpha", DEFAULT_ALPHA)),
+            min(int(stored.get("k", DEFAULT_K)), self.max_k),
+            float(stored.get("lambda", DEFAULT_LAMBDA)),
         )
 
     @property
     def max_k(self) -> int:
-        """The most components that can be ablated."""
+        """The largest number of components that can be ablated."""
         return int(self.safe_basis.shape[1])
 
     @property
     def default_layer_weights(self) -> tuple[float, ...]:
-        """``w_l`` of each layer where the caller gives none: the artifact's own, else 1, as in the paper."""
-        own = self.metadata.get("defaults", {}).get("layer_weights")
-        return tuple(1.0 for _ in self.refusal) if own is None else tuple(map(float, own))
+        """Default ``w_l`` of each layer: the artifact's, otherwise 1, as in the paper."""
+        stored = self.metadata.get("defaults", {}).get("layer_weights")
+        return tuple(1.0 for _ in self.refusal) if stored is None else tuple(map(float, stored))
+
+    @property
+    def gate_by_default(self) -> bool:
+        """Whether requests are gated when the caller does not choose."""
+        return bool(self.metadata.get("defaults", {}).get("gate", False))
+
+    def resolve(self, strength: Strength | None = None) -> ResolvedStrength:
+        """The vectors, alpha and gate in use: ``strength`` with this artifact's defaults.
+
+        Raises:
+            SteeringError: k is negative or above the rank, a value is not finite, the layer weights are not one finite
+                number per layer, or a gate is requested that does not exist or does not belong to this artifact.
+
+        """
+        strength = Strength() if strength is None else strength
+        alpha, k, lambda_ = self.defaults
+        alpha = alpha if strength.alpha is None else strength.alpha
+        k = k if strength.k is None else strength.k
+        lambda_ = lambda_ if strength.lambda_ is None else strength.lambda_
+        weights = self.default_layer_weights if strength.layer_weights is None else strength.layer_weights
+        if isinstance(k, bool) or int(k) != k or k < 0:
+            raise SteeringError(f"k must be a whole number from 0 to {self.max_k}, not {k}")
+        if k > self.max_k:
+            raise SteeringError(
+                f"k = {k} is above the rank of the safe activations; use at most {self.max_k}, or calibrate on more "
+                "pairs"
+            )
+        if not math.isfinite(lambda_):
+            raise SteeringError(f"lambda must be a finite number, not {lambda_}")
+        return ResolvedStrength(
+            vectors=weighted(ablate(self.refusal, self.safe_basis, int(k), float(lambda_)), weights),
+            alpha=alpha,
+            gate=self.choose_gate(strength.gate),
+            k=int(k),
+            lambda_=float(lambda_),
+            layer_weights=tuple(map(float, weights)),
+        )
 
     def vectors(
         self, k: int | None = None, lambda_: float | None = None, layer_weights: Sequence[float] | None = None
@@ -99,89 +128,58 @@ class Steering:
         """``w_l (r_l − λ U_l U_lᵀ r_l)`` for every layer: ``[L, D]``, float32.
 
         Args:
-            k: principal components of the safe subspace to ablate; 0 for none. The artifact's default if None.
+            k: number of ablated principal components of the safe subspace; 0 for none. The artifact's default if None.
             lambda_: ablation coefficient. The artifact's default if None.
-            layer_weights: ``[L]``, times which each layer is steered; 0 leaves it alone. The artifact's default if
-                None, which is 1 everywhere unless ``with_defaults`` set it; the paper steers all layers alike.
+            layer_weights: ``[L]``, the factor of each layer; 0 leaves a layer unsteered. The artifact's default if
+                None, which is 1 everywhere unless ``with_defaults`` changed it; the paper steers all layers alike.
 
         Raises:
-            SteeringError: k is negative or beyond the rank, λ is not finite, or there is no finite weight a layer.
+            SteeringError: as in ``resolve``.
 
         """
-        _, default_k, default_lambda = self.defaults
-        k = default_k if k is None else k
-        lambda_ = default_lambda if lambda_ is None else lambda_
-        if isinstance(k, bool) or int(k) != k or k < 0:
-            raise SteeringError(f"k must be a whole number from 0 to {self.max_k}, not {k}")
-        if k > self.max_k:
-            raise SteeringError(
-                f"k = {k} is beyond the rank of the safe activations; give at most {self.max_k}, "
-                "or calibrate on more pairs"
-            )
-        if not math.isfinite(lambda_):
-            raise SteeringError(f"lambda must be a finite number, not {lambda_}")
-        vectors = ablate(self.refusal, self.safe_basis, int(k), float(lambda_))
-        weights = self.default_layer_weights if layer_weights is None else tuple(layer_weights)
-        return weighted(vectors, weights)
+        weights = None if layer_weights is None else tuple(layer_weights)
+        return self.resolve(Strength(k=k, lambda_=lambda_, layer_weights=weights, gate=False)).vectors
 
-    def report(
-        self, alpha: float | None = None, k: int | None = None, lambda_: float | None = None
-    ) -> list[LayerReport]:
-        """Norms, kept share and relative strength of every layer."""
-        from sarsteer.steering.diagnostics import layer_reports
-
-        return layer_reports(self, self.defaults[0] if alpha is None else alpha, k, lambda_)
-
-    def suggest(self) -> Suggestion:
-        """Strengths in closed form, from the vectors alone: where a search begins."""
-        from sarsteer.steering.suggestion import suggest
-
-        return suggest(self)
-
-    @property
-    def gate_by_default(self) -> bool:
-        """Whether requests are gated where the caller does not say."""
-        return bool(self.metadata.get("defaults", {}).get("gate", False))
-
-    def choose_gate(self, wanted: bool | Gate | None = None) -> Gate | None:
-        """The gate to steer with: none for False, the artifact's for True, its default for None, else what is given.
+    def choose_gate(self, choice: GateChoice = None) -> Gate | None:
+        """The gate that ``choice`` selects; None if every request is steered.
 
         Raises:
-            SteeringError: the artifact has no gate; the message says why. Or the gate was calibrated on another model,
-                or beside another instruction.
+            SteeringError: a gate is requested and the artifact has none (the message says why), or the given gate was
+                calibrated on another model or with another instruction.
 
         """
-        if isinstance(wanted, Gate):
-            self._check_gate(wanted)
-            return wanted
-        if not (self.gate_by_default if wanted is None else wanted):
+        if isinstance(choice, Gate):
+            self._check_gate(choice)
+            return choice
+        if not (self.gate_by_default if choice is None else choice):
             return None
         if self.gate is None:
-            why = self.metadata.get("no_gate", "it was calibrated without one")
-            raise SteeringError(f"this steering has no gate: {why}; steer without, or calibrate anew")
-        return self.gate
+            reason = self.metadata.get("no_gate", "it was calibrated without one")
+            raise SteeringError(f"this steering has no gate: {reason}; steer without a gate, or run calibrate again")
+        return self.gate.with_mode(choice) if isinstance(choice, str) else self.gate
 
     def _check_gate(self, gate: Gate) -> None:
-        """One that was made by hand, and does not say of what, is taken as it is."""
-        own = {"fingerprint": self.fingerprint.digest, "instruction": self.metadata["instruction"]}
-        for name, what in (("fingerprint", "on another model"), ("instruction", "beside another instruction")):
-            if gate.metadata.get(name, own[name]) != own[name]:
+        """Refuse a gate of another model or instruction. One that records neither was written by hand and is used."""
+        expected = {"fingerprint": self.fingerprint.digest, "instruction": self.metadata["instruction"]}
+        for name, what in (("fingerprint", "on another model"), ("instruction", "with another instruction")):
+            if gate.metadata.get(name, expected[name]) != expected[name]:
                 raise SteeringError(
-                    f"this gate was calibrated {what} than this steering; use its own, or calibrate anew"
+                    f"this gate was calibrated {what} than this steering; use the steering's gate, or run calibrate "
+                    "again"
                 )
 
     def with_gate(self, gate: Gate | None) -> Steering:
-        """The same artifact with another gate, such as ``steering.gate.with_threshold(0.5)``; None takes it out.
+        """The same artifact with another gate, such as ``steering.gate.with_threshold(0.5)``; None removes it.
 
         Raises:
-            SteeringError: the gate was calibrated on another model, or beside another instruction.
+            SteeringError: the gate was calibrated on another model or with another instruction.
 
         """
         if gate is not None:
             self._check_gate(gate)
         metadata = dict(self.metadata)
         if gate is None:
-            metadata["no_gate"] = "it was taken out"
+            metadata["no_gate"] = "it was removed"
             metadata["defaults"] = {**metadata.get("defaults", {}), "gate": False}
         else:
             metadata.pop("no_gate", None)
@@ -196,51 +194,36 @@ class Steering:
         layer_weights: Sequence[float] | None = None,
         gate: bool | None = None,
     ) -> Steering:
-        """The same artifact with other default strengths and weights of its layers ``[L]``, gated by default or not."""
-        own_alpha, own_k, own_lambda = self.defaults
-        chosen: dict[str, Any] = {
-            "alpha": own_alpha if alpha is None else float(alpha),
-            "k": own_k if k is None else int(k),
-            "lambda": own_lambda if lambda_ is None else float(lambda_),
-        }
-        weights = self.default_layer_weights if layer_weights is None else tuple(map(float, layer_weights))
-        self.vectors(chosen["k"], chosen["lambda"], weights)  # raises where they are out of range
-        if any(weight != 1 for weight in weights):  # else the file says nothing of them, as before there were any
-            chosen["layer_weights"] = list(weights)
-        gated = self.gate_by_default if gate is None else bool(gate)
-        if gated:
-            self.choose_gate(True)  # raises where there is none
-        if gated or "gate" in self.metadata.get("defaults", {}):
-            chosen["gate"] = gated
-        return replace(self, metadata={**self.metadata, "defaults": chosen})
-
-    def resolve(self, strength: Strength | None = None) -> ResolvedStrength:
-        """The vectors, alpha, gate and digest that ``strength`` stands for with this artifact.
+        """The same artifact with other defaults; values left out stay as they are.
 
         Raises:
-            SteeringError: a value is out of range, or a gate is requested and there is none.
+            SteeringError: as in ``resolve``.
 
         """
-        strength = Strength() if strength is None else strength
-        alpha, k, lambda_ = self.defaults
-        alpha = alpha if strength.alpha is None else strength.alpha
-        k = k if strength.k is None else strength.k
-        lambda_ = lambda_ if strength.lambda_ is None else strength.lambda_
-        weights = self.default_layer_weights if strength.layer_weights is None else tuple(strength.layer_weights)
-        if isinstance(strength.gate, str):
-            gate = self.choose_gate(True)
-            assert gate is not None
-            gate = gate.with_mode(strength.gate)
-        else:
-            gate = self.choose_gate(strength.gate)
-        return ResolvedStrength(
-            vectors=self.vectors(k, lambda_, weights),
-            alpha=float(alpha),
-            k=int(k),
-            lambda_=float(lambda_),
-            layer_weights=tuple(map(float, weights)),
-            gate=gate,
-        )
+        gated = self.gate_by_default if gate is None else bool(gate)
+        weights = None if layer_weights is None else tuple(layer_weights)
+        chosen = self.resolve(Strength(alpha, k, lambda_, weights, gated))
+        defaults: dict[str, Any] = {"alpha": chosen.alpha, "k": chosen.k, "lambda": chosen.lambda_}
+        if any(weight != 1 for weight in chosen.layer_weights):  # otherwise the file stays readable by version 1
+            defaults["layer_weights"] = list(chosen.layer_weights)
+        if gated or "gate" in self.metadata.get("defaults", {}):
+            defaults["gate"] = gated
+        return replace(self, metadata={**self.metadata, "defaults": defaults})
+
+    def report(
+        self, alpha: float | None = None, k: int | None = None, lambda_: float | None = None
+    ) -> list[LayerReport]:
+        """Norms, kept share and relative strength of every layer."""
+        from sarsteer.steering.diagnostics import layer_reports
+
+        strength = self.resolve(Strength(alpha, k, lambda_, gate=False))
+        return layer_reports(strength, self.refusal, self.safe_basis, self.singular_values, self.activation_norms)
+
+    def suggest(self) -> Suggestion:
+        """A strength in closed form, from the calibrated vectors only: where a search starts."""
+        from sarsteer.steering.suggestion import suggest
+
+        return suggest(self.refusal, self.safe_basis, self.singular_values, self.activation_norms)
 
     # ---- steering a model ----------------------------------------------------------------------------------------
 
@@ -264,17 +247,17 @@ class Steering:
             k: as in ``vectors``.
             lambda_: as in ``vectors``.
             layer_weights: as in ``vectors``.
-            gate: steer only requests that the gate takes for harmful; True for the artifact's own gate, False for
-                none, which is the paper, None for the artifact's default. ``handle.decisions`` tells what it decided.
-            allow_other_model: go on though the weights are not those that were calibrated, as with a quantised
-                copy of the same model. Shapes must agree all the same.
-            layers: dotted path to a bare model's decoder layers, where they are not found.
+            gate: steer only requests that open the gate, see ``GateChoice``; the paper has no gate.
+                ``handle.decisions`` returns what it decided.
+            allow_other_model: accept other weights than the calibrated ones, such as a quantized copy of the same
+                model. Shapes must still agree.
+            layers: dotted path to a bare model's decoder layers, if they are not found.
 
         Raises:
-            ArtifactError: the model is not the one that was calibrated.
-            SteeringError: the hooks would not steer every forward exactly, or a gate is asked for and not there;
-                the model is left as it was.
-            ModelError: the model shows no activations, as one behind an API.
+            ArtifactError: the model is not the calibrated one.
+            SteeringError: the hooks would not steer every forward exactly, or a value is invalid as in ``resolve``;
+                the model is unchanged.
+            ModelError: the model has no accessible activations, such as one behind an API.
 
         """
         if isinstance(model, nn.Module):
@@ -300,7 +283,7 @@ class Steering:
         allow_other_model: bool = False,
         layers: str | None = None,
     ) -> Iterator[SteeringHandle]:
-        """``attach`` for the length of a ``with`` block."""
+        """``attach`` for the duration of a ``with`` block."""
         handle = self.attach(
             model,
             alpha,
@@ -318,7 +301,7 @@ class Steering:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Of the model that was calibrated."""
+        """Fingerprint of the calibrated model."""
         return Fingerprint.from_json(json.dumps(self.metadata["fingerprint"]))
 
     def check_model(self, other: Fingerprint, *, allow_other_model: bool = False) -> None:
@@ -333,17 +316,17 @@ class Steering:
         if difference is not None and not allow_other_model:
             name = self.metadata.get("model", {}).get("name")
             raise ArtifactError(
-                f"this steering was calibrated on another model than this one ({name}: {difference}); calibrate this "
-                "model, or allow it explicitly where it is a quantised copy"
+                f"this steering was calibrated on another model ({name}: {difference}); calibrate this model, or allow "
+                "it explicitly if it is a quantized copy"
             )
 
     # ---- files ---------------------------------------------------------------------------------------------------
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the tensors and their meaning: what a report or a worker quotes."""
+        """SHA-256 of tensors, metadata and gate: identifies the artifact in reports and workers."""
         digest = hashlib.sha256()
-        for name in _TENSORS:
+        for name in TENSORS:
             digest.update(name.encode())
             digest.update(getattr(self, name).float().contiguous().numpy().tobytes())
         digest.update(json.dumps(self.metadata, sort_keys=True).encode())
@@ -353,53 +336,21 @@ class Steering:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write one safetensors file, whole or not at all."""
-        from safetensors.torch import save_file
-
-        target = Path(path)
-        tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
-        header = self.metadata
-        if self.gate is not None:
-            tensors |= self.gate.tensors
-            header = {**header, "gate": self.gate.header}
-        with atomic_path(target) as temporary:
-            save_file(tensors, temporary, metadata={"sarsteer": json.dumps(header, sort_keys=True)})
-        return target
+        return write_file(path, {name: getattr(self, name) for name in TENSORS}, self.metadata, self.gate)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Steering:
-        """Read a file that ``save`` wrote.
+        """Read a file that ``save`` wrote, or the one in a folder.
 
         Raises:
-            ArtifactError: the file is missing, damaged, of another format, or inconsistent.
+            ArtifactError: the file is missing, damaged, in another format, or inconsistent.
 
         """
-        from safetensors import SafetensorError, safe_open
-
-        target = Path(path)
-        if target.is_dir():
-            target = target / FILE_NAME
-        if not target.is_file():
-            raise ArtifactError(f"{target}: no such steering file; make one with sarsteer calibrate")
+        tensors, metadata, gate = read_file(path)
         try:
-            with safe_open(target, framework="pt") as file:
-                header = (file.metadata() or {}).get("sarsteer")
-                names = set(file.keys())
-                tensors = {name: file.get_tensor(name) for name in _TENSORS if name in names}
-                gate_parts = {name: file.get_tensor(name) for name in names if name.startswith("gate.")}
-        except (SafetensorError, OSError) as error:
-            raise ArtifactError(
-                f"{target}: is no safetensors file, or was truncated ({error}); copy it again or calibrate anew"
-            ) from None
-        if header is None:
-            raise ArtifactError(f"{target}: is a safetensors file, but no steering; make one with sarsteer calibrate")
-        metadata = _read_header(header, target)
-        if missing := [name for name in _TENSORS if name not in tensors]:
-            raise ArtifactError(f"{target}: lacks {', '.join(missing)}; calibrate anew")
-        try:
-            gate = Gate.from_parts(metadata.pop("gate", None), gate_parts) if _is_gated(metadata) else None
             return cls(**tensors, metadata=metadata, gate=gate)
-        except (ArtifactError, SteeringError) as error:
-            raise ArtifactError(f"{target}: {error}") from None
+        except ArtifactError as error:
+            raise error.at(str(file_in(path))) from None
 
     def push_to_hub(
         self, repo_id: str, *, private: bool = True, token: str | None = None, message: str | None = None
@@ -434,39 +385,17 @@ class Steering:
         try:
             return cls.load(hf_hub_download(str(name_or_path), FILE_NAME, revision=revision, token=token))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ArtifactError(
-                f"{name_or_path}: neither a file nor a reachable Hub repository with {FILE_NAME} ({first})"
+                f"neither a file nor a reachable Hub repository with {FILE_NAME} ({reason}); check the name",
+                place=str(name_or_path),
             ) from None
 
 
-def _read_header(header: str, target: Path) -> dict[str, Any]:
-    try:
-        metadata = json.loads(header)
-    except json.JSONDecodeError:
-        raise ArtifactError(f"{target}: its metadata is damaged; calibrate anew") from None
-    if not isinstance(metadata, dict):
-        raise ArtifactError(f"{target}: its metadata is damaged; calibrate anew")
-    version = metadata.get("format_version")
-    if version not in (FORMAT_VERSION, GATED_VERSION):
-        raise ArtifactError(
-            f"{target}: has format version {version}, this sarsteer reads {FORMAT_VERSION} and {GATED_VERSION}; "
-            "use the sarsteer that wrote it, or calibrate anew"
-        )
-    if missing := [key for key in _KEYS if key not in metadata]:
-        raise ArtifactError(f"{target}: its metadata lacks {', '.join(missing)}; calibrate anew")
-    return metadata
-
-
-def _is_gated(metadata: dict[str, Any]) -> bool:
-    weighted_alone = "gate" not in metadata and "layer_weights" in metadata.get("defaults", {})
-    return bool(metadata["format_version"] == GATED_VERSION) and not weighted_alone
-
-
 def _check_shapes(steering: Steering) -> None:
-    """Raise ``ArtifactError`` unless the tensors fit each other and hold numbers."""
+    """Raise ``ArtifactError`` unless the tensors fit together and are finite."""
     if steering.refusal.ndim != 2 or steering.safe_basis.ndim != 3:
-        raise ArtifactError("its vectors have the wrong number of dimensions; calibrate anew")
+        raise ArtifactError("its vectors have the wrong number of dimensions; run calibrate again")
     layers, width = steering.refusal.shape
     k = steering.safe_basis.shape[1]
     expected = {
@@ -480,17 +409,17 @@ def _check_shapes(steering: Steering) -> None:
     for name, shape in expected.items():
         tensor = getattr(steering, name)
         if tuple(tensor.shape) != shape:
-            raise ArtifactError(f"{name} has shape {tuple(tensor.shape)} instead of {shape}; calibrate anew")
+            raise ArtifactError(f"{name} has shape {tuple(tensor.shape)} instead of {shape}; run calibrate again")
         if not torch.isfinite(tensor).all():
-            raise ArtifactError(f"{name} holds NaN or infinite values; calibrate anew")
+            raise ArtifactError(f"{name} contains NaN or infinite values; run calibrate again")
     gate = steering.gate
     if gate is not None and (gate.layer >= layers - 1 or len(gate.weight) != width):
         raise ArtifactError(
-            f"its gate, at layer {gate.layer} and {len(gate.weight)} wide, does not fit {layers} layers of {width}: "
-            "calibrate anew"
+            f"its gate (layer {gate.layer}, width {len(gate.weight)}) does not fit {layers} layers of width {width}; "
+            "run calibrate again"
         )
     for key, value in (("layers", layers), ("hidden_size", width)):
         if key in steering.metadata and steering.metadata[key] != value:
             raise ArtifactError(
-                f"its metadata says {key} = {steering.metadata[key]}, its tensors {value}; calibrate anew"
+                f"its metadata has {key} = {steering.metadata[key]}, its tensors {value}; run calibrate again"
             )

@@ -1,25 +1,24 @@
-"""What calibration reports of every layer, and what looks wrong in it.
+"""What calibration reports about every layer, and what looks wrong in it.
 
-Misreadings of the method (text-only arms, the mean over all positions, a basis from read speech) show in these
-numbers before they show in broken answers.
+Misreadings of the method (text-only arms, the mean over all positions, a basis from read speech) show in these numbers
+before they show in broken answers.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
-if TYPE_CHECKING:
-    from sarsteer.steering.artifact import Steering
+from sarsteer.steering.strength import ResolvedStrength
+from sarsteer.steering.subspace import ablate
 
 STRONG = 0.5
-"""Share of the activation's norm beyond which steering tends to break text rather than to refuse."""
+"""Share of the activation's norm above which steering tends to break text instead of causing refusals."""
 
 WEAK_SHARE = 0.05
-"""Kept share ‖v‖/‖r‖ under which ablation has removed nearly all of the refusal vector."""
+"""Kept share ‖v‖/‖r‖ below which ablation has removed nearly all of the refusal vector."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,8 @@ class LayerReport:
         kept: ‖v‖ / ‖r‖.
         activation_norm: median ‖h‖ at the last prompt token.
         relative_strength: α w ‖v‖ / median ‖h‖.
-        explained: share of the safe activations' variance, as far as the stored components hold it, that is ablated.
-        weight: w, times which the layer is steered; 1 unless the artifact's defaults say otherwise.
+        explained: ablated share of the safe activations' variance, as far as the stored components contain it.
+        weight: w, the layer's weight.
 
     """
 
@@ -49,52 +48,52 @@ class LayerReport:
 
 
 def layer_reports(
-    steering: Steering, alpha: float, k: int | None = None, lambda_: float | None = None
+    strength: ResolvedStrength,
+    refusal: torch.Tensor,
+    safe_basis: torch.Tensor,
+    singular_values: torch.Tensor,
+    activation_norms: torch.Tensor,
 ) -> list[LayerReport]:
-    """A report of each layer at these strengths."""
-    vectors = steering.vectors(k, lambda_, [1.0] * len(steering.refusal))
-    weights = steering.default_layer_weights
-    k = steering.defaults[1] if k is None else k
-    squares = steering.singular_values.double() ** 2
-    rows = []
-    for layer, (refusal, vector) in enumerate(zip(steering.refusal, vectors, strict=True)):
-        r, v = float(refusal.norm()), float(vector.norm())
-        h = float(steering.activation_norms[layer])
+    """A report of each layer at ``strength``; the tensors are those of the artifact."""
+    vectors = ablate(refusal, safe_basis, strength.k, strength.lambda_)
+    weights = strength.layer_weights or (1.0,) * len(refusal)
+    squares = singular_values.double() ** 2
+    reports = []
+    for layer, (raw, vector) in enumerate(zip(refusal, vectors, strict=True)):
+        r, v, h = float(raw.norm()), float(vector.norm()), float(activation_norms[layer])
         total = float(squares[layer].sum())
-        rows.append(
+        reports.append(
             LayerReport(
                 layer=layer,
                 refusal_norm=r,
                 vector_norm=v,
                 kept=v / r if r else math.nan,
                 activation_norm=h,
-                relative_strength=abs(alpha * weights[layer]) * v / h if h else math.nan,
-                explained=float(squares[layer, :k].sum()) / total if total else math.nan,
+                relative_strength=abs(strength.alpha * weights[layer]) * v / h if h else math.nan,
+                explained=float(squares[layer, : strength.k].sum()) / total if total else math.nan,
                 weight=weights[layer],
             )
         )
-    return rows
+    return reports
 
 
 def findings(reports: list[LayerReport]) -> list[str]:
-    """What is far off, in words; empty where all is well."""
-    found = []
-    norms = torch.tensor([r.refusal_norm for r in reports])
-    if float(norms.max()) == 0:
-        found.append("every refusal vector is zero: the refusal prompt changes nothing in this model")
-        return found
+    """What looks wrong, one sentence each; empty if nothing does."""
+    if max(report.refusal_norm for report in reports) == 0:
+        return ["every refusal vector is zero: the refusal prompt changes nothing in this model"]
+    notes = []
     strong = [r.layer for r in reports if r.relative_strength > STRONG]
     if strong:
-        found.append(f"alpha is high: it moves layers {_spans(strong)} by over {STRONG:.0%} of their activations' norm")
+        notes.append(f"alpha is high: it moves layers {_spans(strong)} by over {STRONG:.0%} of their activations' norm")
     thin = [r.layer for r in reports if r.kept < WEAK_SHARE]
     if thin:
-        found.append(
+        notes.append(
             f"ablation leaves under {WEAK_SHARE:.0%} of the refusal vector in layers {_spans(thin)}: lower k or lambda"
         )
-    huge = [r.layer for r in reports if r.activation_norm and r.refusal_norm > 1.5 * r.activation_norm]
-    if huge:
-        found.append(f"refusal vectors of layers {_spans(huge)} are longer than the activations themselves")
-    return found
+    long = [r.layer for r in reports if r.activation_norm and r.refusal_norm > 1.5 * r.activation_norm]
+    if long:
+        notes.append(f"the refusal vectors of layers {_spans(long)} are longer than the activations")
+    return notes
 
 
 def _spans(layers: list[int]) -> str:

@@ -1,34 +1,36 @@
-"""How strongly to steer: what a caller chooses, and what an artifact makes of it.
+"""How strongly to steer: what a caller chooses, and the vectors, alpha and gate that result.
 
-``Steering.resolve`` is the one function that turns a ``Strength`` into vectors, alpha, gate and digest. Everything
-that steers uses its result, so that what is served is what was evaluated.
+``Steering.resolve`` is the only function that turns a ``Strength`` into a ``ResolvedStrength``. Everything that steers
+uses its result, so that what is served is what was evaluated.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 
+from sarsteer.errors import SteeringError
 from sarsteer.steering.gate.gate import Gate
 
 GateChoice = bool | Gate | Literal["hard", "logistic"] | None
-"""Whether requests are gated: False for never, True for the artifact's gate, a mode for its gate in that mode, a gate
-for that gate, None for the artifact's default."""
+"""Which requests are steered: False for all, True for those that open the artifact's gate, ``"hard"`` or
+``"logistic"`` for the artifact's gate in that mode, a ``Gate`` for that gate, None for the artifact's default."""
 
 
 @dataclass(frozen=True)
 class Strength:
-    """What a caller may choose when an artifact is used. None stands for the artifact's default.
+    """What a caller chooses when an artifact is used. None selects the artifact's default.
 
     Attributes:
         alpha: steering strength α.
-        k: number of principal components of the safe subspace to ablate; 0 for none.
+        k: number of ablated principal components of the safe subspace; 0 for none.
         lambda_: ablation coefficient λ.
-        layer_weights: ``[L]``, times which each decoder layer is steered.
+        layer_weights: ``[L]``, the factor of each decoder layer's vector; 0 leaves a layer unsteered.
         gate: see ``GateChoice``.
 
     """
@@ -42,47 +44,90 @@ class Strength:
 
 @dataclass(frozen=True, eq=False)
 class ResolvedStrength:
-    """A strength resolved against an artifact: exactly what is added to a model's activations.
+    """Exactly what is added to a model's activations. Every instance is valid: its constructor checks all values.
 
     Attributes:
-        vectors: ``[L, D]`` float32, layer weights included, α not.
-        alpha, k, lambda_, layer_weights: the values in use.
+        vectors: ``[L, D]``, layer weights included, α not; stored as float32 on the CPU.
+        alpha: steering strength α.
         gate: decides which requests are steered; None steers all.
-        digest: SHA-256 of vectors and gate. α is not part of it: it can change in place.
+        k: number of ablated components in ``vectors``.
+        lambda_: ablation coefficient in ``vectors``.
+        layer_weights: ``[L]``, the weights in ``vectors``; empty for 1 everywhere.
+
+    Raises:
+        SteeringError: a value is not finite, or the gate does not fit the vectors.
 
     """
 
     vectors: torch.Tensor = field(repr=False)
     alpha: float
-    k: int
-    lambda_: float
-    layer_weights: tuple[float, ...]
     gate: Gate | None = field(default=None, repr=False)
+    k: int = 0
+    lambda_: float = 1.0
+    layer_weights: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        vectors = self.vectors.detach().float().cpu()
+        if vectors.ndim != 2:
+            raise SteeringError(f"steering vectors must be [L, D], one per decoder layer, not {tuple(vectors.shape)}")
+        if not torch.isfinite(vectors).all():
+            raise SteeringError("the steering vectors contain NaN or infinite values; run calibrate again")
+        if isinstance(self.alpha, bool) or not math.isfinite(self.alpha):
+            raise SteeringError(f"alpha must be a finite number, not {self.alpha}")
+        if self.gate is not None:
+            _check_gate(self.gate, *vectors.shape)
+        object.__setattr__(self, "vectors", vectors)
+        object.__setattr__(self, "alpha", float(self.alpha))
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the vectors and the gate, to compare processes and runs."""
+        """SHA-256 of vectors and gate, to compare processes and runs. α is excluded: it can change in place."""
         return digest_of(self.vectors, self.gate)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The values in use as JSON, for logs and reports."""
+        values: dict[str, Any] = {"alpha": self.alpha, "k": self.k, "lambda": self.lambda_}
+        if any(weight != 1 for weight in self.layer_weights):
+            values["layer_weights"] = list(self.layer_weights)
+        if self.gate is not None:
+            names = ("layer", "mode", "threshold", "temperature", "limit")
+            values["gate"] = {**{name: getattr(self.gate, name) for name in names}, "digest": self.gate.digest}
+        return values
+
+    @property
+    def deltas(self) -> torch.Tensor:
+        """``[L, D]``: what one steered position receives, α included; zero in the layers up to the gate's."""
+        deltas = self.alpha * self.vectors
+        if self.gate is not None:
+            deltas[: self.gate.layer + 1] = 0.0
+        return deltas
 
     def with_vectors(self, vectors: torch.Tensor) -> ResolvedStrength:
         """The same strength with other vectors ``[L, D]``: a baseline or a control."""
         return replace(self, vectors=vectors)
 
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """The values in use, as JSON, for logs and reports."""
-        found: dict[str, Any] = {"alpha": self.alpha, "k": self.k, "lambda": self.lambda_}
-        if any(weight != 1 for weight in self.layer_weights):
-            found["layer_weights"] = list(self.layer_weights)
-        if self.gate is not None:
-            names = ("layer", "mode", "threshold", "temperature", "limit")
-            found["gate"] = {**{name: getattr(self.gate, name) for name in names}, "digest": self.gate.digest}
-        return found
+    def with_alpha(self, alpha: float) -> ResolvedStrength:
+        """The same vectors and gate at another α."""
+        return replace(self, alpha=alpha)
+
+    def with_gate(self, gate: Gate | None) -> ResolvedStrength:
+        """The same vectors and α with another gate; None steers every request."""
+        return replace(self, gate=gate)
 
 
 def digest_of(vectors: torch.Tensor, gate: Gate | None) -> str:
-    """SHA-256 of ``[L, D]`` in float32, and of the gate beside them."""
+    """SHA-256 of vectors ``[L, D]`` in float32 and of the gate."""
     digest = hashlib.sha256(vectors.detach().float().cpu().contiguous().numpy().tobytes())
     if gate is not None:
         digest.update(gate.digest.encode())
     return digest.hexdigest()
+
+
+def _check_gate(gate: Gate, layers: int, width: int) -> None:
+    if gate.layer >= layers - 1:
+        raise SteeringError(
+            f"a gate at layer {gate.layer} of {layers} leaves no layer above it to steer; use one before {layers - 1}"
+        )
+    if len(gate.weight) != width:
+        raise SteeringError(f"the gate has width {len(gate.weight)}, the model {width}; calibrate this model")

@@ -1,40 +1,37 @@
-"""Strengths in closed form: no request is answered, only the calibrated vectors are looked at.
+"""A strength in closed form, from the calibrated vectors only; no request is answered.
 
-A rule of thumb to begin a search with, or to use where there is no time for one. What a model does at these strengths
-has to be measured all the same.
+It is a rule of thumb: a point to start a search from, or a setting when there is no time for a search. What the model
+does at this strength must still be measured.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
-if TYPE_CHECKING:
-    from sarsteer.steering.artifact import Steering
+from sarsteer.steering.subspace import ablate
 
 RELATIVE_STRENGTH = 0.07
-"""Share of the activations' norm, in the median layer, that α moves them by. The paper's settings move them by a few
-percent; on the embedded model α = 0.1 is 7.6 %, refuses, and hardly breaks; twice as much breaks."""
+"""Share of the activations' norm by which α moves them in the median layer. The paper's settings move them by a few
+percent; on the embedded model α = 0.1 is 7.6 %, refuses, and hardly breaks answers; twice as much breaks them."""
 EXPLAINED = 0.5
-"""Share of the safe activations' variance that is ablated, in the median layer."""
+"""Share of the safe activations' variance that is ablated in the median layer."""
 KEPT = 0.5
-"""Share of the refusal vector that ablation leaves at the least, in the median layer."""
+"""Smallest share of the refusal vector that ablation leaves in the median layer."""
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Strengths, and what they rest on.
+    """A strength, and the numbers it is based on.
 
     Attributes:
-        alpha: the α at which ‖α v_l‖ is ``relative_strength`` of ‖h_l‖ in the median layer; 0 where every vector is
-            zero.
-        k: the least number of safe components that explain ``explained`` of the variance in the median layer, as far
-            as the stored components hold it, fewer where they would take more than half of the refusal vector.
-        lambda_: 1, a projection: what is ablated is ablated whole.
-        relative_strength, explained, kept: of the median layer, at these strengths.
+        alpha: the α at which ‖α v_l‖ is ``relative_strength`` of ‖h_l‖ in the median layer; 0 if every vector is zero.
+        k: the smallest number of safe components that explain ``explained`` of the variance in the median layer, as far
+            as the stored components contain it; fewer if they would remove more than half of the refusal vector.
+        lambda_: 1, a projection: the ablated part is removed completely.
+        relative_strength, explained, kept: in the median layer, at this strength.
 
     """
 
@@ -46,21 +43,26 @@ class Suggestion:
     kept: float
 
 
-def suggest(steering: Steering) -> Suggestion:
-    """α from ‖v_l‖ / ‖h_l‖, k from the explained variance, λ = 1."""
-    squares = steering.singular_values.double() ** 2
+def suggest(
+    refusal: torch.Tensor, safe_basis: torch.Tensor, singular_values: torch.Tensor, activation_norms: torch.Tensor
+) -> Suggestion:
+    """α from ‖v_l‖ / ‖h_l‖, k from the explained variance, λ = 1; the tensors are those of the artifact."""
+    squares = singular_values.double() ** 2
     totals = squares.sum(1, keepdim=True)
     shares = torch.where(totals > 0, squares.cumsum(1) / totals, torch.ones_like(squares))  # [L, K]
-    alike = [1.0] * len(steering.refusal)
-    norms = steering.refusal.double().norm(dim=1)
+    refusal_norms, max_k = refusal.double().norm(dim=1), safe_basis.shape[1]
+
+    def vector_norms(k: int) -> torch.Tensor:
+        norms: torch.Tensor = ablate(refusal, safe_basis, k, 1.0).double().norm(dim=1)
+        return norms
 
     def kept(k: int) -> float:
-        return _median((steering.vectors(k, 1.0, alike).double().norm(dim=1) / norms)[norms > 0])
+        return _median((vector_norms(k) / refusal_norms)[refusal_norms > 0])
 
-    wanted = next((k for k in range(1, steering.max_k + 1) if _median(shares[:, k - 1]) >= EXPLAINED), steering.max_k)
+    wanted = next((k for k in range(1, max_k + 1) if _median(shares[:, k - 1]) >= EXPLAINED), max_k)
     k = next((k for k in range(wanted, 0, -1) if kept(k) >= KEPT), 0)
-    moved = (steering.vectors(k, 1.0, alike).double().norm(dim=1) / steering.activation_norms.double())[norms > 0]
-    ratio = _median(moved[moved.isfinite()])
+    ratios = (vector_norms(k) / activation_norms.double())[refusal_norms > 0]
+    ratio = _median(ratios[ratios.isfinite()])
     alpha = RELATIVE_STRENGTH / ratio if ratio > 0 else 0.0
     return Suggestion(
         alpha=float(f"{alpha:.3g}"),

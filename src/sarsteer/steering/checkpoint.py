@@ -1,4 +1,4 @@
-"""What a calibration has done so far, on disk: a run that was killed resumes, and ends with the same numbers."""
+"""The checkpoint of a calibration: a killed run resumes and ends with the same numbers."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _TENSORS = ("difference_sum", "harmful_sum", "norms", "harmful", "safe")
 
 @dataclass
 class CalibrationState:
-    """Sums in float64, and the activations that PCA and the gate need whole.
+    """Sums in float64, and the activations that PCA and the gate need individually.
 
     Attributes:
-        done: pairs that were seen.
+        done: number of pairs processed.
         difference_sum: ``[L, D]`` sum of ``h(a, t+p) − h(a, t)`` over harmful clips.
         harmful_sum: ``[L, D]`` sum of ``h(a, t)`` over harmful clips.
         norms: ``[n, L]`` norms of ``h(a, t)`` of harmful clips.
-        harmful, safe: ``[n, L, D]`` ``h(a, t)`` of the clips, float32; rows beyond ``done`` are not filled yet.
-        settings: what a resumed run must have in common.
+        harmful, safe: ``[n, L, D]`` ``h(a, t)`` of the clips, float32; rows from ``done`` on are not filled yet.
+        settings: the settings that a resumed run must share.
 
     """
 
@@ -40,7 +40,7 @@ class CalibrationState:
 
     @classmethod
     def empty(cls, pairs: int, layers: int, width: int, settings: dict[str, Any]) -> CalibrationState:
-        """Nothing done yet."""
+        """The state before the first pair."""
         zeros = torch.zeros(layers, width, dtype=torch.float64)
         rows = torch.zeros(pairs, layers, width)
         return cls(0, zeros, zeros.clone(), torch.zeros(pairs, layers), rows, rows.clone(), settings)
@@ -66,10 +66,10 @@ def save_state(path: str | os.PathLike[str], state: CalibrationState) -> None:
 
 
 def load_state(path: str | os.PathLike[str] | None, settings: dict[str, Any]) -> CalibrationState | None:
-    """The state in ``path``, or None where there is none.
+    """The state in ``path``, or None if there is no such file.
 
     Raises:
-        CalibrationError: the file is of a run with other settings, or is damaged.
+        CalibrationError: the file is from a run with other settings, or is damaged.
 
     """
     if path is None or not Path(path).exists():
@@ -80,12 +80,15 @@ def load_state(path: str | os.PathLike[str] | None, settings: dict[str, Any]) ->
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in _TENSORS}
-            done, found = int(header["done"]), json.loads(header["settings"])
+            done, stored = int(header["done"]), json.loads(header["settings"])
     except (SafetensorError, OSError, KeyError, ValueError):
-        raise CalibrationError(f"{path}: is no checkpoint of a calibration; delete it to start anew") from None
-    changed = sorted(key for key in settings if found.get(key) != settings[key])
+        raise CalibrationError(
+            "is not a calibration checkpoint; delete it to start from scratch", place=str(path)
+        ) from None
+    changed = sorted(key for key in settings if stored.get(key) != settings[key])
     if changed:
         raise CalibrationError(
-            f"{path}: is of a run with another {', '.join(changed)}; delete it to start anew, or use the old settings"
+            f"is from a run with another {', '.join(changed)}; delete it to start from scratch, or use the old settings",
+            place=str(path),
         )
     return CalibrationState(done, **tensors, settings=settings)

@@ -13,10 +13,10 @@ from sarsteer.steering.gate.report import best_by_layer, roc
 
 
 def plot_layers(reports: Sequence[LayerReport], path: Path, title: str, gate: Gate | None = None) -> None:
-    """Draw norms, kept share and relative strength over the layers, and the gate; ``path``'s suffix sets the format.
+    """Draw norms, kept share and relative strength of the layers, and the gate; ``path``'s suffix sets the format.
 
     Raises:
-        SarsteerError: ``path`` cannot be drawn into, or matplotlib is missing.
+        SarsteerError: ``path`` cannot be written, or matplotlib is missing.
 
     """
     check_figure_path(path)
@@ -25,10 +25,10 @@ def plot_layers(reports: Sequence[LayerReport], path: Path, title: str, gate: Ga
 
 def draw_layers(reports: Sequence[LayerReport], title: str, gate: Gate | None = None) -> Any:
     """The figure of ``plot_layers``."""
-    drawn = gate is not None and bool(gate.metadata.get("held_out"))
-    figure, (norms, kept, strength, *more) = new_figure(5 if drawn else 3, 19 if drawn else 12, 3.6)
-    if gate is not None and drawn:
-        draw_gate(more[0], more[1], gate)
+    gated = gate is not None and bool(gate.metadata.get("held_out"))
+    figure, (norms, kept, strength, *gate_axes) = new_figure(5 if gated else 3, 19 if gated else 12, 3.6)
+    if gate is not None and gated:
+        draw_gate(gate_axes[0], gate_axes[1], gate)
     layers = [report.layer for report in reports]
     norms.plot(layers, [r.activation_norm for r in reports], color=GRAY, label="median ‖h‖")
     norms.plot(layers, [r.refusal_norm for r in reports], color=BLUE, marker="o", markersize=3, label="‖r‖")
@@ -50,7 +50,7 @@ def draw_layers(reports: Sequence[LayerReport], title: str, gate: Gate | None = 
 
 
 def draw_gate(layers_axis: Any, roc_axis: Any, gate: Gate) -> None:
-    """AUROC over the layers into one axis, the ROC of held-out clips with the threshold's point into the other."""
+    """Draw the AUROC of each layer into one axis, and the held-out ROC with the threshold's point into the other."""
     rows = best_by_layer(gate)
     layers, aurocs, spread = [r[0] for r in rows], [r[2] for r in rows], [r[3] for r in rows]
     layers_axis.errorbar(layers, aurocs, yerr=spread, color=GREEN, marker="o", markersize=3, lw=1.2, capsize=2)
@@ -63,8 +63,8 @@ def draw_gate(layers_axis: Any, roc_axis: Any, gate: Gate) -> None:
     roc_axis.step(
         [100 * p.false_positive_rate for p in points], [100 * p.true_positive_rate for p in points], color=GREEN
     )
-    here = min((p for p in points if p.threshold >= gate.threshold), key=lambda p: p.threshold)
-    roc_axis.plot(100 * here.false_positive_rate, 100 * here.true_positive_rate, "o", color=ORANGE)
+    current = min((p for p in points if p.threshold >= gate.threshold), key=lambda p: p.threshold)
+    roc_axis.plot(100 * current.false_positive_rate, 100 * current.true_positive_rate, "o", color=ORANGE)
     roc_axis.plot([0, 100], [0, 100], color=GRAY, lw=0.8, linestyle="--")
     roc_axis.set_title("Gate: held-out clips that open it (%)", fontsize=10, loc="left")
     roc_axis.set_xlabel("safe clips", fontsize=9)

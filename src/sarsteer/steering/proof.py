@@ -1,8 +1,8 @@
-"""Prove that hooks steer: a probe forward and a probe decode step, before the first answer.
+"""Prove that the hooks steer: a probe prefill and a probe decode step, before the first answer.
 
-Layer by layer the output just before and just after steering are held against each other: the last position must
-differ by exactly what was to be added, every other position by nothing. Where something is compiled, a second run
-shows that the compiled graphs hold the hooks too.
+Each layer's output just before and just after steering is compared: the last position must differ by exactly what was
+added, every other position by nothing. If something is compiled, a second run shows that the compiled graphs contain
+the hooks too.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import nn
 from sarsteer.errors import SteeringError
 from sarsteer.models.activations import residual_of
 from sarsteer.models.layers import generating_part, text_config, unwrap
+from sarsteer.steering.hooks import DELTA
 
 _PROBE_TOKENS = 3
 STEPS = ("prefill", "decode step")
@@ -34,10 +35,10 @@ def prove(
     """Raise ``SteeringError`` unless every layer's hook steers a prefill and a decode step of ``module``.
 
     Args:
-        module: the model as its user calls it.
-        layers: its decoder layers, hooks attached.
+        module: the model, as its user calls it.
+        layers: its decoder layers, with the hooks.
         write: sets what the hooks add, ``[L, D]``.
-        probe: generates two tokens by the model's own way; transformers' ``generate`` by default.
+        probe: generates two tokens for a model with its own decoding loop; transformers' ``generate`` by default.
 
     """
     probe = probe or (lambda: generate_two_tokens(module))
@@ -53,46 +54,46 @@ def prove(
             write(torch.zeros_like(marks))
             for step, a, b in zip(STEPS, steered, probe(), strict=True):
                 if torch.equal(a, b):
-                    raise SteeringError(f"the compiled {step} left the hooks out; attach before torch.compile")
+                    raise SteeringError(f"the compiled {step} does not contain the hooks; attach before torch.compile")
     finally:
         write(torch.zeros_like(marks))
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Whether any part of ``module`` goes through ``torch.compile``."""
+    """Whether any part of ``module`` is compiled by ``torch.compile``."""
     parts: list[Any] = [module, *unwrap(module).modules()]
     return any(hasattr(p, "_orig_mod") or getattr(p, "_compiled_call_impl", None) is not None for p in parts)
 
 
 def known_marks(layers: Sequence[nn.Module]) -> torch.Tensor:
-    """``[L, D]``, what is added instead of vectors while something is proven.
+    """``[L, D]``: what the hooks add during a proof, instead of the vectors.
 
-    Values that bfloat16 holds exactly, another in each layer, alternating in sign so that no norm cancels them.
+    The values are exact in bfloat16, differ between layers, and alternate in sign so that no norm cancels them.
     """
-    signs = torch.ones(getattr(layers[0], "_sarsteer_delta").shape[0])
+    signs = torch.ones(getattr(layers[0], DELTA).shape[0])
     signs[::2] = -1
     return torch.stack([signs * (1 + index % 8) / 8 for index in range(len(layers))])
 
 
-Seen = list[list[torch.Tensor]]
+LayerOutputs = list[list[torch.Tensor]]
 """For each layer, its whole output in each forward."""
 
 
-def recorded(layers: Sequence[nn.Module], probe: Probe) -> tuple[Seen, Seen]:
-    """Run ``probe``; what the layers gave before and after the hooks that are there."""
+def recorded(layers: Sequence[nn.Module], probe: Probe) -> tuple[LayerOutputs, LayerOutputs]:
+    """Run ``probe``, and return the layers' outputs before and after the installed hooks."""
     before, after = _Recorder(layers, prepend=True), _Recorder(layers, prepend=False)
-    # in eager mode, compiled or not: graphs made for the recorders would be thrown away at once
+    # in eager mode, compiled or not: graphs traced with the recorders would be discarded at once
     with torch.compiler.set_stance("force_eager"), before, after:
         probe()
-    return before.seen, after.seen
+    return before.outputs, after.outputs
 
 
 class _Recorder:
-    """Copies of every layer's whole output, before or after the hooks that are there."""
+    """Copies every layer's whole output, before or after the installed hooks."""
 
     def __init__(self, layers: Sequence[nn.Module], prepend: bool) -> None:
         self._layers, self._prepend = layers, prepend
-        self.seen: Seen = [[] for _ in layers]
+        self.outputs: LayerOutputs = [[] for _ in layers]
         self._hooks: list[Any] = []
 
     def __enter__(self) -> _Recorder:
@@ -106,34 +107,39 @@ class _Recorder:
 
     def _hook(self, index: int) -> Any:
         def record(_module: nn.Module, _args: Any, output: Any) -> None:
-            self.seen[index].append(residual_of(output).detach().clone())
+            self.outputs[index].append(residual_of(output).detach().clone())
 
         return record
 
 
 def check_layer(index: int, before: list[torch.Tensor], after: list[torch.Tensor], mark: torch.Tensor) -> None:
-    """Raise unless each forward's last position got ``mark`` (``[D]``, or ``[B, D]``, a row each), and nothing else."""
+    """Raise unless each forward's last position received ``mark`` (``[D]``, or ``[B, D]`` per row), and only that."""
     for number, step in enumerate(STEPS):
         if len(before) <= number or len(after) <= number:
-            raise SteeringError(f"decoder layer {index} did not run in a {step}; these are not the decoder's layers")
+            raise SteeringError(
+                f"decoder layer {index} did not run in a {step}; name the decoder's layers with layers='path.to.layers'"
+            )
         old, new = before[number], after[number]
-        wanted = old.clone()
-        wanted[..., -1, :] = (old[..., -1, :].float() + mark.to(old.device)).to(old.dtype)
-        if not torch.equal(new, wanted):
+        expected = old.clone()
+        expected[..., -1, :] = (old[..., -1, :].float() + mark.to(old.device)).to(old.dtype)
+        if not torch.equal(new, expected):
             raise SteeringError(
                 f"the hook on decoder layer {index} did not steer exactly the last position of a {step}; "
-                "something else changes this layer's output"
+                "something else changes this layer's output: remove other hooks"
             )
 
 
 def generate_two_tokens(module: nn.Module, rows: int = 1) -> list[torch.Tensor]:
-    """By the model's own ``generate``, a prefill and a decode step of different rows; the logits of each."""
+    """Run a prefill and a decode step of different rows with the model's ``generate``; returns the logits of each."""
     from transformers import GenerationConfig
 
     target = generating_part(module)
     inner: Any = unwrap(target)
     if not hasattr(target, "generate"):
-        raise SteeringError(f"{type(inner).__name__} has no generate(), so that its decoding cannot be proven steered")
+        raise SteeringError(
+            f"{type(inner).__name__} has no generate(), so its decoding cannot be proven steered; give a probe that "
+            "generates two tokens"
+        )
     device = inner.get_input_embeddings().weight.device
     tokens = torch.tensor(_plain_tokens(inner, rows * _PROBE_TOKENS), device=device).view(rows, _PROBE_TOKENS)
     config = GenerationConfig(
@@ -151,7 +157,7 @@ def generate_two_tokens(module: nn.Module, rows: int = 1) -> list[torch.Tensor]:
 
 
 def _plain_tokens(model: Any, count: int) -> list[int]:
-    """Ids that stand for text: no padding, no placeholder of another modality."""
+    """Token ids of text: no padding, no placeholder of another modality."""
     special: set[int] = set()
     for config in (model.config, text_config(model)):
         for name, value in vars(config).items():

@@ -1,4 +1,4 @@
-"""The safe subspace: exact thin PCA of benign activations, layer by layer, and its ablation."""
+"""The safe subspace: exact thin PCA of safe requests' activations in each layer, and its ablation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from sarsteer.errors import SteeringError
 
 MAX_COMPONENTS = 64
-_RELATIVE_RANK = 1e-6  # singular values below this share of the largest are rounding, not directions
+_RELATIVE_RANK = 1e-6  # singular values below this share of the largest are rounding errors
 
 
 def safe_subspace(
@@ -19,18 +19,18 @@ def safe_subspace(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Principal components of ``activations`` in each layer (the paper's safe-space SVD).
 
-    With n clips far fewer than D dimensions the right singular vectors of the centred ``H`` (n x D) come from the
-    eigenvectors ``W`` of the small Gram matrix ``H Hᵀ`` (n x n), as ``U = Hᵀ W / σ``: exact, and far cheaper than a
-    decomposition of H. Computed in float64, one layer at a time.
+    With far fewer clips n than dimensions D, the right singular vectors of the centered ``H`` (n x D) come from the
+    eigenvectors ``W`` of the small Gram matrix ``H Hᵀ`` (n x n), as ``U = Hᵀ W / σ``: exact, and far cheaper than
+    decomposing H. Computed in float64, one layer at a time.
 
     Args:
         activations: ``[n, L, D]``, of safe clips at the last prompt token.
-        max_components: keep at most so many.
+        max_components: maximum number of components to keep.
 
     Returns:
         ``basis`` ``[L, K, D]`` with orthonormal rows, largest first; ``singular_values`` ``[L, K]``; ``mean``
-        ``[L, D]``. K is at most the largest rank of any layer; a layer of lower rank has zeros for what it lacks,
-        which ablate nothing.
+        ``[L, D]``. K is at most the largest rank of any layer; a layer of lower rank is padded with zeros, which
+        ablate nothing.
 
     """
     n, layers, width = activations.shape
@@ -50,7 +50,7 @@ def safe_subspace(
         sigma, vectors = sigma[:rank], vectors[:, :rank]
         if n <= width:
             vectors = hidden.T @ vectors / sigma
-        # The Gram matrix squares the condition number: one QR makes the rows orthonormal to rounding again.
+        # The Gram matrix squares the condition number: one QR makes the rows orthonormal up to rounding.
         if rank:
             q, r = torch.linalg.qr(vectors)
             vectors = q * torch.sign(torch.diagonal(r))
@@ -66,7 +66,7 @@ def safe_subspace(
 
 
 def ablate(refusal: torch.Tensor, basis: torch.Tensor, k: int, lambda_: float) -> torch.Tensor:
-    """``v_l = r_l − λ U_l U_lᵀ r_l`` with the first ``k`` components; ``[L, D]``, float32, never normalised."""
+    """``v_l = r_l − λ U_l U_lᵀ r_l`` with the first ``k`` components; ``[L, D]``, float32, never normalized."""
     if k == 0 or lambda_ == 0:
         return refusal.clone()
     r, u = refusal.double(), basis[:, :k].double()
@@ -75,12 +75,12 @@ def ablate(refusal: torch.Tensor, basis: torch.Tensor, k: int, lambda_: float) -
 
 
 def weighted(vectors: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
-    """``w_l v_l``: vectors ``[L, D]``, one weight a layer. A weight of exactly 1 leaves every bit as it was.
+    """``w_l v_l``: vectors ``[L, D]``, one weight per layer. A weight of exactly 1 changes no bit.
 
     Raises:
-        SteeringError: there is no finite weight for each layer.
+        SteeringError: the weights are not one finite number per layer.
 
     """
     if len(weights) != len(vectors) or not all(math.isfinite(weight) for weight in weights):
-        raise SteeringError(f"layer_weights must be {len(vectors)} finite numbers, one a decoder layer")
+        raise SteeringError(f"layer_weights must be {len(vectors)} finite numbers, one per decoder layer")
     return vectors * torch.tensor(list(weights), dtype=vectors.dtype)[:, None]

@@ -24,7 +24,7 @@ from sarsteer.steering.gate.distance import MahalanobisDistance, fit_distance
 from sarsteer.steering.gate.fit import (
     METHODS,
     CrossValidation,
-    _in_span,
+    in_span,
     choose,
     fit_gate,
     folds,
@@ -171,7 +171,7 @@ def test_everything_in_the_span_is_exact() -> None:
     residual = np.concatenate([x[y == c] - x[y == c].mean(0) for c in (0, 1)])
     covariance, _ = sklearn_ledoit_wolf(residual, assume_centered=True)
     wanted = x @ np.linalg.solve(covariance, x[y == 1].mean(0) - x[y == 0].mean(0))
-    small = _in_span(torch.tensor(x))
+    small = in_span(torch.tensor(x))
     assert small.shape[1] < 30
     found = small @ shrunk_lda(small, y, 80)
     centred = [scores - scores.mean() for scores in (found, wanted)]

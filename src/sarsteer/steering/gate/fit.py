@@ -1,11 +1,11 @@
-"""Fit the gate on calibration's own activations: which layer, which linear detector, which threshold.
+"""Fit the gate on calibration's activations: choose a layer, a linear detector and a threshold.
 
-Each layer and method is judged by cross-validated AUROC, the two clips of a pair always on the same side. Of what is
-as good as the best, within one standard error, the simplest method and then the earliest layer are taken. The
-threshold comes from scores of safe clips that their detector was not fitted on.
+Each layer and method is measured by cross-validated AUROC; the two clips of a pair are always in the same fold. Among
+those within one standard error of the best, the simplest method and then the earliest layer is chosen. The threshold
+comes from the scores of safe clips by detectors that were not fitted on them.
 
-Everything is computed in the span of the calibration clips: n coordinates in place of D. That is exact, since each of
-these detectors lies in that span.
+Everything is computed in the span of the calibration clips: n coordinates instead of D. That is exact, because each of
+these detectors is in that span.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 TARGET_FPR = 0.05
 FOLDS = 5
 MIN_PAIRS = 10
-"""Two pairs a fold: under that a held-out rate says nothing."""
+"""Two pairs per fold; with fewer a held-out rate is meaningless."""
 MIN_AUROC = 0.6
-"""A gate that tells the classes no better refuses at random."""
+"""A gate that separates the classes no better than this refuses at random."""
 OOD_FPR = 0.01
-"""Share of held-out calibration clips that may lie beyond the distance limit."""
+"""Share of held-out calibration clips that may be beyond the distance limit."""
 
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """A method at one layer: the AUROC of each fold, and every clip's score by the detector that did not see it."""
+    """A method at one layer: the AUROC of each fold, and every clip's score by the detector not fitted on it."""
 
     method: str
     layer: int
@@ -67,80 +67,81 @@ def fit_gate(
     methods: Sequence[str] | None = None,
     layers: Sequence[int] | None = None,
 ) -> Gate:
-    """A gate from activations at the last prompt token; row i of both is pair i.
+    """Fit a gate to activations at the last prompt token; row i of both tensors is pair i.
 
     Args:
         harmful: ``[n, L, D]``.
-        safe: ``[n, L, D]``, of the twins.
+        safe: ``[n, L, D]``, the twins.
         target_fpr: the share of held-out safe clips that may open the gate.
-        methods: of ``METHODS``, simplest first; all by default.
-        layers: that may be chosen; all but the last by default, above which nothing is left to steer.
+        methods: names from ``METHODS``; all by default.
+        layers: the layers to choose from; all but the last by default, which has no layer above it to steer.
 
     Raises:
-        CalibrationError: too few pairs, classes that cannot be told apart, a rate that no threshold keeps while
-            opening for anything harmful, or activations that are no numbers.
+        CalibrationError: there are too few pairs, no layer separates the classes, no threshold meets the rate and
+            opens for any harmful clip, or an activation is not finite.
 
     """
     n, depth, _ = harmful.shape
     check_target(target_fpr)
     if n < MIN_PAIRS:
-        raise CalibrationError(f"{n} pairs are too few to hold some out; a gate needs at least {MIN_PAIRS}")
+        raise CalibrationError(f"{n} pairs are too few to hold some out; give at least {MIN_PAIRS}")
     if depth < 2:
-        raise CalibrationError("a model of one layer has none above a gate to steer")
+        raise CalibrationError("a model with one layer has no layer above a gate to steer; calibrate without a gate")
     if not (torch.isfinite(harmful).all() and torch.isfinite(safe).all()):
-        raise CalibrationError("the activations hold NaN or infinite values; load the model in bfloat16 or float32")
-    found, chance, width = [], ChanceTest(n, folds(n)), harmful.shape[-1]
+        raise CalibrationError("the activations contain NaN or infinite values; load the model in bfloat16 or float32")
+    candidates, chance, width = [], ChanceTest(n, folds(n)), harmful.shape[-1]
     for layer in range(depth - 1) if layers is None else layers:
-        reduced = _in_span(torch.cat([harmful[:, layer], safe[:, layer]]))
+        reduced = in_span(torch.cat([harmful[:, layer], safe[:, layer]]))
         chance.add(reduced, width)
-        found += [cross_validate(name, layer, reduced, n, width) for name in methods or METHODS]
-    chosen, best = choose(found)
+        candidates += [cross_validate(name, layer, reduced, n, width) for name in methods or METHODS]
+    chosen, best = choose(candidates)
     if best.auroc - best.error < MIN_AUROC:
         raise CalibrationError(
-            f"no layer tells harmful from safe clips (best cross-validated AUROC {best.auroc:.2f} ± {best.error:.2f}, "
-            f"needed {MIN_AUROC}): check the labels, or give more pairs"
+            f"no layer separates harmful from safe clips (best cross-validated AUROC {best.auroc:.2f} ± "
+            f"{best.error:.2f}, required {MIN_AUROC}): check the labels, or give more pairs"
         )
     if chance.p_value > MAX_P:
         raise CalibrationError(
-            f"no layer tells harmful from safe clips beyond chance (best cross-validated AUROC {best.auroc:.2f}; with "
-            f"labels swapped at random as good in {chance.p_value:.0%} of draws): check the labels, or give more pairs"
+            f"no layer separates harmful from safe clips better than chance (best cross-validated AUROC "
+            f"{best.auroc:.2f}; as good in {chance.p_value:.0%} of draws with swapped labels): check the labels, or "
+            "give more pairs"
         )
-    gate = _finish(harmful[:, chosen.layer], safe[:, chosen.layer], chosen, found, chance.p_value)
+    gate = _finish(harmful[:, chosen.layer], safe[:, chosen.layer], chosen, candidates, chance.p_value)
     try:
         return gate.with_target_fpr(target_fpr)
     except SteeringError as error:
-        raise CalibrationError(f"{error}; allow a higher target false-positive rate, or give more pairs") from None
+        raise CalibrationError(f"{error}, allow a higher false-positive rate, or give more pairs") from None
 
 
 def check_target(target_fpr: float) -> None:
-    """Raise ``CalibrationError`` unless this is a rate that a threshold can be set for."""
+    """Raise ``CalibrationError`` unless ``target_fpr`` is a rate between 0 and 1."""
     if isinstance(target_fpr, bool) or not 0 < target_fpr < 1:
         raise CalibrationError(f"the target false-positive rate must be between 0 and 1, not {target_fpr}")
 
 
-def choose(found: Sequence[CrossValidation]) -> tuple[CrossValidation, CrossValidation]:
+def choose(candidates: Sequence[CrossValidation]) -> tuple[CrossValidation, CrossValidation]:
     """The simplest method, then the earliest layer, within one standard error of the best; and the best itself."""
-    best = max(found, key=lambda one: one.auroc)
+    best = max(candidates, key=lambda candidate: candidate.auroc)
     order = list(METHODS)
-    as_good = [one for one in found if one.auroc >= best.auroc - best.error]
-    return min(as_good, key=lambda one: (order.index(one.method), one.layer)), best
+    as_good = [candidate for candidate in candidates if candidate.auroc >= best.auroc - best.error]
+    return min(as_good, key=lambda candidate: (order.index(candidate.method), candidate.layer)), best
 
 
 def cross_validate(method: str, layer: int, rows: Floats, n: int, width: int) -> CrossValidation:
-    """Judge ``method`` on ``rows`` ``[2n, R]``, n harmful and then their n safe twins; D is ``width``."""
+    """Measure ``method`` on ``rows`` ``[2n, R]``: n harmful clips and then their n safe twins; D is ``width``."""
     from sklearn.metrics import roc_auc_score
 
     labels = np.repeat([1, 0], n)
     scores, aurocs = np.empty(2 * n), []
-    for fit, held in folds(n):
+    for fit, held_out in folds(n):
         weight, bias = scaled(METHODS[method], rows[fit], labels[fit], width)
-        scores[held] = rows[held] @ weight + bias
-        aurocs.append(float(roc_auc_score(labels[held], scores[held])))
+        scores[held_out] = rows[held_out] @ weight + bias
+        aurocs.append(float(roc_auc_score(labels[held_out], scores[held_out])))
     return CrossValidation(method, layer, tuple(aurocs), scores)
 
 
 def folds(n: int) -> list[tuple[Labels, Labels]]:
-    """Rows to fit on and to hold out, of n harmful clips and then their n twins; pairs stay together."""
+    """Rows to fit on and rows to hold out, of n harmful clips and then their n twins; pairs stay together."""
     from sklearn.model_selection import GroupKFold
 
     pair = np.tile(np.arange(n), 2)
@@ -159,25 +160,25 @@ def shrunk_lda(x: Floats, y: Labels, width: int) -> Floats:
     """Linear discriminant analysis with Ledoit and Wolf's shrinkage of the classes' common covariance."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-    # scikit-learn's own "auto" standardises each coordinate first, which would mean nothing in rotated ones, and it
-    # cannot know of the D − R directions in which nothing varies. The share below gives the same ratio of ridge to
-    # covariance in R coordinates as the estimate has in D.
-    centred = torch.from_numpy(np.concatenate([x[y == c] - x[y == c].mean(0) for c in (0, 1)]))
-    rho, mean_variance = ledoit_wolf(centred @ centred.T, width)
+    # scikit-learn's "auto" standardizes each coordinate first, which is meaningless in rotated coordinates, and it does
+    # not know about the D − R directions without variance. The share below gives the same ratio of ridge to covariance
+    # in R coordinates as the estimate has in D.
+    centered = torch.from_numpy(np.concatenate([x[y == c] - x[y == c].mean(0) for c in (0, 1)]))
+    rho, mean_variance = ledoit_wolf(centered @ centered.T, width)
     ridge = rho * mean_variance
-    here = (1 - rho) * mean_variance * width / x.shape[1]
-    share = ridge / (ridge + here) if ridge + here > 0 else 1.0
+    variance = (1 - rho) * mean_variance * width / x.shape[1]
+    share = ridge / (ridge + variance) if ridge + variance > 0 else 1.0
     lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=max(share, 1e-6), priors=[0.5, 0.5]).fit(x, y)
     return np.asarray(lda.coef_[0])
 
 
 def logistic_regression(x: Floats, y: Labels, width: int) -> Floats:
-    """L2-regularised, on activations scaled to one common unit."""
+    """L2-regularized, on activations scaled to unit total variance."""
     from sklearn.linear_model import LogisticRegression
 
-    centred = x - x.mean(0)
-    unit = np.sqrt(np.square(centred).sum(1).mean()) or 1.0
-    return np.asarray(LogisticRegression(C=LOGISTIC_C, max_iter=2000).fit(centred / unit, y).coef_[0])
+    centered = x - x.mean(0)
+    unit = np.sqrt(np.square(centered).sum(1).mean()) or 1.0
+    return np.asarray(LogisticRegression(C=LOGISTIC_C, max_iter=2000).fit(centered / unit, y).coef_[0])
 
 
 METHODS: dict[str, Method] = {
@@ -185,23 +186,24 @@ METHODS: dict[str, Method] = {
     "shrunk LDA": shrunk_lda,
     "logistic regression": logistic_regression,
 }
-"""Detectors from the simplest on: a direction from rows ``[m, R]``, labels ``[m]``, 1 for harmful, and the width D."""
+"""Detectors, the simplest first. Each returns a direction ``[R]`` from rows ``[m, R]``, labels ``[m]`` (1 for harmful)
+and the width D."""
 
 
 def scaled(method: Method, x: Floats, y: Labels, width: int) -> tuple[Floats, float]:
-    """Weight and bias that put the means of safe and harmful rows at −1 and 1: all folds' scores are comparable."""
-    if not x.shape[1]:  # all clips are the same
+    """Weight and bias that put the means of safe and harmful rows at −1 and 1, so that folds are comparable."""
+    if not x.shape[1]:  # all clips are equal
         return np.zeros(0), 0.0
     weight = method(x, y, width)
     harmful, safe = float(x[y == 1].mean(0) @ weight), float(x[y == 0].mean(0) @ weight)
     half = (harmful - safe) / 2
     if not np.isfinite(half) or half <= 0:
-        return np.zeros_like(weight), 0.0  # tells nothing: every score is 0, its AUROC one half
+        return np.zeros_like(weight), 0.0  # no separation: every score is 0, and the AUROC one half
     return weight / half, -(harmful + safe) / 2 / half
 
 
-def _in_span(rows: torch.Tensor) -> Floats:
-    """``[m, D]`` rows in orthonormal coordinates of their own span: ``[m, R]``, the same products and distances."""
+def in_span(rows: torch.Tensor) -> Floats:
+    """Rows ``[m, D]`` in orthonormal coordinates of their span: ``[m, R]``, with the same products and distances."""
     x = rows.double() - rows.double().mean(0)
     squares, vectors = torch.linalg.eigh(x @ x.T)
     kept = squares > 1e-12 * squares[-1].clamp(min=1e-300)
@@ -212,13 +214,13 @@ def _in_span(rows: torch.Tensor) -> Floats:
 
 
 def _finish(
-    harmful: torch.Tensor, safe: torch.Tensor, chosen: CrossValidation, found: list[CrossValidation], p_value: float
+    harmful: torch.Tensor, safe: torch.Tensor, chosen: CrossValidation, candidates: list[CrossValidation], p_value: float
 ) -> Gate:
-    """The gate, whose threshold is still to be set."""
+    """The gate, with a threshold of 0 that is set later."""
     n = len(harmful)
     rows, labels = torch.cat([harmful, safe]), np.repeat([1, 0], n)
-    centre = rows.double().mean(0)
-    x = rows.double() - centre
+    center = rows.double().mean(0)
+    x = rows.double() - center
     squares, vectors = torch.linalg.eigh(x @ x.T)
     kept = squares > 1e-12 * squares[-1]
     coordinates = vectors[:, kept] * squares[kept].sqrt()
@@ -230,7 +232,7 @@ def _finish(
     return Gate(
         layer=chosen.layer,
         weight=weight.float(),
-        bias=bias - float(weight @ centre),
+        bias=bias - float(weight @ center),
         threshold=0.0,
         temperature=_temperature(chosen.scores, labels),
         distance=fit_distance(rows, torch.from_numpy(labels)),
@@ -243,7 +245,7 @@ def _finish(
             "auroc": chosen.auroc,
             "auroc_error": chosen.error,
             "candidates": [
-                {"method": one.method, "layer": one.layer, "auroc": one.auroc, "error": one.error} for one in found
+                {"method": c.method, "layer": c.layer, "auroc": c.auroc, "error": c.error} for c in candidates
             ],
             "held_out": {"harmful": held_harmful, "safe": held_safe},
         },
@@ -251,7 +253,7 @@ def _finish(
 
 
 def _temperature(scores: Floats, labels: Labels) -> float:
-    """The width of the logistic that fits held-out scores best (Platt, 1999)."""
+    """The width of the logistic function that fits held-out scores best (Platt, 1999)."""
     from sklearn.linear_model import LogisticRegression
 
     slope = float(LogisticRegression(C=1e6).fit(scores[:, None], labels).coef_[0, 0])
@@ -259,10 +261,9 @@ def _temperature(scores: Floats, labels: Labels) -> float:
 
 
 def _limit(rows: torch.Tensor, labels: torch.Tensor) -> float:
-    """The distance that all but ``OOD_FPR`` of the clips keep within, by fits that did not see them."""
+    """The distance that all but ``OOD_FPR`` of the clips are within, by fits without them."""
     n = len(rows) // 2
     distances: list[float] = []
-    for fit, held in folds(n):
-        fitted = fit_distance(rows[fit], labels[fit])
-        distances += fitted(rows[held]).tolist()
+    for fit, held_out in folds(n):
+        distances += fit_distance(rows[fit], labels[fit])(rows[held_out]).tolist()
     return threshold_for(distances, OOD_FPR)

@@ -1,10 +1,10 @@
-"""The gate: steer a request only where the model's own activations say that it is harmful. Beyond the paper.
+"""The gate: steer only the requests whose activations look harmful. Not part of the paper.
 
-At one layer g a linear score ``s = w·h_g + b`` of the last prompt token tells harmful from safe requests. It is taken
-once, in prefill, and decides for the whole answer, in every layer above g; layers up to g are not steered.
+At one layer g a linear score ``s = w·h_g + b`` of the last prompt token separates harmful from safe requests. It is
+computed once, in prefill, and decides for the whole answer, in every layer above g; layers up to g are not steered.
 
-What is unlike the calibration is steered all the same: beyond a limit of the Mahalanobis distance the score means
-nothing, and the gate fails closed, which is open. So does a score that is no number.
+The gate fails closed: a request unlike the calibration (beyond a limit of the Mahalanobis distance, where the score is
+meaningless) is steered, and so is one whose score is NaN.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _NUMBERS = ("layer", "bias", "threshold", "temperature", "mode", "limit")
 
 @dataclass(frozen=True)
 class Decision:
-    """What the gate decided of one request.
+    """What the gate decided about one request.
 
     Attributes:
         score: s, higher is more harmful.
-        opening: 0 to 1, the share of the steering strength that is used.
+        opening: 0 to 1, the share of α that is used.
         strength: α times the opening.
-        distance: from the calibration's activations, about 1 for what is like them; None where none is measured.
-        out_of_distribution: whether the distance is beyond the limit; the request is steered then, whatever its score.
+        distance: from the calibration's activations, about 1 for similar requests; None if the gate measures none.
+        out_of_distribution: whether the distance is beyond the limit; the request is then steered at any score.
 
     """
 
@@ -55,8 +55,8 @@ class Gate:
         threshold: scores above it open the gate.
         temperature: of the logistic mode, in units of the score.
         mode: ``"hard"``: 0 or 1; ``"logistic"``: ``σ((s − threshold) / temperature)``, 1/2 at the threshold.
-        distance: to the calibration's activations; None where none is measured.
-        limit: the distance beyond which the gate is open whatever the score; None for never.
+        distance: distance to the calibration's activations; None to measure none.
+        limit: the distance beyond which the gate is open at any score; None for no limit.
         metadata: how it was fitted; JSON values only.
 
     """
@@ -73,11 +73,11 @@ class Gate:
 
     def __post_init__(self) -> None:
         if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 0:
-            raise ArtifactError(f"the gate's layer must be a whole number from 0, not {self.layer}; calibrate anew")
+            raise ArtifactError(f"the gate's layer must be a whole number from 0, not {self.layer}; run calibrate again")
         if self.weight.ndim != 1 or not torch.isfinite(self.weight).all() or not self.weight.any():
-            raise ArtifactError("the gate's weight is no vector of finite numbers; calibrate anew")
+            raise ArtifactError("the gate's weight is not a vector of finite numbers; run calibrate again")
         if not math.isfinite(self.bias):
-            raise ArtifactError(f"the gate's bias is {self.bias}; calibrate anew")
+            raise ArtifactError(f"the gate's bias must be a finite number, not {self.bias}; run calibrate again")
         if not math.isfinite(self.threshold):
             raise SteeringError(f"the gate's threshold must be a finite number, not {self.threshold}")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
@@ -87,16 +87,16 @@ class Gate:
         if self.limit is not None and not (math.isfinite(self.limit) and self.limit > 0):
             raise SteeringError(f"the gate's distance limit must be above 0, not {self.limit}; None for no limit")
         if self.limit is not None and self.distance is None:
-            raise SteeringError("this gate measures no distance, so that it can have no limit; calibrate anew")
+            raise SteeringError("this gate measures no distance and can have no limit; run calibrate again")
         if self.distance is not None and self.distance.means.shape[1] != len(self.weight):
-            raise ArtifactError("the gate's weight and distance are of different widths; calibrate anew")
+            raise ArtifactError("the gate's weight and distance have different widths; run calibrate again")
 
     def score(self, h: torch.Tensor) -> torch.Tensor:
-        """``s = w·h + b`` in float32: ``[...]`` of activations ``[..., D]`` of layer ``layer``, last prompt token."""
+        """``s = w·h + b`` in float32: ``[...]`` for activations ``[..., D]`` of layer g at the last prompt token."""
         return h.float() @ self.weight.to(h.device) + self.bias
 
     def opening(self, s: torch.Tensor) -> torch.Tensor:
-        """0 to 1 for scores ``[...]``; 1 where a score is NaN."""
+        """0 to 1 for scores ``[...]``; 1 for NaN."""
         return opening(s, self.threshold, self.temperature, self.mode == "hard")
 
     def out_of_distribution(self, h: torch.Tensor) -> torch.Tensor:
@@ -106,29 +106,29 @@ class Gate:
         return ~(self.distance(h) <= self.limit)  # NaN is beyond it
 
     def strength(self, h: torch.Tensor) -> torch.Tensor:
-        """The share of α with which requests of activations ``[..., D]`` are steered: ``[...]``, 0 to 1."""
+        """The share of α for activations ``[..., D]``: ``[...]``, 0 to 1."""
         opened = self.opening(self.score(h))
         return torch.where(self.out_of_distribution(h), torch.ones_like(opened), opened)
 
     # ---- other settings ------------------------------------------------------------------------------------------
 
     def with_threshold(self, threshold: float) -> Gate:
-        """The same gate, opening above another score.
+        """The same gate with another threshold.
 
         Raises:
             SteeringError: no held-out harmful clip of the calibration scored as high: the gate would never open.
 
         """
-        metadata = {key: value for key, value in self.metadata.items() if key != "target_fpr"}  # no longer aimed at
-        return replace(self, threshold=float(threshold), metadata=metadata)._opening()
+        metadata = {key: value for key, value in self.metadata.items() if key != "target_fpr"}
+        return replace(self, threshold=float(threshold), metadata=metadata)._checked()
 
-    def _opening(self) -> Gate:
-        """Itself, if it opens for any harmful clip of its calibration."""
+    def _checked(self) -> Gate:
+        """This gate, if it opens for at least one harmful clip of its calibration."""
         highest = max(self.metadata.get("held_out", {}).get("harmful", [math.inf]))
         if self.threshold >= highest:
             raise SteeringError(
                 f"the gate's threshold {self.threshold:.3g} is not below {highest:.3g}, the highest score of a "
-                "held-out harmful clip: it would steer none of them"
+                "held-out harmful clip: it would steer none of them; use a lower threshold"
             )
         return self
 
@@ -137,36 +137,36 @@ class Gate:
         return replace(self, mode=mode, temperature=self.temperature if temperature is None else float(temperature))
 
     def with_limit(self, limit: float | None) -> Gate:
-        """The same gate with another limit of distance; None trusts the score everywhere: it fails closed no more."""
+        """The same gate with another distance limit; None removes it: the gate no longer fails closed."""
         return replace(self, limit=None if limit is None else float(limit))
 
     def bare(self) -> Gate:
-        """The same detector in hard mode, with no limit and no held-out scores: a proof may give it any threshold."""
+        """The same detector in hard mode, without limit and held-out scores: a proof can set any threshold."""
         return replace(self, mode="hard", limit=None, metadata={})
 
     def with_target_fpr(self, target_fpr: float) -> Gate:
-        """The same gate, opened by at most this share of the calibration's safe clips.
+        """The same gate, opened by at most this share of the calibration's held-out safe clips.
 
-        Each was scored by a detector that was not fitted on it.
+        Each clip was scored by a detector that was not fitted on it.
 
         Raises:
-            SteeringError: the share is not between 0 and 1, the gate was not made by calibration, or no held-out
-                harmful clip scores above so many safe ones.
+            SteeringError: the share is not between 0 and 1, the gate does not come from calibration, or no held-out
+                harmful clip scores above the threshold.
 
         """
         if isinstance(target_fpr, bool) or not 0 < target_fpr < 1:
             raise SteeringError(f"the target false-positive rate must be between 0 and 1, not {target_fpr}")
         scores = self.metadata.get("held_out", {}).get("safe")
         if not scores:
-            raise SteeringError("this gate keeps no held-out scores to choose a threshold by; give a threshold")
+            raise SteeringError("this gate stores no held-out scores to choose a threshold from; use with_threshold")
         metadata = {**self.metadata, "target_fpr": float(target_fpr)}
-        return replace(self, threshold=threshold_for(scores, target_fpr), metadata=metadata)._opening()
+        return replace(self, threshold=threshold_for(scores, target_fpr), metadata=metadata)._checked()
 
     # ---- files ---------------------------------------------------------------------------------------------------
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that decides, and of how it was fitted."""
+        """SHA-256 of all values and metadata."""
         digest = hashlib.sha256(json.dumps(self.header, sort_keys=True).encode())
         for name, tensor in sorted(self.tensors.items()):
             digest.update(name.encode())
@@ -175,23 +175,23 @@ class Gate:
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What a steering file keeps as tensors, by name."""
-        found = {"gate.weight": self.weight}
+        """What a steering file stores as tensors, by name."""
+        tensors = {"gate.weight": self.weight}
         if self.distance is not None:
-            found |= {f"gate.{name}": getattr(self.distance, name) for name in ("means", "basis", "precision")}
-        return {name: tensor.detach().float().cpu().contiguous() for name, tensor in found.items()}
+            tensors |= {f"gate.{name}": getattr(self.distance, name) for name in ("means", "basis", "precision")}
+        return {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
 
     @property
     def header(self) -> dict[str, Any]:
-        """What a steering file keeps in its JSON."""
-        found = {name: getattr(self, name) for name in _NUMBERS}
+        """What a steering file stores as JSON."""
+        header = {name: getattr(self, name) for name in _NUMBERS}
         if self.distance is not None:
-            found["residual_precision"] = self.distance.residual_precision
-        return {**found, "metadata": self.metadata}
+            header["residual_precision"] = self.distance.residual_precision
+        return {**header, "metadata": self.metadata}
 
     @classmethod
     def from_parts(cls, header: Any, tensors: dict[str, torch.Tensor]) -> Gate:
-        """Back from ``header`` and ``tensors``.
+        """The gate with this ``header`` and these ``tensors``.
 
         Raises:
             ArtifactError: a part is missing or damaged.
@@ -205,18 +205,18 @@ class Gate:
             numbers = {name: header[name] for name in _NUMBERS}
             return cls(weight=tensors["gate.weight"], distance=distance, metadata=dict(header["metadata"]), **numbers)
         except (KeyError, TypeError, ValueError, SteeringError) as error:
-            raise ArtifactError(f"its gate is damaged ({error}); calibrate anew") from None
+            raise ArtifactError(f"its gate is damaged ({error}); run calibrate again") from None
 
 
 def opening(s: torch.Tensor, threshold: Any, temperature: Any, hard: Any) -> torch.Tensor:
     """``Gate.opening`` with numbers or 0-dimensional tensors, as the hooks compute it."""
-    lifted = s - threshold
-    # a score that is NaN fails every comparison, and must come out open
-    hard_, soft = (~(lifted <= 0)).to(s.dtype), torch.sigmoid(lifted / temperature).nan_to_num(nan=1.0)
-    return torch.where(torch.as_tensor(hard, device=s.device), hard_, soft)
+    margin = s - threshold
+    # NaN fails every comparison, and must open the gate
+    step, logistic = (~(margin <= 0)).to(s.dtype), torch.sigmoid(margin / temperature).nan_to_num(nan=1.0)
+    return torch.where(torch.as_tensor(hard, device=s.device), step, logistic)
 
 
 def threshold_for(safe_scores: list[float], target_fpr: float) -> float:
-    """The lowest threshold that at most ``target_fpr`` of these safe scores are above."""
+    """The lowest threshold that at most ``target_fpr`` of these safe scores exceed."""
     ordered = sorted(safe_scores, reverse=True)
     return float(ordered[min(int(target_fpr * len(ordered) + 1e-9), len(ordered) - 1)])

@@ -1,8 +1,8 @@
-"""The gate inside a model: decides in prefill, for each row of a batch, and is remembered while the answer is decoded.
+"""The gate inside a model: it decides in prefill, for each row of a batch, and the decision holds while decoding.
 
-Whether a forward is a prefill is told by its shape alone (more than one position), and all that changes from request
-to request lies in buffers that are written in place: compiled graphs hold for every request, and for another
-threshold. Whatever has no decision yet is steered: rows beyond those of the newest prefill, and prompts of one token.
+A forward is a prefill if it has more than one position. Everything that changes between requests is in buffers that are
+written in place, so compiled graphs stay valid for every request and for another threshold. A row without a decision is
+steered: rows beyond those of the newest prefill, and prompts of one token.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ from sarsteer.errors import SteeringError
 from sarsteer.models.activations import residual_of
 from sarsteer.steering.gate.distance import mahalanobis
 from sarsteer.steering.gate.gate import Decision, Gate, opening
+from sarsteer.steering.hooks import DELTA
 
 CAPACITY = 4096
-"""The most rows in a forward, beams and samples included."""
+"""Largest number of rows in a forward, beams and samples included."""
 
 STATE = "_sarsteer_gate"
+"""Name of the ``GateState`` on the gate's layer and on those above it."""
 
 
 class GateNumbers(nn.Module):
-    """A gate's numbers as buffers, and what they say of activations.
+    """A gate's numbers as buffers, and its decisions on activations.
 
     Args:
-        gate: whose numbers.
-        device: where the activations are.
-        many: whether thousands of rows may be judged at once, as where prompts are not parted from their last tokens.
+        gate: the gate.
+        device: device of the activations.
+        many: whether thousands of rows may be judged at once, as when every token of a prompt is.
 
     """
 
@@ -41,9 +43,9 @@ class GateNumbers(nn.Module):
             self.register_buffer(name, tensor.to(device), persistent=False)
 
     def judge(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Score, distance (NaN where none is measured) and opening of activations ``[B, D]``, float32: ``[B]`` each.
+        """Score, distance (NaN if none is measured) and opening for activations ``[B, D]`` in float32: ``[B]`` each.
 
-        Traced into compiled graphs: nothing depends on the data.
+        Traced into compiled graphs: no control flow depends on data.
         """
         b: Any = self
         score = h @ b.weight + b.bias
@@ -59,14 +61,14 @@ class GateNumbers(nn.Module):
             getattr(self, name).copy_(tensor)
 
     def holds(self, gate: Gate) -> bool:
-        """Whether these are ``gate``'s numbers, to the bit."""
+        """Whether these are exactly ``gate``'s numbers."""
         return all(torch.equal(getattr(self, name).cpu(), tensor) for name, tensor in _tensors(gate).items())
 
 
 class GateState(GateNumbers):
-    """A gate's numbers, and what it decided of the newest prefill, as buffers that every steered layer reads.
+    """A gate's numbers and its decisions on the newest prefill, as buffers that every layer above the gate reads.
 
-    One module is the child of all of them, so that moving the model moves it, and moves it once.
+    One module is the child of all these layers, so that moving the model moves it once.
     """
 
     def __init__(self, gate: Gate, device: torch.device) -> None:
@@ -81,27 +83,27 @@ class GateState(GateNumbers):
         self.register_buffer("counts", torch.zeros(2, dtype=torch.long, device=device), persistent=False)
 
     def takes(self, gate: Gate) -> bool:
-        """Whether ``gate`` can be written in place of the one that is here."""
-        found = _tensors(gate)
-        return gate.layer == self.layer and all(getattr(self, name).shape == t.shape for name, t in found.items())
+        """Whether ``gate`` can replace the present one in place."""
+        tensors = _tensors(gate)
+        return gate.layer == self.layer and all(getattr(self, name).shape == t.shape for name, t in tensors.items())
 
     def write(self, gate: Gate | None) -> None:
-        """Decide by ``gate`` from the next prefill on; by None, always open."""
+        """Use ``gate`` from the next prefill on; None is always open."""
         self.always.fill_(0.0 if gate is not None else 1.0)
         if gate is not None:
             self.put(gate)
         self.forget()
 
     def forget(self) -> None:
-        """No decision: steer until the next prefill decides."""
+        """Discard the decisions: everything is steered until the next prefill decides."""
         self.openings.fill_(1.0)
         self.counts[0] = 0
 
     def decide(self, h: torch.Tensor) -> None:
-        """Decide on the last prompt tokens ``[B, D]``. Traced into compiled graphs: nothing depends on the data."""
+        """Decide on the last prompt tokens ``[B, D]``. Traced into compiled graphs: no control flow depends on data."""
         if h.shape[0] > CAPACITY:
             raise SteeringError(
-                f"{h.shape[0]} rows in one forward; a gate takes at most {CAPACITY}: use smaller batches"
+                f"{h.shape[0]} rows in one forward, a gate takes at most {CAPACITY}; use smaller batches"
             )
         score, distance, opened = self.judge(h.detach().to(self.openings.device, torch.float32))
         rows = h.shape[0]
@@ -113,11 +115,11 @@ class GateState(GateNumbers):
 
     @property
     def prefills(self) -> int:
-        """How many there were."""
+        """Number of prefills so far."""
         return int(self.counts[1])
 
     def decisions(self, alpha: float) -> list[Decision]:
-        """Of the newest prefill's rows, in their order; empty where nothing was decided."""
+        """The decisions on the newest prefill's rows, in order; empty if nothing was decided."""
         if float(self.always):
             return []
         rows, limit = int(self.counts[0]), float(getattr(self, "limit"))
@@ -153,16 +155,16 @@ def _tensors(gate: Gate) -> dict[str, torch.Tensor]:
 
 
 def decide(module: nn.Module, _args: Any, output: Any) -> None:
-    """The hook of the gate's layer: each prefill decides anew on its last position, a decode step changes nothing."""
+    """The hook of the gate's layer: each prefill decides on its last position, a decode step changes nothing."""
     hidden = residual_of(output)
     if hidden.shape[-2] > 1:
         getattr(module, STATE).decide(hidden.select(-2, -1))
 
 
 def steer_gated(module: nn.Module, _args: Any, output: Any) -> None:
-    """The hook of the layers above: ``h += opening · αv`` at the last position, a row's own opening for each row."""
+    """The hook of the layers above: ``h += opening · α v`` at the last position, with the opening of each row."""
     row = residual_of(output).select(-2, -1)
     opened = getattr(module, STATE).openings[: row.shape[0]]
     if opened.device != row.device:
         opened = opened.to(row.device)
-    row.addcmul_(opened, getattr(module, "_sarsteer_delta"))
+    row.addcmul_(opened, getattr(module, DELTA))

@@ -1,9 +1,9 @@
-"""Prove that a gate decides as it says: open and closed rows, in prefill and decoding, before the first answer.
+"""Prove the gate's decisions: open and closed rows, in prefill and decoding, before the first answer.
 
-The probe's prompts stand for requests. A threshold between their scores makes one batch of an open and a closed row;
-where a family probes with a single row, it is taken open and then closed. Above the gate an open row must differ by
-exactly the known mark at its last position and a closed one by nothing; up to the gate nothing may differ at all. The
-score must be that of the gate's own layer, from what the proof itself saw there.
+A threshold between the scores of the probe's prompts makes one batch of an open and a closed row; a family that probes
+with a single row runs it open and then closed. Above the gate's layer an open row must differ by exactly the known mark
+at its last position, a closed row by nothing; up to that layer nothing may differ. The score must be that of the
+activations that the proof itself recorded at the gate's layer.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from sarsteer.steering.gate.gate import Gate
 from sarsteer.steering.gate.hooks import GateState
 from sarsteer.steering.proof import (
     STEPS,
+    LayerOutputs,
     Probe,
-    Seen,
     check_layer,
     generate_two_tokens,
     is_compiled,
@@ -40,12 +40,11 @@ def prove_gate(
     gate: Gate,
     probe: Probe | None = None,
 ) -> None:
-    """Raise ``SteeringError`` unless ``gate`` decides and is obeyed exactly; arguments as in ``prove``."""
+    """Raise ``SteeringError`` unless ``gate`` decides and the hooks follow it exactly; arguments as in ``prove``."""
     probe = probe or (lambda: generate_two_tokens(module, rows=2))
     marks = known_marks(layers)
     marks[: gate.layer + 1] = 0.0
-    # whatever the probe's distance, it is the threshold that decides here
-    bare = gate.bare()
+    bare = gate.bare()  # without a distance limit, so that the threshold decides
     try:
         write(marks)
         state.write(bare)
@@ -64,21 +63,21 @@ def prove_gate(
         write(torch.zeros_like(marks))
 
 
-def _check_scores(state: GateState, gate: Gate, before: Seen) -> list[float]:
-    """The scores that the state holds, which must be those of layer g's last prompt positions."""
+def _check_scores(state: GateState, gate: Gate, before: LayerOutputs) -> list[float]:
+    """The scores in the state, which must be those of the gate layer's last prompt positions."""
     if not before[gate.layer]:
-        raise SteeringError(f"decoder layer {gate.layer} did not run in a prefill; the gate cannot decide there")
+        raise SteeringError(f"decoder layer {gate.layer} did not run in a prefill; use a gate at another layer")
     last = before[gate.layer][0][..., -1, :].double().cpu()
     weight = gate.weight.double()
-    wanted = last @ weight + gate.bias
-    room = _CLOSE * (last.abs() @ weight.abs() + abs(gate.bias))
-    found = [decision.score for decision in state.decisions(1.0)]
-    if len(found) != len(wanted) or bool(((torch.tensor(found).double() - wanted).abs() > room).any()):
+    expected = last @ weight + gate.bias
+    tolerance = _CLOSE * (last.abs() @ weight.abs() + abs(gate.bias))
+    scores = [decision.score for decision in state.decisions(1.0)]
+    if len(scores) != len(expected) or bool(((torch.tensor(scores).double() - expected).abs() > tolerance).any()):
         raise SteeringError(
             f"the gate did not score the last prompt token of decoder layer {gate.layer}; "
-            "something else changes this layer's output, or it ran more than once"
+            "something else changes this layer's output (remove other hooks), or the layer ran more than once"
         )
-    return found
+    return scores
 
 
 def _prove_compiled(
@@ -91,6 +90,6 @@ def _prove_compiled(
     write(torch.zeros_like(marks))
     for step, a, b, c in zip(STEPS, opened, closed, probe(), strict=True):
         if torch.equal(a, c):
-            raise SteeringError(f"the compiled {step} left the gate's hooks out; attach before torch.compile")
+            raise SteeringError(f"the compiled {step} does not contain the gate's hooks; attach before torch.compile")
         if (b - c).abs().max() > 0.1 * (a - c).abs().max():  # kernels may round differently from run to run
-            raise SteeringError(f"the compiled {step} steered what the gate is closed to; attach before torch.compile")
+            raise SteeringError(f"the compiled {step} steered a request with the gate closed; attach before torch.compile")

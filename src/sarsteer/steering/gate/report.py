@@ -1,4 +1,4 @@
-"""What can be said of a gate before it is used: rates on held-out calibration clips, and which layer tells how much."""
+"""What is known about a gate before it is used: rates on held-out calibration clips, and the AUROC of each layer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sarsteer.steering.gate.gate import Gate
 
 @dataclass(frozen=True)
 class RocPoint:
-    """At one threshold, the shares of held-out harmful and safe clips that open the gate."""
+    """The shares of held-out harmful and safe clips that open the gate at one threshold."""
 
     threshold: float
     true_positive_rate: float
@@ -20,10 +20,10 @@ class RocPoint:
 
 
 def opened(gate: Gate) -> tuple[list[bool], list[bool]]:
-    """Which of the held-out harmful and safe calibration clips are above the gate's threshold.
+    """Which held-out harmful and safe calibration clips are above the gate's threshold.
 
     Raises:
-        SteeringError: the gate was not made by calibration, and keeps no scores.
+        SteeringError: the gate does not come from calibration, and stores no scores.
 
     """
     harmful, safe = _scores(gate)
@@ -31,7 +31,7 @@ def opened(gate: Gate) -> tuple[list[bool], list[bool]]:
 
 
 def roc(gate: Gate) -> list[RocPoint]:
-    """The curve from "never" to "always", a point wherever a held-out score lies; thresholds fall."""
+    """The ROC curve from "never open" to "always open", one point per held-out score; thresholds decrease."""
     harmful, safe = _scores(gate)
     points = [RocPoint(max(*harmful, *safe), 0.0, 0.0)]
     for threshold in sorted({*harmful, *safe}, reverse=True)[1:]:
@@ -40,30 +40,31 @@ def roc(gate: Gate) -> list[RocPoint]:
 
 
 def best_by_layer(gate: Gate) -> list[tuple[int, str, float, float]]:
-    """Of every layer that was judged: its index, its best method, that one's AUROC, and its standard error."""
-    rows: dict[int, dict[str, Any]] = {}
-    for one in gate.metadata.get("candidates", []):
-        if one["layer"] not in rows or one["auroc"] > rows[one["layer"]]["auroc"]:
-            rows[one["layer"]] = one
-    return [(layer, one["method"], one["auroc"], one["error"]) for layer, one in sorted(rows.items())]
+    """For every layer that was tried: its index, its best method, and that method's AUROC and standard error."""
+    best: dict[int, dict[str, Any]] = {}
+    for candidate in gate.metadata.get("candidates", []):
+        layer = candidate["layer"]
+        if layer not in best or candidate["auroc"] > best[layer]["auroc"]:
+            best[layer] = candidate
+    return [(layer, row["method"], row["auroc"], row["error"]) for layer, row in sorted(best.items())]
 
 
 def summary(gate: Gate) -> str:
-    """One line for people."""
-    where = f"layer {gate.layer}, {gate.mode}, threshold {gate.threshold:.3g}"
+    """The gate in one line."""
+    settings = f"layer {gate.layer}, {gate.mode}, threshold {gate.threshold:.3g}"
     if not gate.metadata.get("held_out"):
-        return where
+        return settings
     harmful, safe = opened(gate)
     return (
-        f"{where}; {gate.metadata['method']}, AUROC {gate.metadata['auroc']:.3f}; held out it opens for "
-        f"{sum(harmful)} of {len(harmful)} harmful and {sum(safe)} of {len(safe)} safe clips"
+        f"{settings}; {gate.metadata['method']}, AUROC {gate.metadata['auroc']:.3f}; opens for {sum(harmful)} of "
+        f"{len(harmful)} harmful and {sum(safe)} of {len(safe)} safe held-out clips"
     )
 
 
 def _scores(gate: Gate) -> tuple[list[float], list[float]]:
     held_out = gate.metadata.get("held_out") or {}
     if not held_out.get("harmful") or not held_out.get("safe"):
-        raise SteeringError("this gate keeps no held-out scores; only one that calibration made does")
+        raise SteeringError("this gate stores no held-out scores; use one that calibration fitted")
     return held_out["harmful"], held_out["safe"]
 
 

@@ -1,0 +1,244 @@
+"""The handle of a steered model: change its strength in place, read what the gate decided, remove the steering.
+
+Steering is attached, proven by a probe (``proof.py``, ``gate/proof.py``), and only then used. With a gate each row's
+``α v_l`` is multiplied by the row's opening, in the layers above the gate's.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from sarsteer.errors import SteeringError
+from sarsteer.models.observer import observer_of
+from sarsteer.steering.gate.gate import Decision, Gate
+from sarsteer.steering.gate.hooks import GateState
+from sarsteer.steering.gate.proof import prove_gate
+from sarsteer.steering.installation import Installation
+from sarsteer.steering.proof import Probe, prove
+from sarsteer.steering.strength import ResolvedStrength
+
+
+def attach(
+    module: nn.Module, layers: Sequence[nn.Module], strength: ResolvedStrength, probe: Probe | None = None
+) -> SteeringHandle:
+    """Steer ``module``, prove it, and return the handle.
+
+    Args:
+        module: a transformers model, wrapped or not.
+        layers: its decoder layers.
+        strength: what is added, and the gate.
+        probe: generates two tokens for a model with its own decoding loop; transformers' ``generate`` by default.
+
+    Raises:
+        SteeringError: the model is already steered, has another number of layers, or the proof failed; the model is
+            unchanged.
+
+    """
+    if observer_of(module) is not None:
+        raise SteeringError("this model is already steered; remove that steering first, or change its alpha")
+    if len(strength.vectors) != len(layers):
+        raise SteeringError(
+            f"vectors of shape {tuple(strength.vectors.shape)} for {len(layers)} decoder layers; give one per layer"
+        )
+    return SteeringHandle(module, layers, strength, probe)
+
+
+class SteeringHandle:
+    """Steering that is attached to a model. ``remove()`` detaches it; the handle is also a context manager.
+
+    Create it with ``Steering.attach`` or ``attach``. It implements ``GenerationObserver``: the model reports its
+    batches, so that ``decisions`` come in the order of the answers.
+    """
+
+    def __init__(
+        self, module: nn.Module, layers: Sequence[nn.Module], strength: ResolvedStrength, probe: Probe | None = None
+    ) -> None:
+        self._module, self._layers, self._probe = module, list(layers), probe
+        self._busy = threading.RLock()  # in some families generate() calls the generate() of a part
+        self._strength = strength
+        self._batch: list[Decision] | None = None  # of the batch that is being answered
+        self._answered: tuple[int, list[Decision]] = (-1, [])  # prefills after a call, and the call's decisions
+        self._installation = self._install()
+
+    # ---- strength ------------------------------------------------------------------------------------------------
+
+    @property
+    def attached(self) -> bool:
+        """Whether the model is steered through this handle."""
+        return observer_of(self._module) is self
+
+    @property
+    def strength(self) -> ResolvedStrength:
+        """The strength in force; see ``apply``."""
+        return self._strength
+
+    @property
+    def vectors(self) -> torch.Tensor:
+        """The vectors that are added, times α: ``[L, D]``, float32, on the CPU."""
+        return self._strength.vectors
+
+    @property
+    def gate(self) -> Gate | None:
+        """Decides which requests are steered; None steers all."""
+        return self._strength.gate
+
+    @property
+    def alpha(self) -> float:
+        """The steering strength; assign to change it in place."""
+        return self._strength.alpha
+
+    @alpha.setter
+    def alpha(self, value: float) -> None:
+        self._check_attached()
+        self._strength = self._strength.with_alpha(value)
+        self._installation.write(self._strength.deltas)
+
+    def apply(self, strength: ResolvedStrength) -> None:
+        """Change vectors, alpha and gate in one step, from the next request on.
+
+        The buffers are rewritten in place. Only a gate at another layer, or the first gate, needs new hooks: they are
+        installed and proven.
+
+        Raises:
+            SteeringError: this steering was removed, the vectors have another shape, or the proof failed. The previous
+                strength stays in force. If new hooks failed and the previous ones cannot be proven again either, the
+                steering is removed, and ``attached`` is False.
+
+        """
+        self._check_attached()
+        if strength.vectors.shape != self.vectors.shape:
+            raise SteeringError(
+                f"vectors of shape {tuple(strength.vectors.shape)} for a model of {tuple(self.vectors.shape)}; "
+                "use a steering of this model"
+            )
+        previous = self._strength
+        try:
+            self._use(strength)
+        except BaseException:
+            self._use(previous)
+            raise
+
+    def suspend(self) -> None:
+        """Add zeros and decide nothing until the next ``apply``; the proven hooks stay."""
+        self.apply(ResolvedStrength(torch.zeros_like(self.vectors), 0.0))
+
+    def remove(self) -> None:
+        """Detach the steering; the model answers exactly as before. Safe to call twice."""
+        self._installation.remove()
+
+    def __enter__(self) -> SteeringHandle:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def _use(self, strength: ResolvedStrength) -> None:
+        self._strength = strength
+        if not self.attached or not self._installation.takes(strength.gate):
+            self.remove()
+            self._installation = self._install()
+            return
+        if self._state is not None:
+            self._state.write(strength.gate)
+        self._installation.write(strength.deltas)
+
+    def _check_attached(self) -> None:
+        if not self.attached:
+            raise SteeringError("this steering was removed; attach it again")
+
+    def _install(self) -> Installation:
+        """Install, prove, and write the strength; after a failure the model is unchanged."""
+        gate, width = self._strength.gate, self._strength.vectors.shape[1]
+        self._answered = (-1, [])
+        installation = Installation(self._module, self._layers, width, gate, self, self._generating)
+        self._installation = installation
+        try:
+            prove(self._module, self._layers, installation.write, self._probe)
+            if installation.state is not None and gate is not None:
+                prove_gate(self._module, self._layers, installation.write, installation.state, gate, self._probe)
+                installation.state.write(gate)
+            installation.write(self._strength.deltas)
+        except BaseException:
+            installation.remove()
+            raise
+        return installation
+
+    # ---- decisions -----------------------------------------------------------------------------------------------
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """What the gate decided: one for each answer of the newest ``AudioLanguageModel.generate``, in their order.
+
+        If the model was called in another way since (its own ``generate``, a stream, a forward): one for each row of
+        the newest prefill, beams and samples included. Empty without a gate, and before the first prefill.
+        """
+        if self._state is None or self.gate is None:
+            return []
+        prefills, decisions = self._answered
+        return list(decisions) if prefills == self._state.prefills else self._state.decisions(self.alpha)
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Hold the gate's memory, which keeps the decisions of one call, while that call answers.
+
+        ``generate`` and ``stream`` do. A custom decoding loop over the model's forward must do so too, from each
+        prefill to the last token that is decoded after it. Without a gate nothing is held: calls may overlap.
+
+        Raises:
+            SteeringError: another thread is answering: its next tokens would be steered by this call's decisions.
+
+        """
+        if self._state is None:
+            yield
+            return
+        if not self._busy.acquire(blocking=False):
+            raise SteeringError(
+                "this gated model is answering another request, and remembers one call's decisions; make calls one "
+                "after another, put them into one batch, or load the model once per thread"
+            )
+        try:
+            yield
+        finally:
+            self._busy.release()
+
+    def batch_started(self) -> None:
+        """A batch is about to be answered."""
+        self._batch = []
+
+    def batch_finished(self, rows: int, answers_per_row: int) -> list[list[Decision]]:
+        """The decisions of the ``rows`` prompts that were answered: ``answers_per_row`` equal ones for each prompt."""
+        if not self._batch:  # a family with its own decoding loop does not call generate()
+            self._record()
+        decisions, self._batch = self._batch or [], None
+        expanded = len(decisions) // rows
+        return [[decisions[row * expanded]] * answers_per_row if expanded else [] for row in range(rows)]
+
+    def call_finished(self, records: Sequence[Decision]) -> None:
+        """All batches were answered; ``records`` are in the order of the returned answers."""
+        if self._state is not None:
+            self._answered = (self._state.prefills, list(records))
+
+    @property
+    def _state(self) -> GateState | None:
+        return self._installation.state
+
+    @contextmanager
+    def _generating(self) -> Iterator[None]:
+        """One ``generate`` of the model: nothing is decided yet, and its decisions join the current batch."""
+        if self._state is None:
+            yield
+            return
+        with self.answering():
+            self._state.forget()
+            yield
+            self._record()
+
+    def _record(self) -> None:
+        """Record the decisions of the newest prefill's prompts as part of the current batch."""
+        if self._state is not None and self._batch is not None:
+            self._batch += self._state.decisions(self.alpha)

@@ -1,0 +1,119 @@
+"""The hooks, buffers and guards of one steered model, and their exact removal."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import nn
+
+from sarsteer.models.layers import layer_device, unwrap
+from sarsteer.models.observer import GenerationObserver, set_observer
+from sarsteer.steering.gate import hooks as gate_hooks
+from sarsteer.steering.gate.gate import Gate
+from sarsteer.steering.guards import REFUSED_METHODS, guarded_generate, refuse_right_padding, refusing
+from sarsteer.steering.hooks import DELTA, steer
+
+
+class Installation:
+    """Installs on construction; the buffers hold zeros, and the gate is open, until something is written.
+
+    Hooks that are added after ``torch.compile`` traced a model are silently left out of its graphs, so installing and
+    removing drop what was compiled.
+
+    Args:
+        module: the model, wrapped or not.
+        layers: its decoder layers.
+        width: D, the width of the residual stream.
+        gate: decides at its layer; the layers above obey. None installs no gate hooks.
+        observer: is told about the model's batches.
+        session: a context in which each ``generate`` of the model runs.
+
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        layers: Sequence[nn.Module],
+        width: int,
+        gate: Gate | None,
+        observer: GenerationObserver,
+        session: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._module: Any = unwrap(module)
+        self._layers = layers
+        self._undo: list[Callable[[], None]] = []
+        self.state: gate_hooks.GateState | None = None
+        try:
+            if gate is not None:
+                with torch.inference_mode(False):
+                    self.state = gate_hooks.GateState(gate, layer_device(layers[gate.layer]))
+                self.state.write(None)
+            set_observer(self._module, observer)
+            self._undo.append(lambda: set_observer(self._module, None))
+            self._undo.append(self._drop_compiled)
+            for index, layer in enumerate(layers):
+                self._install(layer, index, width, None if gate is None else gate.layer)
+            self._guard(session)
+            self._drop_compiled()
+        except BaseException:
+            self.remove()
+            raise
+
+    def takes(self, gate: Gate | None) -> bool:
+        """Whether ``gate`` can be written in place."""
+        return gate is None or (self.state is not None and self.state.takes(gate))
+
+    def write(self, deltas: torch.Tensor) -> None:
+        """Set what the hooks add: ``[L, D]``."""
+        for layer, delta in zip(self._layers, deltas, strict=True):
+            buffer: torch.Tensor = getattr(layer, DELTA)
+            buffer.copy_(delta)
+
+    def remove(self) -> None:
+        """Restore the model. Safe to call twice."""
+        while self._undo:
+            self._undo.pop()()
+
+    def _install(self, layer: nn.Module, index: int, width: int, gate_layer: int | None) -> None:
+        with torch.inference_mode(False):  # otherwise alpha could only be changed in the caller's inference mode
+            buffer = torch.zeros(width, dtype=torch.float32, device=layer_device(layer))
+        layer.register_buffer(DELTA, buffer, persistent=False)
+        self._undo.append(functools.partial(delattr, layer, DELTA))
+        if gate_layer is not None and index >= gate_layer:
+            setattr(layer, gate_hooks.STATE, self.state)
+            self._undo.append(functools.partial(delattr, layer, gate_hooks.STATE))
+        # first among the hooks: other hooks that capture activations see them steered
+        gated = gate_layer is not None and index > gate_layer
+        hook = gate_hooks.steer_gated if gated else steer
+        self._undo.append(layer.register_forward_hook(hook, prepend=True).remove)
+        if index == gate_layer:
+            self._undo.append(layer.register_forward_hook(gate_hooks.decide, prepend=True).remove)
+
+    def _guard(self, session: Callable[[], AbstractContextManager[None]]) -> None:
+        for owner in {id(m): m for m in (self._module, getattr(self._module, "thinker", self._module))}.values():
+            if hasattr(owner, "generate"):
+                self._replace(owner, "generate", guarded_generate(owner, session))
+            for name in REFUSED_METHODS:
+                if hasattr(owner, name):
+                    self._replace(owner, name, refusing(name))
+            hook = owner.register_forward_pre_hook(refuse_right_padding, with_kwargs=True)
+            self._undo.append(hook.remove)
+
+    def _replace(self, owner: Any, name: str, function: Any) -> None:
+        previous = vars(owner).get(name)
+        setattr(owner, name, function)
+        self._undo.append(lambda: delattr(owner, name) if previous is None else setattr(owner, name, previous))
+
+    def _drop_compiled(self) -> None:
+        """Forget compiled graphs: they would run without the changed hooks."""
+        if "torch._dynamo" not in sys.modules:
+            return
+        for owner in (self._module, getattr(self._module, "thinker", None)):
+            if owner is not None and "_compiled_call" in vars(owner):
+                del owner._compiled_call
+        torch._dynamo.reset()

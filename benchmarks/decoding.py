@@ -31,7 +31,8 @@ from sarsteer.models.prompt import Prompt
 from sarsteer.prompts import INSTRUCTION
 from sarsteer.steering.gate.distance import fit_distance
 from sarsteer.steering.gate.gate import Gate
-from sarsteer.steering.hooks import attach
+from sarsteer.steering.handle import attach
+from sarsteer.steering.strength import ResolvedStrength
 
 ALPHA = 0.1
 Attach = Callable[[AudioLanguageModel], AbstractContextManager[Any]]
@@ -111,10 +112,10 @@ def main() -> None:
         vectors = 1e-3 * torch.randn(len(models[0].decoder_layers), models[0].hidden_size)
 
         def steered(model: AudioLanguageModel, v: torch.Tensor = vectors) -> AbstractContextManager[Any]:
-            return attach(model.module, model.decoder_layers, v, ALPHA)
+            return attach(model.module, model.decoder_layers, ResolvedStrength(v, ALPHA))
 
         def gated(model: AudioLanguageModel, v: torch.Tensor = vectors, g: Gate = gate) -> AbstractContextManager[Any]:
-            return attach(model.module, model.decoder_layers, v, ALPHA, gate=g)
+            return attach(model.module, model.decoder_layers, ResolvedStrength(v, ALPHA, g))
 
         def plain(_: AudioLanguageModel) -> AbstractContextManager[Any]:
             return nullcontext()

@@ -30,7 +30,8 @@ from sarsteer.stats.comparison import holm, sign_flip_p
 from sarsteer.stats.rates import rate
 from sarsteer.steering.gate.gate import Gate
 from sarsteer.steering.gate.report import summary
-from sarsteer.steering.hooks import attach
+from sarsteer.steering.handle import attach
+from sarsteer.steering.strength import ResolvedStrength
 
 HERE = Path(__file__).parent
 NAME = "sarsteer-tiny"
@@ -88,11 +89,11 @@ class Bench:
         steering, layer = self.steering(half=True), self._layer
         prompts = self.model.prepare([i.turn(INSTRUCTION) for i in self.pairs["calibration"][50:].harmful])
         rows = []
-        with attach(self.model.module, self.model.decoder_layers, steering.vectors(0), 0.0) as handle:
+        with attach(self.model.module, self.model.decoder_layers, ResolvedStrength(steering.vectors(0), 0.0)) as handle:
             vectors = steering.vectors(0)
             vectors[: layer + 1] = 0
             for alpha in ALPHAS:
-                handle.set_vectors(vectors, alpha)
+                handle.apply(ResolvedStrength(vectors, alpha))
                 said = [outcome(text) for text in self.model.generate(prompts, TOKENS, batch_size=BATCH)]
                 rows.append(
                     {"alpha": alpha, **{what: share([o == what for o in said]) for what in ("refused", "broken")}}
@@ -116,7 +117,7 @@ class Bench:
         elif defense == "always on, only layers above the gate's":
             vectors = steering.vectors(0)
             vectors[: self._layer + 1] = 0
-            handle = attach(self.model.module, self.model.decoder_layers, vectors, alpha)
+            handle = attach(self.model.module, self.model.decoder_layers, ResolvedStrength(vectors, alpha))
         elif defense.startswith("SARSteer, gated"):
             gate = steering.gate
             assert gate is not None

@@ -59,7 +59,8 @@ def random_model(folder: Path, layers: int, width: int) -> Path:
 
 def random_steering(path: Path, layers: int, width: int, *, gated: bool = False) -> Path:
     """Write random vectors of about a tenth of a residual stream's norm; if ``gated``, with a gate of full rank."""
-    from sarsteer.steering.artifact import FORMAT_VERSION, Steering
+    from sarsteer.steering.artifact import Steering
+    from sarsteer.steering.file_format import FORMAT_VERSION
     from sarsteer.steering.gate.distance import MahalanobisDistance
     from sarsteer.steering.gate.gate import Gate
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sarsteer.steering.artifact import Steering
     from sarsteer.steering.calibration import calibrate
     from sarsteer.steering.gate.gate import Gate
-    from sarsteer.steering.hooks import SteeringHandle
+    from sarsteer.steering.handle import SteeringHandle
 
 __version__ = "0.1.0"
 
@@ -35,7 +35,7 @@ _HOMES = {
     "Gate": "sarsteer.steering.gate.gate",
     "SarsteerError": "sarsteer.errors",
     "Steering": "sarsteer.steering.artifact",
-    "SteeringHandle": "sarsteer.steering.hooks",
+    "SteeringHandle": "sarsteer.steering.handle",
     "calibrate": "sarsteer.steering.calibration",
     "find_decoder_layers": "sarsteer.models.layers",
     "load_model": "sarsteer.models.loading",

@@ -33,7 +33,8 @@ from sarsteer.report.html import html_page
 from sarsteer.report.markdown import markdown
 from sarsteer.report.spreadsheet import arms_csv
 from sarsteer.runtime import shared as sharing
-from sarsteer.steering.hooks import attach
+from sarsteer.steering.handle import attach
+from sarsteer.steering.strength import ResolvedStrength
 from tests.data import test_benchmarks as made
 from tests.evaluation.test_evaluate import manifest
 from tests.judges.test_judge_models import Spelling, checkpoint
@@ -318,7 +319,7 @@ def test_c2r_is_drawn_from_what_the_model_refuses(
     vectors = load_file(kept)["vectors"]
     np.testing.assert_allclose(vectors.numpy(), expected, atol=2e-5)  # float32 forwards in batches of other sizes
     steered = [item.turn(INSTRUCTION) for pair in test_pairs[:2] for item in (pair.harmful, pair.safe)]
-    handle = attach(embedded.module, embedded.decoder_layers, vectors, 0.5, embedded.probe)
+    handle = attach(embedded.module, embedded.decoder_layers, ResolvedStrength(vectors, 0.5), embedded.probe)
     try:
         assert [answer.answer for answer in arm.answers] == embedded.generate(steered, TOKENS)
     finally:

@@ -18,7 +18,8 @@ from sarsteer.models import loading
 from sarsteer.models.families.phi4_multimodal import load_with_speech_adapter
 from sarsteer.models.families.qwen_omni import load_thinker
 from sarsteer.models.layers import unwrap
-from sarsteer.steering.hooks import attach
+from sarsteer.steering.handle import attach
+from sarsteer.steering.strength import ResolvedStrength
 from tests.support import families
 from tests.support.families import make
 from tests.support.tiny import conversation, tiny_qwen2_audio
@@ -115,9 +116,9 @@ def test_of_an_omni_checkpoint_the_thinker_is_loaded(tmp_path: Path, monkeypatch
     # the whole checkpoint, loaded by its user, is steered in its thinker too
     bare = AudioLanguageModel(whole, thinker.processor)
     assert bare.decoder_layers == list(whole.thinker.model.language_model.layers)
-    with attach(whole, bare.decoder_layers, random_vectors(bare), 0.8):
+    with attach(whole, bare.decoder_layers, ResolvedStrength(random_vectors(bare), 0.8)):
         steered = bare.generate([conversation(0)], 6)
-    with attach(module, loaded.decoder_layers, random_vectors(loaded), 0.8):
+    with attach(module, loaded.decoder_layers, ResolvedStrength(random_vectors(loaded), 0.8)):
         assert loaded.generate([conversation(0)], 6) == steered
     assert bare.fingerprint == loaded.fingerprint
 

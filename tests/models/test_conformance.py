@@ -23,7 +23,8 @@ from sarsteer.messages import Message
 from sarsteer.models.control_tokens import can_sanitize
 from sarsteer.models.layers import text_config
 from sarsteer.steering.gate.gate import Gate
-from sarsteer.steering.hooks import attach
+from sarsteer.steering.handle import attach
+from sarsteer.steering.strength import ResolvedStrength
 from tests.support import haptic
 from tests.support.families import FAMILIES, make
 from tests.support.reference import residual, steered_by_hand
@@ -245,7 +246,7 @@ def test_a_kind_that_it_does_not_take(model: AudioLanguageModel) -> None:
 def test_steering_is_the_reference_and_leaves_no_trace(model: AudioLanguageModel, vectors: torch.Tensor) -> None:
     conversation = ask(model)
     before, plain = logits(model, conversation), tokens(model, conversation)
-    with attach(model.module, model.decoder_layers, vectors, ALPHA, model.probe):
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA), model.probe):
         steered, answer = logits(model, conversation), tokens(model, conversation)
     with steered_by_hand(model.decoder_layers, vectors, ALPHA):
         assert torch.equal(logits(model, conversation), steered)
@@ -257,7 +258,7 @@ def test_steering_is_the_reference_and_leaves_no_trace(model: AudioLanguageModel
 
 
 def test_a_steered_batch_equals_its_rows(model: AudioLanguageModel, vectors: torch.Tensor) -> None:
-    with attach(model.module, model.decoder_layers, vectors, ALPHA, model.probe):
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA), model.probe):
         answers = model.generate(mixed(model), 6)
         assert answers == [model.generate([conversation], 6)[0] for conversation in mixed(model)]
 
@@ -273,9 +274,9 @@ def test_a_gated_batch_equals_its_rows(model: AudioLanguageModel, vectors: torch
     above = vectors.clone()
     above[: layer + 1] = 0
     plain = [tokens(model, conversation) for conversation in conversations]
-    with attach(model.module, model.decoder_layers, above, ALPHA, model.probe):
+    with attach(model.module, model.decoder_layers, ResolvedStrength(above, ALPHA), model.probe):
         steered = [tokens(model, conversation) for conversation in conversations]
-    with attach(model.module, model.decoder_layers, vectors, ALPHA, model.probe, gate) as handle:
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA, gate), model.probe) as handle:
         together = model.generate(conversations, 6)
         decisions = handle.decisions
         assert [d.opening for d in decisions] == [float(s > gate.threshold) for s in scores]
@@ -288,7 +289,7 @@ def test_a_gated_batch_equals_its_rows(model: AudioLanguageModel, vectors: torch
 
 
 def test_streaming_equals_generating(model: AudioLanguageModel, vectors: torch.Tensor) -> None:
-    with attach(model.module, model.decoder_layers, vectors, ALPHA, model.probe):
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA), model.probe):
         assert "".join(model.stream(ask(model), 6)).strip() == model.generate([ask(model)], 6)[0]
 
 
@@ -333,7 +334,7 @@ def test_half_precision(model: AudioLanguageModel, vectors: torch.Tensor, dtype:
     model.module.to(dtype)
     model.clip_cache.clear()
     try:
-        with attach(model.module, model.decoder_layers, vectors, ALPHA, model.probe):
+        with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA), model.probe):
             steered = logits(model, ask(model))
             answer = tokens(model, ask(model))
         with steered_by_hand(model.decoder_layers, vectors, ALPHA):
@@ -355,7 +356,7 @@ def test_attaching_after_compiling_is_right_or_refused(model: AudioLanguageModel
     try:
         tokens(model, conversation)
         try:
-            handle = attach(model.module, model.decoder_layers, vectors, ALPHA, model.probe)
+            handle = attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA), model.probe)
         except SteeringError:
             return  # refused, with the model as it was
         with handle:

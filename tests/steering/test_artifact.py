@@ -1,4 +1,4 @@
-"""The steering file: a round trip, and every way in which it may be wrong."""
+"""The steering artifact: its file, every way in which the file can be wrong, and how strengths are resolved."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def rewrite(path: Path, metadata: dict[str, object] | None = None, **tensors: to
 
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["sarsteer"])
-    kept = {**load_file(path), **tensors}
+    contents = {**load_file(path), **tensors}
     header = {**header, **(metadata or {})}
     header = {k: v for k, v in header.items() if v is not None}
-    save_file({k: v for k, v in kept.items() if v is not None}, path, metadata={"sarsteer": json.dumps(header)})
+    save_file({k: v for k, v in contents.items() if v is not None}, path, metadata={"sarsteer": json.dumps(header)})
     return path
 
 
@@ -49,9 +49,9 @@ def test_saving_twice_gives_the_same_bytes(steering: Steering, saved: Path, tmp_
     assert steering.save(tmp_path / "again.safetensors").read_bytes() == saved.read_bytes()
 
 
-def test_metadata_says_where_it_comes_from(steering: Steering, embedded: sarsteer.AudioLanguageModel) -> None:
+def test_metadata_records_model_and_pairs(steering: Steering, embedded: sarsteer.AudioLanguageModel) -> None:
     meta = steering.metadata
-    assert meta["format_version"] == 2, "it holds a gate"
+    assert meta["format_version"] == 2, "it contains a gate"
     assert meta["model"]["name"] == "sarsteer-tiny"
     assert (meta["layers"], meta["hidden_size"]) == (8, 256)
     assert meta["pairs"] == 24
@@ -59,7 +59,7 @@ def test_metadata_says_where_it_comes_from(steering: Steering, embedded: sarstee
     assert meta["refusal_prompt"] == "I cannot assist with that."
 
 
-def test_strengths_change_at_use(steering: Steering) -> None:
+def test_strengths_are_chosen_at_use(steering: Steering) -> None:
     raw = steering.vectors(k=0)
     assert torch.equal(raw, steering.refusal)
     assert torch.equal(raw, steering.vectors(k=5, lambda_=0.0))
@@ -72,7 +72,7 @@ def test_strengths_change_at_use(steering: Steering) -> None:
 
 @pytest.mark.parametrize(
     ("k", "lambda_", "match"),
-    [(-1, 1.0, "whole number"), (1.5, 1.0, "whole number"), (64, 1.0, "beyond the rank"), (2, math.nan, "finite")],
+    [(-1, 1.0, "whole number"), (1.5, 1.0, "whole number"), (64, 1.0, "above the rank"), (2, math.nan, "finite")],
 )
 def test_bad_strengths(steering: Steering, k: int, lambda_: float, match: str) -> None:
     with pytest.raises(SteeringError, match=match):
@@ -95,13 +95,13 @@ def test_truncated_file(saved: Path, keep: int) -> None:
 
 def test_not_safetensors(saved: Path) -> None:
     saved.write_text("pickle me not " * 100)
-    with pytest.raises(ArtifactError, match="no safetensors file"):
+    with pytest.raises(ArtifactError, match="not a safetensors file"):
         Steering.load(saved)
 
 
-def test_someone_elses_safetensors(saved: Path) -> None:
+def test_another_safetensors_file(saved: Path) -> None:
     save_file({"weight": torch.ones(2)}, saved)
-    with pytest.raises(ArtifactError, match="no steering"):
+    with pytest.raises(ArtifactError, match="without steering"):
         Steering.load(saved)
 
 
@@ -120,7 +120,7 @@ def test_damaged_metadata(saved: Path) -> None:
 
 
 def test_missing_parts(saved: Path) -> None:
-    with pytest.raises(ArtifactError, match="lacks safe_mean"):
+    with pytest.raises(ArtifactError, match="safe_mean missing"):
         Steering.load(rewrite(saved, safe_mean=None))
 
 
@@ -157,26 +157,26 @@ def test_another_model_is_refused(steering: Steering, tiny: sarsteer.AudioLangua
 
 
 def test_same_shape_other_weights_is_refused_unless_allowed(tiny: sarsteer.AudioLanguageModel) -> None:
-    mine = small_steering(tiny)
+    steering = small_steering(tiny)
     twin = tiny_qwen2_audio(seed=1)
     with pytest.raises(ArtifactError, match="other weights"):
-        mine.attach(twin)
-    mine.attach(twin, allow_other_model=True).remove()
+        steering.attach(twin)
+    steering.attach(twin, allow_other_model=True).remove()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_same_model_in_another_dtype_is_accepted(tiny: sarsteer.AudioLanguageModel, dtype: torch.dtype) -> None:
-    mine = small_steering(tiny)
+    steering = small_steering(tiny)
     copy = tiny_qwen2_audio(seed=0)
     copy.module.to(dtype)
-    mine.attach(copy).remove()
+    steering.attach(copy).remove()
     other = tiny_qwen2_audio(seed=1)
     other.module.to(dtype)
     with pytest.raises(ArtifactError, match="other weights"):
-        mine.attach(other)
+        steering.attach(other)
 
 
-def test_saving_leaves_nothing_half_written(steering: Steering, tmp_path: Path) -> None:
+def test_a_failed_save_leaves_no_file(steering: Steering, tmp_path: Path) -> None:
     with pytest.raises(SarsteerError, match="does not exist"):
         steering.save(tmp_path / "none" / "s.safetensors")
     with pytest.raises(SarsteerError, match="is a folder"):
@@ -185,7 +185,7 @@ def test_saving_leaves_nothing_half_written(steering: Steering, tmp_path: Path) 
 
 
 def small_steering(model: sarsteer.AudioLanguageModel) -> Steering:
-    """A steering of random vectors that says it was calibrated on ``model``."""
+    """Random vectors whose metadata name ``model`` as the calibrated one."""
     layers, width = len(model.decoder_layers), model.hidden_size
     torch.manual_seed(3)
     return Steering(

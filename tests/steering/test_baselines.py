@@ -1,4 +1,4 @@
-"""Defences that SARSteer is compared with: prompts around a conversation, and vectors from elsewhere."""
+"""Defenses that SARSteer is compared with: prompts around a conversation, and other vectors."""
 
 from __future__ import annotations
 
@@ -197,13 +197,13 @@ def test_tensors_that_do_not_fit(vectors: torch.Tensor) -> None:
     clips = torch.zeros(3, 4, 32)
     for call, match in (
         (lambda: random_like(clips, 0), r"vectors must be \[L, D\], not \(3, 4, 32\)"),
-        (lambda: reversed_vectors(vectors * float("nan")), "vectors hold NaN"),
+        (lambda: reversed_vectors(vectors * float("nan")), "vectors contain NaN"),
         (lambda: mean_ablation(vectors, torch.zeros(4, 31)), "differ in shape"),
         (lambda: same_norm(vectors, torch.zeros(3, 32)), "differ in shape"),
         (lambda: h2s(vectors, clips), r"activations must be \[n, L, D\]"),
         (lambda: h2s(clips[:0], clips), "n at least 1"),
-        (lambda: c2r(clips, torch.zeros(3, 4, 31)), "are of different models"),
-        (lambda: c2r(clips, clips * float("inf")), "hold NaN or infinite"),
+        (lambda: c2r(clips, torch.zeros(3, 4, 31)), "are from different models"),
+        (lambda: c2r(clips, clips * float("inf")), "contain NaN or infinite"),
     ):
         with pytest.raises(CalibrationError, match=match):
             call()

@@ -63,9 +63,10 @@ def test_steering_equals_hooks_written_by_hand(
     turns = [sarsteer.user_turn(sarsteer.audio.Clip(clip, 16_000, "clip"), INSTRUCTION) for clip in clips]
 
     def ours(batch_size: int) -> list[str]:
-        from sarsteer.steering.hooks import attach
+        from sarsteer.steering.handle import attach
+        from sarsteer.steering.strength import ResolvedStrength
 
-        with attach(model.module, model.decoder_layers, vectors, alpha):
+        with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, alpha)):
             return model.generate(turns, max_new_tokens=24, batch_size=batch_size)
 
     by_hand = []

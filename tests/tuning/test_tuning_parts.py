@@ -23,7 +23,8 @@ from sarsteer.data.pairs import Pair, Pairs
 from sarsteer.errors import SarsteerError, SteeringError, TuningError
 from sarsteer.stats.intervals import upper_bound
 from sarsteer.stats.rates import rate
-from sarsteer.steering.artifact import FORMAT_VERSION, GATED_VERSION, Steering
+from sarsteer.steering.artifact import Steering
+from sarsteer.steering.file_format import FORMAT_VERSION, GATED_VERSION
 from sarsteer.tuning.front import Limits, Point, _bound, choose, keeps, next_on_front, pareto_front, unproven
 from sarsteer.tuning.gates import fit_gates, gate_layers, refit
 from sarsteer.tuning.measure import Measured

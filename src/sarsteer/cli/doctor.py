@@ -66,11 +66,12 @@ def _check_model(name: str, layers: str | None, trust_remote_code: bool) -> dict
     import torch
 
     from sarsteer.models.loading import load_model
-    from sarsteer.steering.hooks import attach
+    from sarsteer.steering.handle import attach
+    from sarsteer.steering.strength import ResolvedStrength
 
     model = load_model(name, layers=layers, trust_remote_code=trust_remote_code)
     vectors = torch.ones(len(model.decoder_layers), model.hidden_size)
-    attach(model.module, model.decoder_layers, vectors, 0.0).remove()
+    attach(model.module, model.decoder_layers, ResolvedStrength(vectors, 0.0)).remove()
     return {
         "name": model.name,
         "family": model.family.name,

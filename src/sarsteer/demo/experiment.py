@@ -23,7 +23,8 @@ from sarsteer.stats.rates import balanced_refusal_rate, rate
 from sarsteer.steering.artifact import Steering
 from sarsteer.steering.calibration import calibrate
 from sarsteer.steering.gate.gate import Gate
-from sarsteer.steering.hooks import SteeringHandle
+from sarsteer.steering.handle import SteeringHandle
+from sarsteer.steering.strength import Strength
 
 ALPHAS = (0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3)
 KS = (5, 10, 20)
@@ -203,7 +204,7 @@ def sweep(
             for alpha in ALPHAS:
                 report(stage, done, total)
                 done += 1
-                handle.set_vectors(steering.vectors(k), alpha)
+                handle.apply(steering.resolve(Strength(alpha, k)))
                 point = CurvePoint(Setting(alpha, k), **measure(answer(model, requests), pairs))
                 curve.append(point)
                 if point.broken.value > 0.5 or point.correct_safe.value < 0.2:

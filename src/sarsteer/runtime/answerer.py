@@ -15,7 +15,7 @@ from sarsteer.models.interface import DEFAULT_BATCH, LanguageModel
 from sarsteer.prompts import GUARD_REFUSAL
 
 if TYPE_CHECKING:
-    from sarsteer.steering.hooks import SteeringHandle
+    from sarsteer.steering.handle import SteeringHandle
 
 
 @dataclass(frozen=True)
@@ -70,23 +70,21 @@ class Answerer:
 
     def _wear(self, defense: Defense) -> None:
         """Steer as ``defense`` says. What is not steered has zeros added, which change no bit of an activation."""
-        import torch
-
-        from sarsteer.steering.hooks import attach
+        from sarsteer.steering.handle import attach
+        from sarsteer.steering.strength import ResolvedStrength
 
         if self._worn.key == defense.key and (self._handle is None or self._handle.attached):
             return
         vectors, alpha, gate = defense.vectors, defense.alpha, defense.gate
+        strength = None if vectors is None else ResolvedStrength(vectors, alpha, gate)
         if self._handle is None or not self._handle.attached:
-            if vectors is not None:
+            if strength is not None:
                 model: Any = self.model
-                self._handle = attach(model.module, model.decoder_layers, vectors, alpha, model.probe, gate)
-        elif vectors is None:
-            self._handle.set_gate(None)
-            self._handle.set_vectors(torch.zeros_like(self._handle.vectors), 0.0)
+                self._handle = attach(model.module, model.decoder_layers, strength, model.probe)
+        elif strength is None:
+            self._handle.suspend()
         else:
-            self._handle.set_gate(gate)
-            self._handle.set_vectors(vectors, alpha)
+            self._handle.apply(strength)
         self._worn = defense
 
     def _guarded(

@@ -20,7 +20,7 @@ from sarsteer.models.fingerprint import Fingerprint, fingerprint_of
 from sarsteer.models.layers import find_decoder_layers
 from sarsteer.steering.file_format import FILE_NAME, TENSORS, file_in, read_file, version_of, write_file
 from sarsteer.steering.gate.gate import Gate
-from sarsteer.steering.hooks import SteeringHandle, attach
+from sarsteer.steering.handle import SteeringHandle, attach
 from sarsteer.steering.strength import GateChoice, ResolvedStrength, Strength
 from sarsteer.steering.subspace import ablate, weighted
 
@@ -267,8 +267,7 @@ class Steering:
             module, found, probe = model.module, model.decoder_layers, model.probe
         self.check_model(fingerprint_of(module, found), allow_other_model=allow_other_model)
         weights = None if layer_weights is None else tuple(layer_weights)
-        chosen = self.resolve(Strength(alpha, k, lambda_, weights, gate))
-        return attach(module, found, chosen.vectors, chosen.alpha, probe, chosen.gate)
+        return attach(module, found, self.resolve(Strength(alpha, k, lambda_, weights, gate)), probe)
 
     @contextmanager
     def on(

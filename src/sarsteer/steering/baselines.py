@@ -21,7 +21,7 @@ def random_like(vectors: torch.Tensor, seed: int) -> torch.Tensor:
 
 
 def reversed_vectors(vectors: torch.Tensor) -> torch.Tensor:
-    """``−v``, with the same norm: if ``v`` causes refusals, ``−v`` should not; otherwise the direction is irrelevant."""
+    """``−v``: if ``v`` causes refusals, ``−v`` must not; otherwise the direction is irrelevant."""
     _check(vectors=vectors)
     return -vectors.float()
 
@@ -40,7 +40,9 @@ def mean_ablation(refusal: torch.Tensor, safe_mean: torch.Tensor, lambda_: float
     """
     _check(refusal=refusal, safe_mean=safe_mean)
     if refusal.shape != safe_mean.shape:
-        raise CalibrationError(f"refusal {tuple(refusal.shape)} and safe_mean {tuple(safe_mean.shape)} differ in shape; use one model for both")
+        raise CalibrationError(
+            f"refusal {tuple(refusal.shape)} and safe_mean {tuple(safe_mean.shape)} differ in shape; use one model"
+        )
     r = refusal.double()
     unit = torch.nn.functional.normalize(safe_mean.double(), dim=-1)
     return (r - lambda_ * (r * unit).sum(-1, keepdim=True) * unit).float()
@@ -81,7 +83,9 @@ def same_norm(vectors: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """
     _check(vectors=vectors, like=like)
     if vectors.shape != like.shape:
-        raise CalibrationError(f"vectors {tuple(vectors.shape)} and like {tuple(like.shape)} differ in shape; use one model for both")
+        raise CalibrationError(
+            f"vectors {tuple(vectors.shape)} and like {tuple(like.shape)} differ in shape; use one model"
+        )
     norms = torch.linalg.vector_norm(like.double(), dim=-1, keepdim=True)
     unit = torch.nn.functional.normalize(vectors.double(), dim=-1)
     return torch.mul(unit, norms).float()

@@ -23,8 +23,9 @@ from sarsteer.errors import CalibrationError
 from sarsteer.models.activation_source import ActivationSource
 from sarsteer.models.interface import DEFAULT_BATCH
 from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
-from sarsteer.steering.artifact import DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA, FORMAT_VERSION, Steering
+from sarsteer.steering.artifact import DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA, Steering
 from sarsteer.steering.checkpoint import CalibrationState, load_state, save_state
+from sarsteer.steering.file_format import FORMAT_VERSION
 from sarsteer.steering.gate.fit import TARGET_FPR, check_target, fit_gate
 from sarsteer.steering.subspace import safe_subspace
 
@@ -151,7 +152,7 @@ def _finish(model: ActivationSource, pairs: Pairs, state: CalibrationState, sett
 
 
 def _with_gate(steering: Steering, state: CalibrationState, target_fpr: float | None) -> Steering:
-    why = "none was asked for"
+    why = "none was requested"
     if target_fpr is not None:
         try:
             gate = fit_gate(state.harmful[: state.done], state.safe[: state.done], target_fpr)

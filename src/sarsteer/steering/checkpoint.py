@@ -88,7 +88,7 @@ def load_state(path: str | os.PathLike[str] | None, settings: dict[str, Any]) ->
     changed = sorted(key for key in settings if stored.get(key) != settings[key])
     if changed:
         raise CalibrationError(
-            f"is from a run with another {', '.join(changed)}; delete it to start from scratch, or use the old settings",
+            f"is from a run with another {', '.join(changed)}; delete it to start from scratch, or use its settings",
             place=str(path),
         )
     return CalibrationState(done, **tensors, settings=settings)

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sarsteer.data.manifest import Item
 from sarsteer.data.pairs import Pairs
 from sarsteer.errors import TuningError
@@ -17,7 +15,8 @@ from sarsteer.judges import Judge, Judged, Verdict, judge_all
 from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.stats.estimate import Estimate
 from sarsteer.stats.rates import rate
-from sarsteer.steering.hooks import SteeringHandle
+from sarsteer.steering.handle import SteeringHandle
+from sarsteer.steering.strength import ResolvedStrength
 from sarsteer.tuning.references import Requests
 from sarsteer.tuning.setting import Setting
 from sarsteer.tuning.space import Space
@@ -137,13 +136,13 @@ class Measurer:
         began = time.perf_counter()
         if self._handle is None:
             self._handle = self._space.steering.attach(self._model, 0.0, 0, gate=False)
-        self._handle.set_gate(setting.gate(self._space.gates))
-        self._handle.set_vectors(setting.vectors(self._space.steering), setting.alpha)
+        vectors = setting.vectors(self._space.steering)
+        self._handle.apply(ResolvedStrength(vectors, setting.alpha, setting.gate(self._space.gates)))
         try:
             prompts = [*self._requests.harmful, *self._requests.safe]
             texts = self._model.generate(prompts, self._max_new_tokens, batch_size=self._batch_size)
         finally:
-            self._handle.set_vectors(torch.zeros_like(self._handle.vectors), 0.0)
+            self._handle.suspend()
         n = len(self._pairs)
         return replace(self.judged(texts[:n], texts[n:]), seconds=time.perf_counter() - began)
 

@@ -19,7 +19,8 @@ from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.models.interface import DEFAULT_BATCH
 from sarsteer.models.prompt import Prompt
 from sarsteer.steering.artifact import Steering
-from sarsteer.steering.hooks import SteeringHandle
+from sarsteer.steering.handle import SteeringHandle
+from sarsteer.steering.strength import ResolvedStrength
 from sarsteer.tuning.continuations import Continuations, next_token_logits
 from sarsteer.tuning.measure import judged
 from sarsteer.tuning.references import References, Report, Requests, answer_all, hear
@@ -159,11 +160,11 @@ class Surrogate:
         if self._handle is None and setting is not None:
             self._handle = self._space.steering.attach(self._model, 0.0, 0, gate=False)
         if self._handle is not None:
-            self._handle.set_gate(None if setting is None else setting.gate(self._space.gates))
-            vectors = (
-                torch.zeros_like(self._handle.vectors) if setting is None else setting.vectors(self._space.steering)
-            )
-            self._handle.set_vectors(vectors, 0.0 if setting is None else setting.alpha)
+            if setting is None:
+                self._handle.suspend()
+            else:
+                vectors = setting.vectors(self._space.steering)
+                self._handle.apply(ResolvedStrength(vectors, setting.alpha, setting.gate(self._space.gates)))
         lead = torch.zeros(len(self._prompts))
         for rows, logits in first_token_logits(self._model, self._prompts, self._batch_size):
             lead[rows] = self._lead(logits)

@@ -27,7 +27,8 @@ from sarsteer.models.families.kimi_audio import compat
 from sarsteer.models.families.kimi_audio import model as kimi_model
 from sarsteer.models.families.kimi_audio.compat import tables_are_right
 from sarsteer.models.families.kimi_audio.model import KimiAudio, KimiPrompt
-from sarsteer.steering.hooks import attach
+from sarsteer.steering.handle import attach
+from sarsteer.steering.strength import ResolvedStrength
 from tests.support.reference import steered_by_hand
 from tests.support.standins import kimi_audio as standin
 from tests.support.standins import own_remote_code
@@ -417,7 +418,7 @@ def test_streaming_equals_generate(kimi: KimiAudio, vectors: torch.Tensor) -> No
     pieces = list(kimi.stream(conversation(1), 40))
     assert "".join(pieces).strip() == whole
     assert len(pieces) > 3
-    with attach(kimi.module, kimi.decoder_layers, vectors, ALPHA, kimi.probe):
+    with attach(kimi.module, kimi.decoder_layers, ResolvedStrength(vectors, ALPHA), kimi.probe):
         (steered,) = kimi.generate([conversation(1)], 20)
         assert "".join(kimi.stream(kimi.prepare([conversation(1)])[0], 20)).strip() == steered
     assert not kimi.module.model._forward_pre_hooks
@@ -463,7 +464,7 @@ def test_a_stream_that_fails_or_is_left(kimi: KimiAudio, monkeypatch: pytest.Mon
 
 def test_steering_equals_hooks_by_hand_and_leaves_no_trace(kimi: KimiAudio, vectors: torch.Tensor) -> None:
     before, plain = heads(kimi, conversation(1)), kimi.generate(turns(2), 12)
-    with attach(kimi.module, kimi.decoder_layers, vectors, ALPHA, kimi.probe):
+    with attach(kimi.module, kimi.decoder_layers, ResolvedStrength(vectors, ALPHA), kimi.probe):
         steered, logits = kimi.generate(turns(2), 12), heads(kimi, conversation(1))
         activations = kimi.last_token_activations(turns(1))
     with steered_by_hand(kimi.decoder_layers, vectors, ALPHA):
@@ -485,7 +486,7 @@ def test_every_step_of_its_own_loop_is_steered(kimi: KimiAudio, vectors: torch.T
     chats = [{"role": "user", "message_type": "audio", "content": str(path)}]
     seen: dict[str, list[torch.Tensor]] = {"before": [], "after": []}
     layer = kimi.decoder_layers[2]
-    with attach(kimi.module, kimi.decoder_layers, vectors, ALPHA, kimi.probe):
+    with attach(kimi.module, kimi.decoder_layers, ResolvedStrength(vectors, ALPHA), kimi.probe):
         hooks = [
             layer.register_forward_hook(lambda _m, _a, o: seen["before"].append(o[0].clone()), prepend=True),
             layer.register_forward_hook(lambda _m, _a, o: seen["after"].append(o[0].clone())),
@@ -508,7 +509,7 @@ def test_the_audio_layers_are_left_alone(kimi: KimiAudio, vectors: torch.Tensor)
     late[: standin.BRANCH + 1] = 0
     early[standin.BRANCH + 1 :] = 0
     sound, text = heads(kimi, conversation(1))
-    with attach(kimi.module, kimi.decoder_layers, late, ALPHA, kimi.probe):
+    with attach(kimi.module, kimi.decoder_layers, ResolvedStrength(late, ALPHA), kimi.probe):
         for layer in kimi.module.model.mimo_layers:
             assert not layer._forward_hooks
             assert not layer._forward_pre_hooks
@@ -517,7 +518,7 @@ def test_the_audio_layers_are_left_alone(kimi: KimiAudio, vectors: torch.Tensor)
         assert torch.equal(steered[0], sound)
         assert not torch.equal(steered[1][-1], text[-1])
         assert torch.equal(steered[1][:-1], text[:-1])
-    with attach(kimi.module, kimi.decoder_layers, early, ALPHA, kimi.probe):
+    with attach(kimi.module, kimi.decoder_layers, ResolvedStrength(early, ALPHA), kimi.probe):
         assert not torch.equal(heads(kimi, conversation(1))[0][-1], sound[-1])
 
 
@@ -541,18 +542,23 @@ def test_the_proof_runs_a_prefill_and_a_decode_step(kimi: KimiAudio, vectors: to
 def test_what_would_not_be_steered_is_found_out(kimi: KimiAudio, vectors: torch.Tensor) -> None:
     tamper = kimi.decoder_layers[1].register_forward_hook(lambda _m, _a, o: (o[0] + 1e-3, *o[1:]))
     with pytest.raises(SteeringError, match="decoder layer 1"):
-        attach(kimi.module, kimi.decoder_layers, vectors, ALPHA, kimi.probe)
+        attach(kimi.module, kimi.decoder_layers, ResolvedStrength(vectors, ALPHA), kimi.probe)
     tamper.remove()
     with pytest.raises(SteeringError, match="did not run"):
-        attach(kimi.module, [torch.nn.Linear(2, 2) for _ in kimi.decoder_layers], vectors, ALPHA, kimi.probe)
+        attach(
+            kimi.module,
+            [torch.nn.Linear(2, 2) for _ in kimi.decoder_layers],
+            ResolvedStrength(vectors, ALPHA),
+            kimi.probe,
+        )
     with pytest.raises(SteeringError, match=r"no generate\(\)"):
-        attach(kimi.module, kimi.decoder_layers, vectors, ALPHA)
+        attach(kimi.module, kimi.decoder_layers, ResolvedStrength(vectors, ALPHA))
 
 
 def test_bfloat16(folder: Path, vectors: torch.Tensor) -> None:
     model = load_model(folder, device="cpu", dtype="bfloat16", trust_remote_code=True)
     assert model.dtype == torch.bfloat16
-    with attach(model.module, model.decoder_layers, vectors, ALPHA, model.probe):
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA), model.probe):
         assert model.last_token_activations(turns(1)).isfinite().all()
 
 

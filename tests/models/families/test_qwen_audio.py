@@ -30,7 +30,8 @@ from sarsteer.errors import AudioError, MessageError, MissingExtraError, ModelEr
 from sarsteer.models.families.qwen_audio.compat import importable
 from sarsteer.models.families.qwen_audio.model import QwenAudio
 from sarsteer.models.families.qwen_audio.tokens import QwenTokens
-from sarsteer.steering.hooks import attach
+from sarsteer.steering.handle import attach
+from sarsteer.steering.strength import ResolvedStrength
 from tests.support.standins import own_remote_code
 from tests.support.standins.qwen_audio import RANKS, make
 from tests.support.tiny import conversation
@@ -478,12 +479,12 @@ def test_steering_is_that_of_hooks_on_the_bare_code(
     inputs = model.collate(model.prepare([turn]))
     before = model.module(**inputs).logits
     plain = tokens_of(model, [turn], 16)
-    with attach(model.module, model.decoder_layers, vectors, 0.7) as handle:
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, 0.7)) as handle:
         assert tokens_of(model, [turn], 16)[0] == bare.answer(query, 16, vectors, 0.7)
         assert tokens_of(model, [turn, SILENT], 16)[0] == bare.answer(query, 16, vectors, 0.7)
         assert not torch.equal(model.module(**inputs).logits, before)
         with pytest.raises(SteeringError, match="steered already"):
-            attach(model.module, model.decoder_layers, vectors, 0.7)
+            attach(model.module, model.decoder_layers, ResolvedStrength(vectors, 0.7))
         handle.alpha = 0.2
         assert tokens_of(model, [turn], 16)[0] == bare.answer(query, 16, vectors, 0.2)
     assert torch.equal(model.module(**inputs).logits, before)

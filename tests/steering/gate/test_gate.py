@@ -1,4 +1,4 @@
-"""The gate's arithmetic and its fit, against references written here in float64 with numpy and scikit-learn."""
+"""The gate's arithmetic and its fit, against float64 references written here with numpy and scikit-learn."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from sarsteer.steering.gate.distance import MahalanobisDistance, fit_distance
 from sarsteer.steering.gate.fit import (
     METHODS,
     CrossValidation,
-    in_span,
     choose,
     fit_gate,
     folds,
+    in_span,
     scaled,
     shrunk_lda,
 )
@@ -39,7 +39,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 def planted(n: int = 40, depth: int = 4, width: int = 32, gap: float = 4.0, at: int = 1, seed: int = 0):
-    """Activations in which layers from ``at`` on tell the classes by ``gap`` standard deviations, along one axis."""
+    """Activations whose classes differ by ``gap`` standard deviations along one axis, in layers from ``at`` on."""
     rng = np.random.default_rng(seed)
     harmful, safe = (rng.standard_normal((n, depth, width)) * np.linspace(3, 0.3, width) for _ in range(2))
     harmful[:, at:, -1] += 0.3 * gap
@@ -47,7 +47,7 @@ def planted(n: int = 40, depth: int = 4, width: int = 32, gap: float = 4.0, at: 
 
 
 def by_hand(gate: Gate, h: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Score, distance and strength from their definitions, the inverse covariance written out."""
+    """Score, distance and strength by definition, with the explicit inverse covariance."""
     w, h = gate.weight.double().numpy(), h.astype(np.float64)
     score = h @ w + gate.bias
     assert gate.distance is not None
@@ -55,15 +55,15 @@ def by_hand(gate: Gate, h: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
     inverse = gate.distance.residual_precision * (np.eye(len(w)) - u.T @ u) + u.T @ np.diag(p) @ u
     squares = [np.einsum("...i,ij,...j", h - m, inverse, h - m) for m in gate.distance.means.double().numpy()]
     distance = np.sqrt(np.min(squares, axis=0) / len(w))
-    lifted = score - gate.threshold
-    opening = lifted > 0 if gate.mode == "hard" else 1 / (1 + np.exp(-lifted / gate.temperature))
+    margin = score - gate.threshold
+    opening = margin > 0 if gate.mode == "hard" else 1 / (1 + np.exp(-margin / gate.temperature))
     far = np.zeros_like(score, bool) if gate.limit is None else distance > gate.limit
     return score, distance, np.where(far, 1.0, opening)
 
 
 @given(seed=SEEDS, width=st.integers(2, 40), mode=st.sampled_from(["hard", "logistic"]), bounded=st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_the_arithmetic_is_the_reference_s(seed: int, width: int, mode: str, bounded: bool) -> None:
+def test_the_arithmetic_equals_the_reference(seed: int, width: int, mode: str, bounded: bool) -> None:
     rng = np.random.default_rng(seed)
     rank = int(rng.integers(0, width))
     basis = np.linalg.qr(rng.standard_normal((width, width)))[0][:rank]
@@ -103,7 +103,7 @@ def test_opening_grows_with_the_score_from_0_to_1(
         assert set(out.tolist()) <= {0.0, 1.0}
 
 
-def test_what_is_no_number_opens_the_gate() -> None:
+def test_nan_opens_the_gate() -> None:
     nothing = torch.tensor([math.nan, math.inf, -math.inf])
     for mode in ("hard", "logistic"):
         assert Gate(0, torch.ones(2), 0.0, 0.0, mode=mode).opening(nothing).tolist() == [1.0, 1.0, 0.0]
@@ -135,11 +135,11 @@ def test_pairs_stay_together_in_every_fold() -> None:
         assert len(fit) + len(held) == 46
 
 
-def test_a_planted_direction_is_found_at_the_earliest_layer_that_has_it() -> None:
+def test_a_planted_direction_is_found_at_its_earliest_layer() -> None:
     harmful, safe = planted(at=2, depth=5)
     gate = fit_gate(harmful, safe, 0.1)
     assert gate.layer == 2
-    assert gate.metadata["method"] != "difference of means", "the loud coordinates must be weighed down"
+    assert gate.metadata["method"] != "difference of means", "large coordinates must get small weights"
     new_harmful, new_safe = planted(n=400, at=2, depth=5, seed=9)
     assert (gate.score(new_harmful[:, 2]) > gate.threshold).float().mean() > 0.8
     assert (gate.score(new_safe[:, 2]) > gate.threshold).float().mean() < 0.2
@@ -147,24 +147,24 @@ def test_a_planted_direction_is_found_at_the_earliest_layer_that_has_it() -> Non
     assert gate.out_of_distribution(10 * new_safe[:, 2]).float().mean() > 0.95
 
 
-def test_the_simplest_method_is_kept_where_it_is_as_good() -> None:
+def test_the_simplest_method_wins_if_it_is_as_good() -> None:
     harmful, safe = planted()
     even = torch.linspace(3, 0.3, 32)
     assert fit_gate(harmful / even, safe / even).metadata["method"] == "difference of means"
 
 
-def test_the_choice_is_by_one_standard_error() -> None:
-    def one(method: str, layer: int, *aurocs: float) -> CrossValidation:
+def test_candidates_within_one_standard_error_are_equal() -> None:
+    def candidate(method: str, layer: int, *aurocs: float) -> CrossValidation:
         return CrossValidation(method, layer, aurocs, np.zeros(0))
 
-    lda = [one("shrunk LDA", 1, 0.90, 0.94), one("shrunk LDA", 3, 0.93, 0.97)]
+    lda = [candidate("shrunk LDA", 1, 0.90, 0.94), candidate("shrunk LDA", 3, 0.93, 0.97)]
     assert choose(lda)[0].layer == 3  # 0.92 is more than 0.02 below 0.95
-    assert choose([*lda, one("shrunk LDA", 2, 0.93, 0.95)])[0].layer == 2
-    assert choose([*lda, one("difference of means", 5, 0.93, 0.94)])[0].method == "difference of means"
+    assert choose([*lda, candidate("shrunk LDA", 2, 0.93, 0.95)])[0].layer == 2
+    assert choose([*lda, candidate("difference of means", 5, 0.93, 0.94)])[0].method == "difference of means"
 
 
-def test_everything_in_the_span_is_exact() -> None:
-    """The detectors in n coordinates are those in D: LDA is solved here with its whole D x D covariance."""
+def test_detectors_in_the_span_are_exact() -> None:
+    """Detectors in n coordinates equal those in D: LDA is solved here with the full D x D covariance."""
     rng = np.random.default_rng(3)
     x = rng.standard_normal((30, 80)) @ np.diag(rng.uniform(0.2, 3, 80))
     y = np.repeat([1, 0], 15)
@@ -185,17 +185,17 @@ def test_everything_in_the_span_is_exact() -> None:
     )
 
 
-def test_lda_agrees_with_scikit_learns_own_where_it_can_be_run() -> None:
+def test_lda_agrees_with_scikit_learn() -> None:
     even = torch.linspace(3, 0.3, 32)
     harmful, safe = ((t[:, 2] / even).double().numpy() for t in planted(n=100))
     x, y = np.concatenate([harmful, safe]), np.repeat([1, 0], 100)
     theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(x, y).coef_[0]
     ours = shrunk_lda(x, y, x.shape[1])
-    # "auto" standardises each coordinate first; these all have nearly one scale, so that little is left to differ
+    # "auto" standardizes each coordinate first; these have nearly the same scale, so the difference is small
     assert np.corrcoef(x @ theirs, x @ ours)[0, 1] > 0.99
 
 
-def test_the_distance_is_that_of_the_whole_covariance() -> None:
+def test_the_distance_equals_that_with_the_full_covariance() -> None:
     rng = np.random.default_rng(4)
     x, y = rng.standard_normal((24, 60)) * np.linspace(0.3, 3, 60), np.repeat([0, 1], 12)
     x[y == 1] += 1
@@ -220,15 +220,15 @@ def test_few_directions_approximate_the_distance() -> None:
     ("change", "match"),
     [
         (lambda h, s: (h[:9], s[:9]), "too few"),
-        (lambda h, s: (s, s.flip(0)), "no layer tells"),
-        (lambda h, s: (s[:20], s[20:]), "no layer tells"),
+        (lambda h, s: (s, s.flip(0)), "no layer separates"),
+        (lambda h, s: (s[:20], s[20:]), "no layer separates"),
         (lambda h, s: (torch.full_like(h, math.nan), s), "NaN"),
         (lambda h, s: (h[:, :1], s[:, :1]), "one layer"),
-        (lambda h, s: (torch.ones_like(h), torch.ones_like(s)), "no layer tells"),
+        (lambda h, s: (torch.ones_like(h), torch.ones_like(s)), "no layer separates"),
     ],
     ids=["few", "same clips", "same distribution", "nan", "one layer", "constant"],
 )
-def test_what_makes_no_gate_is_told(change: object, match: str) -> None:
+def test_activations_without_a_gate_are_refused(change: object, match: str) -> None:
     with pytest.raises(CalibrationError, match=match):
         fit_gate(*change(*planted()))  # type: ignore[operator]
 
@@ -286,7 +286,7 @@ def test_a_lower_target_rate_raises_the_threshold() -> None:
         Gate(0, torch.ones(2), 0.0, 0.0).with_target_fpr(0.1)
 
 
-def test_what_is_reported_is_what_was_held_out() -> None:
+def test_reports_use_the_held_out_scores() -> None:
     from sklearn.metrics import roc_auc_score
 
     gate = fit_gate(*planted(gap=3.0))
@@ -297,24 +297,24 @@ def test_what_is_reported_is_what_was_held_out() -> None:
     labels = [1] * 40 + [0] * 40
     assert area == pytest.approx(roc_auc_score(labels, [*held_out["harmful"], *held_out["safe"]]), abs=1e-9)
     assert [row[0] for row in best_by_layer(gate)] == [0, 1, 2]
-    assert f"{sum(opened(gate)[0])} of 40 harmful" in summary(gate)
+    assert f"opens for {sum(opened(gate)[0])} of 40 harmful" in summary(gate)
     json.dumps(gate.header, allow_nan=False)
 
 
-def test_noise_makes_no_gate_however_many_layers_there_are() -> None:
-    """The best of 24 layers looks good by chance: at a level of 5 %, 4 of 20 come in one run of sixty (seeds fixed)."""
-    made = 0
+def test_noise_gives_no_gate_with_many_layers() -> None:
+    """The best of 24 layers looks good by chance: at a level of 5 %, one run in sixty has 4 of 20 (seeds are fixed)."""
+    gates = 0
     for seed in range(20):
         clips = torch.randn(2, 15, 25, 48, generator=torch.Generator().manual_seed(seed))
         try:
-            made += fit_gate(clips[0], clips[1], 0.3, methods=["difference of means"]).layer >= 0
+            gates += fit_gate(clips[0], clips[1], 0.3, methods=["difference of means"]).layer >= 0
         except CalibrationError:
             continue
-    assert made <= 3
+    assert gates <= 3
 
 
 @pytest.mark.parametrize("method", list(METHODS))
-def test_what_each_detector_can_tell_is_no_chance(method: str) -> None:
+def test_what_a_detector_can_separate_is_not_chance(method: str) -> None:
     harmful, safe = planted(gap=5.0, seed=3)
     if method != "logistic regression":
         scale = torch.linspace(3, 0.3, 32)
@@ -322,7 +322,7 @@ def test_what_each_detector_can_tell_is_no_chance(method: str) -> None:
     assert fit_gate(harmful, safe, methods=[method]).metadata["p_value"] == pytest.approx(1 / 200)
 
 
-def test_a_threshold_that_never_opens_is_refused_wherever_it_comes_from() -> None:
+def test_a_threshold_that_never_opens_is_refused_from_any_source() -> None:
     gate = fit_gate(*planted(gap=5.0))
     held_out = {"harmful": [0.1, 0.2], "safe": [0.0, 0.5]}
     other = replace(gate, metadata={**gate.metadata, "held_out": held_out})
@@ -330,15 +330,15 @@ def test_a_threshold_that_never_opens_is_refused_wherever_it_comes_from() -> Non
         with pytest.raises(SteeringError, match="would steer none of them"):
             never()
     assert "target_fpr" in gate.metadata
-    assert "target_fpr" not in gate.with_threshold(0.0).metadata, "no longer what the threshold was set by"
+    assert "target_fpr" not in gate.with_threshold(0.0).metadata, "the threshold no longer comes from it"
 
 
 def test_a_gate_of_another_model_or_instruction_is_refused(steering: Steering) -> None:
     assert steering.gate is not None
-    for name, told in (("fingerprint", "on another model"), ("instruction", "beside another instruction")):
+    for name, message in (("fingerprint", "on another model"), ("instruction", "with another instruction")):
         foreign = replace(steering.gate, metadata={**steering.gate.metadata, name: "other"})
         for use in (steering.with_gate, steering.choose_gate):
-            with pytest.raises(SteeringError, match=told):
+            with pytest.raises(SteeringError, match=message):
                 use(foreign)
     by_hand = Gate(0, steering.gate.weight, 0.0, 0.0)
     assert steering.choose_gate(by_hand) is by_hand
@@ -347,7 +347,7 @@ def test_a_gate_of_another_model_or_instruction_is_refused(steering: Steering) -
 # ---- in the steering file --------------------------------------------------------------------------------------------
 
 
-def test_a_gate_goes_through_the_file(steering: Steering, tmp_path: Path) -> None:
+def test_a_gate_survives_the_file(steering: Steering, tmp_path: Path) -> None:
     path = steering.save(tmp_path / "s.safetensors")
     again = Steering.load(path)
     assert again.gate is not None
@@ -372,7 +372,7 @@ def test_the_digest_covers_the_gate(steering: Steering) -> None:
     assert steering.with_gate(None).digest not in {steering.digest}
 
 
-def test_a_file_without_a_gate_is_of_the_first_version(tmp_path: Path, tiny: sarsteer.AudioLanguageModel) -> None:
+def test_a_file_without_a_gate_has_version_1(tmp_path: Path, tiny: sarsteer.AudioLanguageModel) -> None:
     plain = small_steering(tiny)
     path = plain.save(tmp_path / "s.safetensors")
     assert not [name for name in load_file(path) if name.startswith("gate")]
@@ -391,7 +391,7 @@ def test_a_file_without_a_gate_is_of_the_first_version(tmp_path: Path, tiny: sar
         ({}, {"gate.weight": None}, "gate is damaged"),
         ({}, {"gate.basis": None}, "gate is damaged"),
         ({}, {"gate.weight": torch.ones(5)}, "widths"),
-        ({}, {"gate.precision": torch.ones(3)}, "do not fit"),
+        ({}, {"gate.precision": torch.ones(3)}, "different shapes"),
         ({}, {"gate.means": torch.full((2, 256), math.nan)}, "NaN"),
     ],
     ids=str,
@@ -411,7 +411,7 @@ def test_a_gate_that_leaves_nothing_to_steer_is_refused(steering: Steering) -> N
         steering.with_gate(replace(steering.gate, layer=7))
 
 
-def test_whether_to_gate(steering: Steering) -> None:
+def test_choosing_the_gate(steering: Steering) -> None:
     assert steering.choose_gate() is None, "the paper has none"
     assert steering.choose_gate(True) is steering.gate
     gated = steering.with_defaults(alpha=0.5, gate=True)
@@ -421,14 +421,14 @@ def test_whether_to_gate(steering: Steering) -> None:
     assert not gated.with_gate(None).gate_by_default
     own = Gate(2, torch.ones(256), 0.0, 0.0)
     assert steering.choose_gate(own) is own
-    with pytest.raises(SteeringError, match="it was taken out"):
+    with pytest.raises(SteeringError, match="it was removed"):
         steering.with_gate(None).with_defaults(gate=True)
 
 
 # ---- calibration -----------------------------------------------------------------------------------------------------
 
 
-def test_calibration_fits_it_on_what_it_has_seen(
+def test_calibration_fits_the_gate_on_its_activations(
     steering: Steering, embedded: sarsteer.AudioLanguageModel, calibration_pairs: Pairs
 ) -> None:
     gate, pairs = steering.gate, calibration_pairs[:24]
@@ -444,7 +444,7 @@ def test_calibration_fits_it_on_what_it_has_seen(
     assert gate.metadata["pairs"] == 24
 
 
-def test_too_few_pairs_leave_a_steering_without_gate(
+def test_too_few_pairs_give_a_steering_without_a_gate(
     embedded: sarsteer.AudioLanguageModel, calibration_pairs: Pairs
 ) -> None:
     steering = sarsteer.calibrate(embedded, calibration_pairs[:4])
@@ -455,4 +455,4 @@ def test_too_few_pairs_leave_a_steering_without_gate(
     with pytest.raises(CalibrationError, match="between 0 and 1"):
         sarsteer.calibrate(embedded, calibration_pairs[:4], target_fpr=1.0)
     without = sarsteer.calibrate(embedded, calibration_pairs[:4], target_fpr=None)
-    assert without.metadata["no_gate"] == "none was asked for"
+    assert without.metadata["no_gate"] == "none was requested"

@@ -1,4 +1,4 @@
-"""The gate inside a model: decided once in prefill for each row, obeyed exactly, or an error beforehand."""
+"""The gate inside a model: one decision per row in prefill, followed exactly, or an error before the first answer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from sarsteer.errors import SteeringError
 from sarsteer.steering.gate import hooks as gate_hooks
 from sarsteer.steering.gate.distance import fit_distance
 from sarsteer.steering.gate.gate import Gate
-from sarsteer.steering.hooks import SteeringHandle, attach
+from sarsteer.steering.handle import SteeringHandle, attach
+from sarsteer.steering.strength import ResolvedStrength
 from tests.support.reference import steered_by_hand
 from tests.support.tiny import compile_config, conversation, random_vectors, tiny_qwen2_audio
 
@@ -40,24 +41,24 @@ def vectors(model: AudioLanguageModel) -> torch.Tensor:
 
 @pytest.fixture
 def gate(model: AudioLanguageModel) -> Gate:
-    """Open to some of the turns and closed to others."""
-    seen = model.last_token_activations(TURNS)[:, LAYER]
-    weight = seen[1] - seen[0]
-    scores = (seen @ weight).sort().values
+    """Open for some of the turns and closed for others."""
+    activations = model.last_token_activations(TURNS)[:, LAYER]
+    weight = activations[1] - activations[0]
+    scores = (activations @ weight).sort().values
     scale = float(scores[-1] - scores[0])
     return Gate(LAYER, weight / scale, 0.0, float(scores[1] + scores[2]) / 2 / scale)
 
 
 @pytest.fixture
 def handle(model: AudioLanguageModel, vectors: torch.Tensor, gate: Gate) -> Iterator[SteeringHandle]:
-    with attach(model.module, model.decoder_layers, vectors, ALPHA, gate=gate) as attached:
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA, gate)) as attached:
         yield attached
 
 
 def above(vectors: torch.Tensor, layer: int = LAYER) -> torch.Tensor:
-    kept = vectors.clone()
-    kept[: layer + 1] = 0
-    return kept
+    upper = vectors.clone()
+    upper[: layer + 1] = 0
+    return upper
 
 
 @torch.no_grad()
@@ -78,17 +79,17 @@ def test_open_rows_are_steered_above_the_gate_and_closed_ones_not_at_all(
     assert set(strengths.tolist()) == {0.0, 1.0}
     with steered_by_hand(model.decoder_layers, above(vectors), ALPHA):
         steered = logits(model)
-    with attach(model.module, model.decoder_layers, vectors, ALPHA, gate=gate) as handle:
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA, gate)) as handle:
         gated = logits(model)
         assert openings(handle) == strengths.tolist()
     for row, opened in enumerate(strengths.tolist()):
         assert torch.equal(gated[row], (steered if opened else plain)[row])
 
 
-def test_the_logistic_gate_steers_by_its_share(
+def test_the_logistic_gate_steers_by_its_opening(
     model: AudioLanguageModel, vectors: torch.Tensor, gate: Gate, handle: SteeringHandle
 ) -> None:
-    handle.set_gate(gate.with_mode("logistic", 0.2))
+    handle.apply(handle.strength.with_gate(gate.with_mode("logistic", 0.2)))
     gated = logits(model)
     shares = openings(handle)
     assert all(0 < share < 1 for share in shares)
@@ -102,9 +103,9 @@ def test_the_logistic_gate_steers_by_its_share(
 
 def test_a_mixed_batch_of_answers_equals_its_rows(model: AudioLanguageModel, handle: SteeringHandle) -> None:
     together = model.generate(TURNS, 10, batch_size=5)
-    decided = handle.decisions
-    assert {d.opening for d in decided} == {0.0, 1.0}
-    for turn, answer, decision in zip(TURNS, together, decided, strict=True):
+    decisions = handle.decisions
+    assert {d.opening for d in decisions} == {0.0, 1.0}
+    for turn, answer, decision in zip(TURNS, together, decisions, strict=True):
         assert model.generate([turn], 10) == [answer]
         assert handle.decisions[0].opening == decision.opening
         assert handle.decisions[0].score == pytest.approx(decision.score, abs=CLOSE)
@@ -123,16 +124,16 @@ def test_real_speech_is_gated_as_its_rows(embedded: AudioLanguageModel, steering
         assert 0 < sum(strengths) < len(turns)
         assert together == [embedded.generate([prompt], 32)[0] for prompt in prompts]
     for before, after, strength in zip(plain, together, strengths.tolist(), strict=True):
-        assert strength or before == after, "what the gate is closed to is answered as if there were no steering"
+        assert strength or before == after, "a request with the gate closed is answered as without steering"
     assert plain != together
 
 
-def test_an_attack_that_is_spread_over_turns_opens_the_gate(
+def test_an_attack_spread_over_turns_opens_the_gate(
     embedded: AudioLanguageModel, calibration_pairs: Pairs, test_pairs: Pairs
 ) -> None:
-    """The clip comes first and what to do with it later: the last prompt token sees both turns.
+    """The clip comes first and the instruction later: the last prompt token sees both turns.
 
-    On 50 pairs 88 % of such attacks opened it, and 14 % of their harmless likes (docs/gate.md).
+    On 50 pairs 88 % of such attacks opened the gate, and 14 % of their safe twins (docs/gate.md).
     """
     steering = sarsteer.calibrate(embedded, calibration_pairs)
     instruction = steering.metadata["instruction"]
@@ -161,11 +162,11 @@ def test_decisions_come_in_the_order_of_the_answers(
     assert [d.score for d in handle.decisions] == pytest.approx(scores, abs=CLOSE)
     list(model.stream(TURNS[2], 3))
     assert [d.score for d in handle.decisions] == pytest.approx(scores[2:3], abs=CLOSE)
-    handle.set_gate(None)
+    handle.apply(handle.strength.with_gate(None))
     assert handle.decisions == []
 
 
-def test_nothing_is_decided_before_the_first_prompt(model: AudioLanguageModel, handle: SteeringHandle) -> None:
+def test_there_are_no_decisions_before_the_first_prompt(model: AudioLanguageModel, handle: SteeringHandle) -> None:
     assert handle.decisions == []
 
 
@@ -177,27 +178,27 @@ def test_nothing_is_decided_before_the_first_prompt(model: AudioLanguageModel, h
 def test_generation_modes_equal_hooks_by_hand(
     model: AudioLanguageModel, vectors: torch.Tensor, gate: Gate, options: dict[str, object]
 ) -> None:
-    """Row by row, so that a reference that knows no gate can stand for either decision."""
+    """Row by row, so that a reference without a gate can reproduce either decision."""
     strengths = gate.strength(model.last_token_activations(TURNS)[:, LAYER]).tolist()
 
     def run(turn: Any) -> list[str]:
         torch.manual_seed(7)
         return model.generate([turn], max_new_tokens=8, **options)
 
-    with attach(model.module, model.decoder_layers, vectors, ALPHA, gate=gate):
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA, gate)):
         ours = [run(turn) for turn in TURNS]
     for turn, strength, answer in zip(TURNS, strengths, ours, strict=True):
         with steered_by_hand(model.decoder_layers, above(vectors), ALPHA * strength):
             assert run(turn) == answer
 
 
-def test_no_gate_is_the_paper_to_the_bit(
+def test_without_a_gate_steering_is_the_paper_s_to_the_bit(
     model: AudioLanguageModel, vectors: torch.Tensor, gate: Gate, handle: SteeringHandle
 ) -> None:
-    handle.set_gate(None)
+    handle.apply(handle.strength.with_gate(None))
     switched_off = logits(model)
     handle.remove()
-    with attach(model.module, model.decoder_layers, vectors, ALPHA):
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA)):
         assert torch.equal(logits(model), switched_off)
     with steered_by_hand(model.decoder_layers, vectors, ALPHA):
         assert torch.equal(logits(model), switched_off)
@@ -206,7 +207,7 @@ def test_no_gate_is_the_paper_to_the_bit(
 def test_removal_leaves_no_trace(model: AudioLanguageModel, vectors: torch.Tensor, gate: Gate) -> None:
     plain, state = logits(model), set(model.module.state_dict())
     modules = {name for name, _ in model.module.named_modules()}
-    handle = attach(model.module, model.decoder_layers, vectors, ALPHA, gate=gate)
+    handle = attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA, gate))
     assert set(model.module.state_dict()) == state
     handle.remove()
     assert torch.equal(logits(model), plain)
@@ -215,29 +216,29 @@ def test_removal_leaves_no_trace(model: AudioLanguageModel, vectors: torch.Tenso
     assert handle.decisions == []
 
 
-def test_gates_change_in_place_and_move_by_new_proof(
+def test_gates_change_in_place_and_move_with_a_new_proof(
     model: AudioLanguageModel, vectors: torch.Tensor, gate: Gate, handle: SteeringHandle
 ) -> None:
     state = model.decoder_layers[2]._sarsteer_gate
     some = logits(model)
-    handle.set_gate(replace(gate, threshold=-1e6))
+    handle.apply(handle.strength.with_gate(replace(gate, threshold=-1e6)))
     with steered_by_hand(model.decoder_layers, torch.zeros_like(vectors), 0.0):
         assert not torch.equal(logits(model), some)
-    handle.set_gate(gate)
+    handle.apply(handle.strength.with_gate(gate))
     assert torch.equal(logits(model), some)
     assert model.decoder_layers[2]._sarsteer_gate is state
-    handle.set_gate(replace(gate, layer=0, threshold=-1e6))
+    handle.apply(handle.strength.with_gate(replace(gate, layer=0, threshold=-1e6)))
     moved = logits(model)
     handle.remove()
     with steered_by_hand(model.decoder_layers, above(vectors, 0), ALPHA):
         assert torch.equal(logits(model), moved)
     with pytest.raises(SteeringError, match="was removed"):
-        handle.set_gate(gate)
+        handle.apply(handle.strength.with_gate(gate))
 
 
-def test_a_handle_without_a_gate_can_be_given_one(model: AudioLanguageModel, vectors: torch.Tensor, gate: Gate) -> None:
-    with attach(model.module, model.decoder_layers, vectors, ALPHA) as handle:
-        handle.set_gate(gate)
+def test_a_handle_without_a_gate_can_get_one(model: AudioLanguageModel, vectors: torch.Tensor, gate: Gate) -> None:
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA)) as handle:
+        handle.apply(handle.strength.with_gate(gate))
         logits(model)
         assert set(openings(handle)) == {0.0, 1.0}
         handle.alpha = 0.0
@@ -248,10 +249,10 @@ def test_a_handle_without_a_gate_can_be_given_one(model: AudioLanguageModel, vec
 # ---- turns -----------------------------------------------------------------------------------------------------------
 
 
-def test_each_turn_decides_anew(
+def test_each_turn_decides_again(
     model: AudioLanguageModel, vectors: torch.Tensor, gate: Gate, handle: SteeringHandle
 ) -> None:
-    """Also where a cache goes on: what comes after it is the new turn's prefill."""
+    """Also with a cache that continues: the new tokens are the new turn's prefill."""
     text = [
         model.tokenizer(words, return_tensors="pt")["input_ids"]
         for words in ("First words.", "Then some other words!", "And now this?", "No, that.", "So?")
@@ -275,8 +276,8 @@ def test_each_turn_decides_anew(
 def test_a_prompt_of_one_token_is_steered(
     model: AudioLanguageModel, vectors: torch.Tensor, gate: Gate, handle: SteeringHandle
 ) -> None:
-    """It cannot be told from a decode step; what the request before it was must not open or close it."""
-    handle.set_gate(replace(gate, threshold=1e6))
+    """It cannot be distinguished from a decode step; the previous request must not open or close the gate for it."""
+    handle.apply(handle.strength.with_gate(replace(gate, threshold=1e6)))
     model.generate(TURNS[:1], 2)
     assert openings(handle) == [0.0]
     token = torch.tensor([[5]])
@@ -288,7 +289,7 @@ def test_a_prompt_of_one_token_is_steered(
         )
 
 
-# ---- what is unlike the calibration ----------------------------------------------------------------------------------
+# ---- requests unlike the calibration ---------------------------------------------------------------------------------
 
 
 def test_beyond_the_limit_everything_is_steered(
@@ -298,14 +299,14 @@ def test_beyond_the_limit_everything_is_steered(
     near = fit_distance(seen[:4], torch.tensor([0, 0, 1, 1]))
     limit = float(near(seen[:4]).max()) * 1.01
     assert float(near(seen[4])) > limit
-    handle.set_gate(replace(gate, threshold=1e6, distance=near, limit=limit))
+    handle.apply(handle.strength.with_gate(replace(gate, threshold=1e6, distance=near, limit=limit)))
     model.generate(TURNS, 2)
     assert openings(handle) == [0.0, 0.0, 0.0, 0.0, 1.0]
     assert [d.out_of_distribution for d in handle.decisions] == [False] * 4 + [True]
     assert [d.distance for d in handle.decisions] == pytest.approx(near(seen).tolist(), rel=1e-3)
 
 
-def test_activations_that_are_no_numbers_are_steered(model: AudioLanguageModel, handle: SteeringHandle) -> None:
+def test_nan_activations_are_steered(model: AudioLanguageModel, handle: SteeringHandle) -> None:
     def spoil(_module: Any, _args: Any, output: torch.Tensor) -> torch.Tensor:
         output[0, -1] = math.nan
         return output
@@ -316,16 +317,14 @@ def test_activations_that_are_no_numbers_are_steered(model: AudioLanguageModel, 
     assert openings(handle)[0] == 1.0
 
 
-def test_two_answers_at_once_are_an_error_and_not_one_gates_mixture(
-    model: AudioLanguageModel, vectors: torch.Tensor, gate: Gate
-) -> None:
-    """A second prefill would decide for the tokens that are still to come of the first answer."""
+def test_two_answers_at_once_are_an_error(model: AudioLanguageModel, vectors: torch.Tensor, gate: Gate) -> None:
+    """A second prefill would decide for the remaining tokens of the first answer."""
     alone = "".join(model.stream(TURNS[0], 12))
-    with attach(model.module, model.decoder_layers, vectors, ALPHA):
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA)):
         first, second = model.stream(TURNS[0], 12), model.stream(TURNS[1], 12)
         next(first), next(second)  # ungated, calls may overlap
         list(first), list(second)
-    with attach(model.module, model.decoder_layers, vectors, ALPHA, gate=gate) as handle:
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA, gate)) as handle:
         expected = "".join(model.stream(TURNS[0], 12))
         entered, leave = threading.Event(), threading.Event()
 
@@ -358,10 +357,10 @@ def test_two_answers_at_once_are_an_error_and_not_one_gates_mixture(
 def test_compiled_decoding(model: AudioLanguageModel, vectors: torch.Tensor, gate: Gate) -> None:
     prompts = model.prepare(TURNS)
     options = {"cache_implementation": "static", "compile_config": compile_config()}
-    with attach(model.module, model.decoder_layers, vectors, ALPHA, gate=gate) as handle:
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA, gate)) as handle:
         eager = model.generate(prompts, max_new_tokens=8)
         assert model.generate(prompts, max_new_tokens=8, **options) == eager
-        handle.set_gate(replace(gate, threshold=-1e6))
+        handle.apply(handle.strength.with_gate(replace(gate, threshold=-1e6)))
         everything = model.generate(prompts, max_new_tokens=8)
         assert everything != eager
         assert model.generate(prompts, max_new_tokens=8, **options) == everything
@@ -370,22 +369,22 @@ def test_compiled_decoding(model: AudioLanguageModel, vectors: torch.Tensor, gat
 def test_a_compiled_model(model: AudioLanguageModel, vectors: torch.Tensor, gate: Gate) -> None:
     inputs = model.collate(model.prepare(TURNS))
     inputs.pop("input_ids")
-    # as calibration makes them: a threshold that would shut them for good is refused, but not to the proof
+    # like calibration's gates: a threshold that never opens is refused, except in the proof
     gate = replace(gate, metadata={"held_out": {"safe": [0.0], "harmful": [gate.threshold + 0.1]}})
-    with attach(model.module, model.decoder_layers, vectors, ALPHA, gate=gate):
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA, gate)):
         eager = logits(model)
     compiled = torch.compile(model.module, backend="eager")
     layers = sarsteer.find_decoder_layers(compiled)
-    with torch.no_grad(), attach(compiled, layers, vectors, ALPHA, gate=gate) as handle:
-        # graphs on two sizes, so that the second may be traced with a symbolic batch
+    with torch.no_grad(), attach(compiled, layers, ResolvedStrength(vectors, ALPHA, gate)) as handle:
+        # two batch sizes, so that the second may be traced with a symbolic one
         assert torch.allclose(compiled(**inputs).logits, eager, atol=1e-5)
         few = {name: tensor[:3] for name, tensor in inputs.items()}
         compiled(**few)
         assert len(handle.decisions) == 3
-        decided = openings(handle)
-        handle.set_gate(replace(gate, threshold=1e6))
+        before = openings(handle)
+        handle.apply(handle.strength.with_gate(replace(gate, threshold=1e6)))
         compiled(**few)
-        assert openings(handle) == [0.0] * 3 != decided
+        assert openings(handle) == [0.0] * 3 != before
 
 
 # ---- refused ---------------------------------------------------------------------------------------------------------
@@ -397,9 +396,9 @@ def test_a_gate_that_leaves_no_layer_to_steer_is_refused(
     before = logits(model)
     for layer in (3, 4, 100):
         with pytest.raises(SteeringError, match="no layer above it to steer"):
-            attach(model.module, model.decoder_layers, vectors, ALPHA, gate=replace(gate, layer=layer))
-    with pytest.raises(SteeringError, match="of width 5"):
-        attach(model.module, model.decoder_layers, vectors, ALPHA, gate=Gate(0, torch.ones(5), 0.0, 0.0))
+            attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA, replace(gate, layer=layer)))
+    with pytest.raises(SteeringError, match="has width 5"):
+        attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA, Gate(0, torch.ones(5), 0.0, 0.0)))
     assert torch.equal(logits(model), before)
 
 
@@ -410,23 +409,23 @@ def test_a_gate_that_does_nothing_fails_the_proof(
     before = logits(model)
     monkeypatch.setattr(gate_hooks, part, lambda *_: None)
     with pytest.raises(SteeringError, match="did not s"):
-        attach(model.module, model.decoder_layers, vectors, ALPHA, gate=gate)
+        attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA, gate))
     assert torch.equal(logits(model), before)
 
 
 def test_a_gate_that_forgets_in_decoding_fails_the_proof(
     model: AudioLanguageModel, vectors: torch.Tensor, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = gate_hooks.decide
+    decide = gate_hooks.decide
 
     def forget(module: Any, args: Any, output: torch.Tensor) -> None:
-        kept(module, args, output)
+        decide(module, args, output)
         if output.shape[1] == 1:
             module._sarsteer_gate.openings.fill_(1.0)
 
     monkeypatch.setattr(gate_hooks, "decide", forget)
     with pytest.raises(SteeringError, match="exactly the last position of a decode step"):
-        attach(model.module, model.decoder_layers, vectors, ALPHA, gate=gate)
+        attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA, gate))
 
 
 def test_a_score_of_another_position_fails_the_proof(
@@ -438,16 +437,16 @@ def test_a_score_of_another_position_fails_the_proof(
 
     monkeypatch.setattr(gate_hooks, "decide", first)
     with pytest.raises(SteeringError, match="did not score the last prompt token"):
-        attach(model.module, model.decoder_layers, vectors, ALPHA, gate=gate)
+        attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA, gate))
 
 
-def test_more_rows_than_it_holds_are_refused(handle: SteeringHandle, model: AudioLanguageModel) -> None:
+def test_more_rows_than_the_capacity_are_refused(handle: SteeringHandle, model: AudioLanguageModel) -> None:
     state = model.decoder_layers[LAYER]._sarsteer_gate
     with pytest.raises(SteeringError, match="at most 4096"):
         state.decide(torch.zeros(gate_hooks.CAPACITY + 1, model.hidden_size))
 
 
-# ---- around it -------------------------------------------------------------------------------------------------------
+# ---- conditions ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -459,7 +458,7 @@ def test_half_precision(vectors: torch.Tensor, gate: Gate, dtype: torch.dtype) -
     strengths = gate.strength(plain[:, LAYER])
     with steered_by_hand(model.decoder_layers, above(vectors), 0.3):
         steered = model.last_token_activations(prompts)
-    with attach(model.module, model.decoder_layers, vectors, 0.3, gate=gate):
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, 0.3, gate)):
         gated = model.last_token_activations(prompts)
     assert torch.equal(gated, torch.where(strengths[:, None, None] > 0, steered, plain))
 
@@ -474,7 +473,7 @@ def test_moving_the_model_moves_the_gate_with_it(model: AudioLanguageModel, hand
 
 def test_inference_mode_and_gradients(model: AudioLanguageModel, vectors: torch.Tensor, gate: Gate) -> None:
     with torch.inference_mode():
-        handle = attach(model.module, model.decoder_layers, vectors, ALPHA, gate=gate)
+        handle = attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA, gate))
         inside = logits(model)
     assert torch.equal(logits(model), inside)
     inputs = model.collate(model.prepare(TURNS))

@@ -17,7 +17,7 @@ from sarsteer.errors import ArtifactError
 
 @dataclass(frozen=True, eq=False)
 class MahalanobisDistance:
-    """The distance ``√(min over classes of (h − m)ᵀ Σ⁻¹ (h − m) / D)``: about 1 for a request like those of calibration.
+    """The distance ``√(min over classes of (h − m)ᵀ Σ⁻¹ (h − m) / D)``: about 1 for calibration's requests.
 
     Attributes:
         means: ``[C, D]``, one per class.

@@ -214,7 +214,11 @@ def in_span(rows: torch.Tensor) -> Floats:
 
 
 def _finish(
-    harmful: torch.Tensor, safe: torch.Tensor, chosen: CrossValidation, candidates: list[CrossValidation], p_value: float
+    harmful: torch.Tensor,
+    safe: torch.Tensor,
+    chosen: CrossValidation,
+    candidates: list[CrossValidation],
+    p_value: float,
 ) -> Gate:
     """The gate, with a threshold of 0 that is set later."""
     n = len(harmful)

@@ -73,7 +73,9 @@ class Gate:
 
     def __post_init__(self) -> None:
         if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 0:
-            raise ArtifactError(f"the gate's layer must be a whole number from 0, not {self.layer}; run calibrate again")
+            raise ArtifactError(
+                f"the gate's layer must be a whole number from 0, not {self.layer}; run calibrate again"
+            )
         if self.weight.ndim != 1 or not torch.isfinite(self.weight).all() or not self.weight.any():
             raise ArtifactError("the gate's weight is not a vector of finite numbers; run calibrate again")
         if not math.isfinite(self.bias):
@@ -123,7 +125,7 @@ class Gate:
         return replace(self, threshold=float(threshold), metadata=metadata)._checked()
 
     def _checked(self) -> Gate:
-        """This gate, if it opens for at least one harmful clip of its calibration."""
+        """The gate itself, if it opens for at least one harmful clip of its calibration."""
         highest = max(self.metadata.get("held_out", {}).get("harmful", [math.inf]))
         if self.threshold >= highest:
             raise SteeringError(

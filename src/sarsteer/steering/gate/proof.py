@@ -92,4 +92,6 @@ def _prove_compiled(
         if torch.equal(a, c):
             raise SteeringError(f"the compiled {step} does not contain the gate's hooks; attach before torch.compile")
         if (b - c).abs().max() > 0.1 * (a - c).abs().max():  # kernels may round differently from run to run
-            raise SteeringError(f"the compiled {step} steered a request with the gate closed; attach before torch.compile")
+            raise SteeringError(
+                f"the compiled {step} steered a request with the gate closed; attach before torch.compile"
+            )

@@ -1,4 +1,4 @@
-"""Steering a model: exactly the last position, in every condition, or an error before the first answer."""
+"""Steering a model: exactly the last position, under all conditions, or an error before the first answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import sarsteer
 from sarsteer import AudioLanguageModel
 from sarsteer.errors import SteeringError
 from sarsteer.models.activations import LastTokenCapture
-from sarsteer.steering.hooks import SteeringHandle, attach
+from sarsteer.steering.handle import SteeringHandle, attach
+from sarsteer.steering.strength import ResolvedStrength
 from tests.steering.test_artifact import small_steering
 from tests.support.reference import steered_by_hand
 from tests.support.tiny import compile_config, conversation, random_vectors, tiny_qwen2_audio
@@ -34,7 +35,7 @@ def vectors(model: AudioLanguageModel) -> torch.Tensor:
 
 @pytest.fixture
 def handle(model: AudioLanguageModel, vectors: torch.Tensor) -> Iterator[SteeringHandle]:
-    with attach(model.module, model.decoder_layers, vectors, ALPHA) as attached:
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA)) as attached:
         yield attached
 
 
@@ -54,7 +55,7 @@ def logits(model: AudioLanguageModel) -> torch.Tensor:
 
 def test_only_the_last_position_changes_in_prefill(model: AudioLanguageModel, vectors: torch.Tensor) -> None:
     plain = logits(model)
-    with attach(model.module, model.decoder_layers, vectors, ALPHA):
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA)):
         steered = logits(model)
     assert torch.equal(plain[:, :-1], steered[:, :-1])
     assert not torch.allclose(plain[:, -1], steered[:, -1])
@@ -64,14 +65,14 @@ def test_the_sum_at_one_layer_is_exact(model: AudioLanguageModel, vectors: torch
     only = torch.zeros_like(vectors)
     only[0] = vectors[0]
     plain = model.last_token_activations(TURNS)
-    with attach(model.module, model.decoder_layers, only, ALPHA):
+    with attach(model.module, model.decoder_layers, ResolvedStrength(only, ALPHA)):
         steered = model.last_token_activations(TURNS)
     assert torch.equal(steered[:, 0], plain[:, 0] + ALPHA * vectors[0])
 
 
 def test_removal_restores_bit_equal_logits(model: AudioLanguageModel, vectors: torch.Tensor) -> None:
     plain, state = logits(model), set(model.module.state_dict())
-    handle = attach(model.module, model.decoder_layers, vectors, ALPHA)
+    handle = attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA))
     assert set(model.module.state_dict()) == state, "buffers are not saved with the model"
     assert not torch.equal(logits(model), plain)
     handle.remove()
@@ -90,7 +91,7 @@ def test_alpha_changes_in_place(model: AudioLanguageModel, vectors: torch.Tensor
     handle.alpha = ALPHA
     assert torch.equal(logits(model), with_alpha)
     assert all(a is b._sarsteer_delta for a, b in zip(buffers, model.decoder_layers, strict=True))
-    handle.set_vectors(2 * vectors, ALPHA / 2)
+    handle.apply(ResolvedStrength(2 * vectors, ALPHA / 2))
     assert torch.allclose(logits(model), with_alpha, atol=1e-6)
     handle.remove()
     assert torch.equal(logits(model), zero)
@@ -110,7 +111,7 @@ def test_low_precision_sums_in_float32(dtype: torch.dtype) -> None:
     vectors = torch.randn(len(model.decoder_layers), model.hidden_size)
     prompts = model.prepare(TURNS)
     ours, by_hand = [], []
-    with attach(model.module, model.decoder_layers, vectors, 0.3):
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, 0.3)):
         ours = model.last_token_activations(prompts)
     with steered_by_hand(model.decoder_layers, vectors, 0.3):
         by_hand = model.last_token_activations(prompts)
@@ -137,7 +138,7 @@ def test_generation_modes_equal_hooks_by_hand(
         torch.manual_seed(7)
         return model.generate(prompts, max_new_tokens=10, **options)
 
-    with attach(model.module, model.decoder_layers, vectors, ALPHA):
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA)):
         ours = run()
     with steered_by_hand(model.decoder_layers, vectors, ALPHA):
         by_hand = run()
@@ -146,7 +147,7 @@ def test_generation_modes_equal_hooks_by_hand(
 
 
 def test_compiled_decode_with_a_static_cache(model: AudioLanguageModel, vectors: torch.Tensor) -> None:
-    """Also when it was compiled before: hooks added later are left out of graphs that are not dropped."""
+    """Also if it was compiled before: graphs that are not dropped lack hooks added later."""
     prompts = model.prepare(TURNS[:1])
     options = {"cache_implementation": "static", "compile_config": compile_config()}
     eager = model.generate(prompts, max_new_tokens=8)
@@ -154,7 +155,7 @@ def test_compiled_decode_with_a_static_cache(model: AudioLanguageModel, vectors:
     with steered_by_hand(model.decoder_layers, vectors, ALPHA):
         by_hand = model.generate(prompts, max_new_tokens=8)
     assert by_hand != eager
-    with attach(model.module, model.decoder_layers, vectors, ALPHA) as handle:
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA)) as handle:
         assert model.generate(prompts, max_new_tokens=8, **options) == by_hand
         handle.alpha = 0.0
         assert model.generate(prompts, max_new_tokens=8, **options) == eager
@@ -172,21 +173,21 @@ def test_torch_compile_before_and_after_attaching(model: AudioLanguageModel, vec
     compiled = torch.compile(model.module, backend="eager")
     with torch.no_grad():
         assert torch.allclose(compiled(**inputs).logits, plain, atol=1e-5)
-        with attach(compiled, sarsteer.find_decoder_layers(compiled), vectors, ALPHA):
+        with attach(compiled, sarsteer.find_decoder_layers(compiled), ResolvedStrength(vectors, ALPHA)):
             assert torch.allclose(compiled(**inputs).logits, by_hand, atol=1e-5)
         assert torch.allclose(compiled(**inputs).logits, plain, atol=1e-5)
-        with attach(model.module, model.decoder_layers, vectors, ALPHA):
+        with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA)):
             later = torch.compile(model.module, backend="eager")
             assert torch.allclose(later(**inputs).logits, by_hand, atol=1e-5)
 
 
-def test_captures_beside_us_see_steered_activations(model: AudioLanguageModel, vectors: torch.Tensor) -> None:
+def test_other_captures_see_steered_activations(model: AudioLanguageModel, vectors: torch.Tensor) -> None:
     prompts = model.prepare(TURNS)
     with LastTokenCapture(model.decoder_layers) as early:
-        with attach(model.module, model.decoder_layers, vectors, ALPHA), torch.no_grad():
+        with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA)), torch.no_grad():
             model.forward_base(model.collate(prompts))
         seen = early.activations()
-    with attach(model.module, model.decoder_layers, vectors, ALPHA):
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA)):
         assert torch.equal(model.last_token_activations(prompts), seen)
 
 
@@ -203,7 +204,7 @@ def test_captures_beside_us_see_steered_activations(model: AudioLanguageModel, v
         ({"generation_config": T.GenerationConfig(use_cache=False)}, "use_cache"),
     ],
 )
-def test_what_breaks_last_position_is_refused_by_name(
+def test_options_that_break_the_last_position_are_refused_by_name(
     model: AudioLanguageModel, handle: SteeringHandle, options: dict[str, object], named: str
 ) -> None:
     with pytest.raises(SteeringError, match=named):
@@ -212,7 +213,7 @@ def test_what_breaks_last_position_is_refused_by_name(
         model.module.generate(**inputs_of(model), max_new_tokens=2, **options)
 
 
-def test_the_models_own_generation_config_is_looked_at(model: AudioLanguageModel, handle: SteeringHandle) -> None:
+def test_the_model_s_generation_config_is_checked(model: AudioLanguageModel, handle: SteeringHandle) -> None:
     model.module.generation_config.prompt_lookup_num_tokens = 3
     with pytest.raises(SteeringError, match="prompt_lookup_num_tokens"):
         model.generate(TURNS, max_new_tokens=2)
@@ -235,48 +236,48 @@ def test_right_padding_is_refused(model: AudioLanguageModel, handle: SteeringHan
 
 
 def test_attaching_twice_is_refused(model: AudioLanguageModel, vectors: torch.Tensor, handle: SteeringHandle) -> None:
-    with pytest.raises(SteeringError, match="steered already"):
-        attach(model.module, model.decoder_layers, vectors, 0.1)
-    with pytest.raises(SteeringError, match="steered already"):
-        attach(torch.compile(model.module, backend="eager"), model.decoder_layers, vectors, 0.1)
+    with pytest.raises(SteeringError, match="already steered"):
+        attach(model.module, model.decoder_layers, ResolvedStrength(vectors, 0.1))
+    with pytest.raises(SteeringError, match="already steered"):
+        attach(torch.compile(model.module, backend="eager"), model.decoder_layers, ResolvedStrength(vectors, 0.1))
     assert handle.attached
 
 
 @pytest.mark.parametrize("alpha", [math.nan, math.inf, -math.inf, True])
 def test_alpha_must_be_a_finite_number(model: AudioLanguageModel, vectors: torch.Tensor, alpha: float) -> None:
     with pytest.raises(SteeringError, match="alpha must be"):
-        attach(model.module, model.decoder_layers, vectors, alpha)
-    with attach(model.module, model.decoder_layers, vectors, 0.1) as handle:
+        attach(model.module, model.decoder_layers, ResolvedStrength(vectors, alpha))
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, 0.1)) as handle:
         with pytest.raises(SteeringError, match="alpha must be"):
             handle.alpha = alpha
         assert handle.alpha == 0.1
 
 
-def test_bad_vectors_are_refused_and_leave_the_model_alone(model: AudioLanguageModel, vectors: torch.Tensor) -> None:
+def test_bad_vectors_are_refused_and_the_model_is_unchanged(model: AudioLanguageModel, vectors: torch.Tensor) -> None:
     before = logits(model)
     bad = vectors.clone()
     bad[0, 0] = math.nan
-    for wrong, match in ((bad, "NaN"), (vectors[:-1], "decoder layers"), (vectors[0], "decoder layers")):
+    for wrong, match in ((bad, "NaN"), (vectors[:-1], "decoder layers"), (vectors[0], "one per decoder layer")):
         with pytest.raises(SteeringError, match=match):
-            attach(model.module, model.decoder_layers, wrong, 0.1)
+            attach(model.module, model.decoder_layers, ResolvedStrength(wrong, 0.1))
     assert torch.equal(logits(model), before)
 
 
 def test_layers_that_do_not_run_fail_the_proof(model: AudioLanguageModel, vectors: torch.Tensor) -> None:
-    """Steering the wrong modules must not pass for steering the model."""
-    stranger = tiny_qwen2_audio(seed=0)
+    """Steering the wrong modules must not count as steering the model."""
+    other = tiny_qwen2_audio(seed=0)
     before = logits(model)
     with pytest.raises(SteeringError, match="did not run in a prefill"):
-        attach(model.module, stranger.decoder_layers, vectors, ALPHA)
+        attach(model.module, other.decoder_layers, ResolvedStrength(vectors, ALPHA))
     assert torch.equal(logits(model), before)
-    attach(model.module, model.decoder_layers, vectors, ALPHA).remove()
+    attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA)).remove()
 
 
 def test_a_hook_that_undoes_steering_fails_the_proof(model: AudioLanguageModel, vectors: torch.Tensor) -> None:
-    saboteur = model.decoder_layers[2].register_forward_hook(lambda _m, _a, output: output * 0)
+    tampering = model.decoder_layers[2].register_forward_hook(lambda _m, _a, output: output * 0)
     with pytest.raises(SteeringError, match="decoder layer 2 did not steer exactly"):
-        attach(model.module, model.decoder_layers, vectors, ALPHA)
-    saboteur.remove()
+        attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA))
+    tampering.remove()
 
 
 def test_an_error_inside_on_still_removes_the_steering() -> None:
@@ -300,18 +301,18 @@ def test_one_line_defends_a_bare_transformers_model(model: AudioLanguageModel) -
 
 
 def test_device_map_places_the_vectors_with_their_layers(tmp_path: object, vectors: torch.Tensor) -> None:
-    """accelerate replaces ``forward`` on the instances; the hooks must see its output."""
+    """accelerate replaces ``forward`` on instances; the hooks must see its output."""
     source = tiny_qwen2_audio(seed=0)
     source.module.save_pretrained(str(tmp_path))
     mapped = T.Qwen2AudioForConditionalGeneration.from_pretrained(str(tmp_path), device_map={"": "cpu"}).eval()
     model = AudioLanguageModel(mapped, source.processor)
-    with attach(source.module, source.decoder_layers, vectors, ALPHA):
+    with attach(source.module, source.decoder_layers, ResolvedStrength(vectors, ALPHA)):
         expected = logits(source)
-    with attach(model.module, model.decoder_layers, vectors, ALPHA):
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA)):
         assert torch.allclose(logits(model), expected, atol=1e-5)
 
 
-def test_a_layer_alone_on_disk_is_steered_where_it_computes(tmp_path: object, vectors: torch.Tensor) -> None:
+def test_an_offloaded_layer_is_steered_where_it_computes(tmp_path: object, vectors: torch.Tensor) -> None:
     import json
     from pathlib import Path
 
@@ -326,9 +327,9 @@ def test_a_layer_alone_on_disk_is_steered_where_it_computes(tmp_path: object, ve
     ).eval()
     assert json.dumps(mapped.hf_device_map)
     model = AudioLanguageModel(mapped, source.processor)
-    with attach(source.module, source.decoder_layers, vectors, ALPHA):
+    with attach(source.module, source.decoder_layers, ResolvedStrength(vectors, ALPHA)):
         expected = logits(source)
-    with attach(model.module, model.decoder_layers, vectors, ALPHA):
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA)):
         assert torch.allclose(logits(model), expected, atol=1e-5)
 
 
@@ -348,7 +349,7 @@ def test_streaming(model: AudioLanguageModel, handle: SteeringHandle) -> None:
 
 def test_inference_mode(model: AudioLanguageModel, vectors: torch.Tensor) -> None:
     with torch.inference_mode():
-        handle = attach(model.module, model.decoder_layers, vectors, ALPHA)
+        handle = attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA))
         inside = logits(model)
     handle.alpha = 0.0
     handle.alpha = ALPHA
@@ -365,6 +366,6 @@ def test_gradients_flow_through_steering(model: AudioLanguageModel, handle: Stee
     assert float(embeds.grad.abs().sum()) > 0
 
 
-def test_numpy_is_not_needed_for_alpha(model: AudioLanguageModel, handle: SteeringHandle) -> None:
+def test_alpha_can_be_a_numpy_number(model: AudioLanguageModel, handle: SteeringHandle) -> None:
     handle.alpha = np.float32(0.5)
     assert handle.alpha == 0.5

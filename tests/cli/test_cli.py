@@ -279,7 +279,7 @@ def test_damaged_artifacts(tmp_path: Path, clip: Path, file: Path, command: str)
     cut, words = tmp_path / "cut.safetensors", tmp_path / "words.safetensors"
     cut.write_bytes(file.read_bytes()[:2_000])
     words.write_text("words " * 50)
-    for path, says in ((cut, "truncated"), (words, "no safetensors"), (tmp_path / "none", "no such steering file")):
+    for path, says in ((cut, "truncated"), (words, "not a safetensors file"), (tmp_path / "none", "no such steering file")):
         given = (
             ("show", path) if command == "show" else ("respond", "sarsteer-tiny", "--audio", clip, "--steering", path)
         )

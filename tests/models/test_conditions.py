@@ -147,7 +147,7 @@ def test_quantised_weights(tmp_path: Path, calibration_pairs: Pairs, options: di
     assert torch.equal(model.last_token_activations([conversation(0)]), plain)
     # vectors of the whole model on its quantised copy: refused, unless the user says that it is one
     theirs = calibrate(load_model(tmp_path), calibration_pairs[:3])
-    with pytest.raises(ArtifactError, match="quantised copy"), theirs.on(model, alpha=0.1):
+    with pytest.raises(ArtifactError, match="quantized copy"), theirs.on(model, alpha=0.1):
         pass
     with theirs.on(model, alpha=0.1, allow_other_model=True):
         assert len(model.generate([conversation(0)], 4)) == 1

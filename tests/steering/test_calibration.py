@@ -37,16 +37,14 @@ def test_the_shared_prefix_changes_nothing(
     torch.testing.assert_close(shared.refusal, whole.refusal, rtol=0, atol=1e-4 * float(whole.refusal.abs().max()))
 
 
-def test_the_generic_path_agrees_with_the_family_s_own(
-    calibration_pairs: Pairs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A family that only has a processor and a decoder is calibrated to the same vectors."""
+def test_the_generic_path_agrees_with_the_family_s(calibration_pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A family with only a processor and a decoder gives the same vectors."""
     model = tiny_qwen2_audio(seed=2)
     pairs = calibration_pairs[:4]
-    own = sarsteer.calibrate(model, pairs)
+    family = sarsteer.calibrate(model, pairs)
     monkeypatch.setattr(model, "family", GENERIC)
     generic = sarsteer.calibrate(model, pairs)
-    torch.testing.assert_close(own.refusal, generic.refusal, rtol=0, atol=1e-4 * float(own.refusal.abs().max()))
+    torch.testing.assert_close(family.refusal, generic.refusal, rtol=0, atol=1e-4 * float(family.refusal.abs().max()))
 
 
 def test_batch_size_does_not_matter(steering: Steering, embedded: AudioLanguageModel, calibration_pairs: Pairs) -> None:
@@ -54,7 +52,7 @@ def test_batch_size_does_not_matter(steering: Steering, embedded: AudioLanguageM
     torch.testing.assert_close(again.refusal, steering.refusal, rtol=0, atol=1e-4 * float(steering.refusal.abs().max()))
 
 
-def test_progress_is_told(embedded: AudioLanguageModel, calibration_pairs: Pairs) -> None:
+def test_progress_is_reported(embedded: AudioLanguageModel, calibration_pairs: Pairs) -> None:
     seen: list[tuple[int, int]] = []
     sarsteer.calibrate(embedded, calibration_pairs[:5], batch_size=2, progress=lambda *at: seen.append(at))
     assert seen == [(0, 5), (2, 5), (4, 5), (5, 5)]
@@ -129,15 +127,16 @@ def test_a_damaged_checkpoint_is_refused(
         sarsteer.calibrate(embedded, calibration_pairs[:4], checkpoint=checkpoint)
 
 
+@pytest.mark.slow
 def test_kill_minus_nine_and_resume(tmp_path: Path) -> None:
-    """A real process, killed as the kernel kills; started again it ends with an uninterrupted run's numbers."""
+    """A killed process that is started again ends with the numbers of an uninterrupted run."""
     command = [sys.executable, "-m", "sarsteer.cli.main", "calibrate", "sarsteer-tiny", "--pairs", "sarsteer-tiny"]
     options = ["--limit", "40", "--batch-size", "1", "--json"]
     out, partial = tmp_path / "killed.safetensors", tmp_path / "killed.safetensors.partial"
     process = subprocess.Popen([*command, "--out", str(out), *options], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not partial.exists() and time.monotonic() < deadline:
-        assert process.poll() is None, "it ended before it could be killed"
+        assert process.poll() is None, "the run ended before it was killed"
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -188,7 +187,7 @@ def test_a_bad_clip_is_named_by_its_item(embedded: AudioLanguageModel, tmp_path:
         sarsteer.calibrate(embedded, sarsteer.load_pairs(manifest))
 
 
-def test_diagnostics_tell_what_is_far_off(steering: Steering) -> None:
+def test_diagnostics_report_unusual_layers(steering: Steering) -> None:
     assert findings(steering.report(alpha=0.1, k=0)) == []
     assert any("alpha is high" in note for note in findings(steering.report(alpha=50, k=0)))
     flat = Steering(

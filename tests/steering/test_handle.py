@@ -146,6 +146,7 @@ def test_generation_modes_equal_hooks_by_hand(
     assert ours != run()
 
 
+@pytest.mark.slow
 def test_compiled_decode_with_a_static_cache(model: AudioLanguageModel, vectors: torch.Tensor) -> None:
     """Also if it was compiled before: graphs that are not dropped lack hooks added later."""
     prompts = model.prepare(TURNS[:1])
@@ -164,6 +165,7 @@ def test_compiled_decode_with_a_static_cache(model: AudioLanguageModel, vectors:
     assert model.generate(prompts, max_new_tokens=8, **options) == eager
 
 
+@pytest.mark.slow
 def test_torch_compile_before_and_after_attaching(model: AudioLanguageModel, vectors: torch.Tensor) -> None:
     inputs = inputs_of(model)
     inputs.pop("input_ids")

@@ -1,4 +1,4 @@
-"""The package against an independent float64 reference, and against hooks written by hand."""
+"""The package equals an independent float64 reference, and hooks written by hand."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def model(request: pytest.FixtureRequest) -> sarsteer.AudioLanguageModel:
     return request.getfixturevalue(request.param)
 
 
+@pytest.mark.slow
 def test_vectors_agree_with_the_float64_reference(model: sarsteer.AudioLanguageModel, calibration_pairs: Pairs) -> None:
     pairs = calibration_pairs[:N]
     steering = sarsteer.calibrate(model, pairs, batch_size=5)  # batches of unequal size and length
@@ -48,11 +49,12 @@ def test_vectors_agree_with_the_float64_reference(model: sarsteer.AudioLanguageM
     np.testing.assert_allclose(steering.singular_values, norms[:, : steering.max_k], rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.1, 0.5])
 def test_steering_equals_hooks_written_by_hand(
     model: sarsteer.AudioLanguageModel, steering: sarsteer.Steering, test_pairs: Pairs, alpha: float
 ) -> None:
-    """Token-identical, one by one and batched, through transformers' own path from the sound on."""
+    """Identical tokens, one by one and batched, through transformers' processor and model."""
     if model.name == "sarsteer-tiny":
         vectors = steering.vectors(k=2)
         paths = [item.audio for item in (*test_pairs.harmful[:4], *test_pairs.safe[:4])]

@@ -31,7 +31,7 @@ def test_thin_pca_equals_a_full_svd(n: int, width: int, seed: int) -> None:
             assert torch.allclose(ours, theirs, atol=1e-4)
 
 
-def test_degenerate_activations_have_the_rank_they_have() -> None:
+def test_degenerate_activations_have_a_lower_rank() -> None:
     torch.manual_seed(0)
     flat = torch.randn(3, 1, 16)[torch.arange(9) % 3].repeat(1, 2, 1)  # nine clips, three distinct
     basis, _, _ = safe_subspace(flat)
@@ -63,14 +63,14 @@ def test_ablation(k: int, lambda_: float, seed: int) -> None:
         assert torch.equal(vectors, refusal), "nothing to ablate must change nothing, not even a bit"
 
 
-def test_whole_ablation_is_idempotent() -> None:
+def test_full_ablation_is_idempotent() -> None:
     torch.manual_seed(0)
     basis, _, _ = safe_subspace(torch.randn(9, 2, 24))
     once = ablate(torch.randn(2, 24), basis, 5, 1.0)
     assert torch.allclose(ablate(once, basis, 5, 1.0), once, atol=1e-6)
 
 
-def test_more_than_limit_components_are_not_kept() -> None:
+def test_components_beyond_the_limit_are_dropped() -> None:
     basis, values, _ = safe_subspace(torch.randn(100, 1, 128), max_components=64)
     assert basis.shape == (1, 64, 128)
     assert bool((values[:, :-1] >= values[:, 1:]).all())

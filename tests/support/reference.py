@@ -1,6 +1,7 @@
-"""The method once more, in float64 and one clip at a time, written from its definition with no code of the package.
+"""A second implementation of the method: in float64, one clip at a time, from its definition.
 
-It uses transformers and numpy only: its own reading of clips, its own prompts, its own hooks, its own SVD.
+It uses no code of the package, only transformers and numpy: it reads clips, writes prompts, hooks layers and computes
+the SVD itself.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def read(path: Any) -> np.ndarray:
 
 
 def last_token(model: Any, processor: Any, clip: np.ndarray, text: str) -> np.ndarray:
-    """``[L, D]``: each decoder layer's output at the last prompt token, by hooks of our own."""
+    """``[L, D]``: each decoder layer's output at the last prompt token, by its own hooks."""
     rows: dict[int, np.ndarray] = {}
     layers = model.model.language_model.layers
 
@@ -80,20 +81,20 @@ def ablated(r: np.ndarray, safe: np.ndarray, k: int, lambda_: float) -> np.ndarr
 
 
 def residual(output: Any) -> torch.Tensor:
-    """``[B, T, D]`` in a layer's output: remote code gives tuples; of Gemma 3n's streams the first is the residual."""
+    """``[B, T, D]`` in a layer's output: remote code returns tuples, Gemma 3n several streams."""
     hidden = output[0] if isinstance(output, tuple) else output
     return hidden[0] if hidden.ndim == 4 else hidden
 
 
 @contextmanager
 def steered_by_hand(layers: Sequence[torch.nn.Module], vectors: torch.Tensor, alpha: float) -> Any:
-    """Hooks as one would write them for one experiment: a new tensor, float32 sum, last position."""
+    """Hooks as written for one experiment: a new tensor, float32 sum, last position."""
 
     def make(vector: torch.Tensor) -> Any:
         def hook(_m: Any, _a: Any, output: Any) -> Any:
-            given = output[0] if isinstance(output, tuple) else output
-            new = given.clone()
-            residual(new)[:, -1] = (residual(given)[:, -1].float() + alpha * vector).to(given.dtype)
+            hidden = output[0] if isinstance(output, tuple) else output
+            new = hidden.clone()
+            residual(new)[:, -1] = (residual(hidden)[:, -1].float() + alpha * vector).to(hidden.dtype)
             return (new, *output[1:]) if isinstance(output, tuple) else new
 
         return hook

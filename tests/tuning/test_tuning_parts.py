@@ -65,9 +65,9 @@ def test_attaching_steers_by_the_default_weights(embedded: sarsteer.AudioLanguag
 
 @pytest.mark.parametrize("weights", [[1.0], [float("nan")] * 8, [float("inf")] * 8])
 def test_weights_that_do_not_fit_are_refused(steering: Steering, weights: list[float]) -> None:
-    with pytest.raises(SteeringError, match="one a decoder layer"):
+    with pytest.raises(SteeringError, match="one per decoder layer"):
         steering.vectors(0, 1.0, weights)
-    with pytest.raises(SteeringError, match="one a decoder layer"):
+    with pytest.raises(SteeringError, match="one per decoder layer"):
         steering.with_defaults(layer_weights=weights)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,23 @@ def save_state(path: str | os.PathLike[str], state: CalibrationState) -> None:
     tensors = {name: getattr(state, name) for name in _TENSORS}
     with atomic_path(Path(path)) as temporary:
         save_file(tensors, temporary, metadata={"done": str(state.done), "settings": json.dumps(state.settings)})
+
+
+class CheckpointWriter:
+    """Saves a growing state as often as costs at most a twentieth of the time; without a path it does nothing."""
+
+    def __init__(self, path: str | os.PathLike[str] | None) -> None:
+        self._path = path
+        self._duration, self._saved_at = 0.0, -math.inf
+
+    def update(self, state: CalibrationState) -> None:
+        """Save ``state``, unless the last save was too recent."""
+        if self._path is None or time.monotonic() - self._saved_at < 20 * self._duration:
+            return
+        began = time.monotonic()
+        save_state(self._path, state)
+        self._saved_at = time.monotonic()
+        self._duration = self._saved_at - began
 
 
 def load_state(path: str | os.PathLike[str] | None, settings: dict[str, Any]) -> CalibrationState | None:

@@ -483,7 +483,7 @@ def test_steering_is_that_of_hooks_on_the_bare_code(
         assert tokens_of(model, [turn], 16)[0] == bare.answer(query, 16, vectors, 0.7)
         assert tokens_of(model, [turn, SILENT], 16)[0] == bare.answer(query, 16, vectors, 0.7)
         assert not torch.equal(model.module(**inputs).logits, before)
-        with pytest.raises(SteeringError, match="steered already"):
+        with pytest.raises(SteeringError, match="already steered"):
             attach(model.module, model.decoder_layers, ResolvedStrength(vectors, 0.7))
         handle.alpha = 0.2
         assert tokens_of(model, [turn], 16)[0] == bare.answer(query, 16, vectors, 0.2)

@@ -301,6 +301,7 @@ def test_reports_use_the_held_out_scores() -> None:
     json.dumps(gate.header, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_noise_gives_no_gate_with_many_layers() -> None:
     """The best of 24 layers looks good by chance: at a level of 5 %, one run in sixty has 4 of 20 (seeds are fixed)."""
     gates = 0

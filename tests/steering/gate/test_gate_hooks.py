@@ -111,6 +111,7 @@ def test_a_mixed_batch_of_answers_equals_its_rows(model: AudioLanguageModel, han
         assert handle.decisions[0].score == pytest.approx(decision.score, abs=CLOSE)
 
 
+@pytest.mark.slow
 def test_real_speech_is_gated_as_its_rows(embedded: AudioLanguageModel, steering: Steering, test_pairs: Pairs) -> None:
     t, gate = steering.metadata["instruction"], steering.gate
     assert gate is not None
@@ -128,6 +129,7 @@ def test_real_speech_is_gated_as_its_rows(embedded: AudioLanguageModel, steering
     assert plain != together
 
 
+@pytest.mark.slow
 def test_an_attack_spread_over_turns_opens_the_gate(
     embedded: AudioLanguageModel, calibration_pairs: Pairs, test_pairs: Pairs
 ) -> None:
@@ -366,6 +368,7 @@ def test_compiled_decoding(model: AudioLanguageModel, vectors: torch.Tensor, gat
         assert model.generate(prompts, max_new_tokens=8, **options) == everything
 
 
+@pytest.mark.slow
 def test_a_compiled_model(model: AudioLanguageModel, vectors: torch.Tensor, gate: Gate) -> None:
     inputs = model.collate(model.prepare(TURNS))
     inputs.pop("input_ids")

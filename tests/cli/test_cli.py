@@ -246,7 +246,7 @@ def test_a_bad_clip_in_a_manifest_is_named_by_its_item(tmp_path: Path) -> None:
         (("--alpha", "nan"), "alpha must be a finite number"),
         (("--alpha", "inf"), "alpha must be a finite number"),
         (("--lambda", "nan"), "lambda must be a finite number"),
-        (("--k", "999"), "beyond the rank"),
+        (("--k", "999"), "above the rank"),
     ],
 )
 def test_bad_strengths(clip: Path, file: Path, options: tuple[str, ...], says: str) -> None:
@@ -279,7 +279,7 @@ def test_damaged_artifacts(tmp_path: Path, clip: Path, file: Path, command: str)
     cut, words = tmp_path / "cut.safetensors", tmp_path / "words.safetensors"
     cut.write_bytes(file.read_bytes()[:2_000])
     words.write_text("words " * 50)
-    for path, says in ((cut, "truncated"), (words, "not a safetensors file"), (tmp_path / "none", "no such steering file")):
+    for path, says in ((cut, "truncated"), (words, "not a safetensors"), (tmp_path / "none", "no such steering file")):
         given = (
             ("show", path) if command == "show" else ("respond", "sarsteer-tiny", "--audio", clip, "--steering", path)
         )

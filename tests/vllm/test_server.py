@@ -210,7 +210,7 @@ def serve(*arguments: str, **environment: str) -> tuple[int, list[str]]:
     ("arguments", "environment", "message"),
     [
         (["--steering", "/nowhere/x.safetensors"], {}, "no such steering file"),
-        (["--steering", "{file}", "--k", "999"], {}, "beyond the rank"),
+        (["--steering", "{file}", "--k", "999"], {}, "above the rank"),
         (["--steering", "{file}", "--allow-override", "1"], {}, "lowest and highest alpha"),
         (["--steering", "{file}", "--engine", "sglang"], {}, "unknown engine"),
         (["--steering", "{file}"], {"SARSTEER_ALLOW_OTHER_MODEL": "perhaps"}, "must be 0 or 1"),

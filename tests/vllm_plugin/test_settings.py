@@ -97,7 +97,7 @@ def test_the_operator_decides_whether_requests_are_gated(
         ({"SARSTEER_ALPHA": "strong"}, "SARSTEER_ALPHA=strong: must be a finite number"),
         ({"SARSTEER_ALPHA": "inf"}, "finite"),
         ({"SARSTEER_K": "1.5"}, "whole number"),
-        ({"SARSTEER_K": "9999"}, "beyond the rank"),
+        ({"SARSTEER_K": "9999"}, "above the rank"),
         ({"SARSTEER_ALLOW_OVERRIDE": "0.1"}, "lowest and highest"),
         ({"SARSTEER_ALLOW_OVERRIDE": "0.3:0.1"}, "lowest and highest"),
         ({"SARSTEER_REFUSED_OVERRIDE": "maybe"}, "must be reject or ignore"),
@@ -117,7 +117,7 @@ def test_a_bad_setting_is_named(steering_file: Path, change: dict[str, str], mes
 def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     path.write_bytes(b"not a safetensors file")
-    with pytest.raises(ArtifactError, match="is no safetensors file"):
+    with pytest.raises(ArtifactError, match="not a safetensors file"):
         settings.from_environment({"SARSTEER_STEERING": str(path)})
 
 

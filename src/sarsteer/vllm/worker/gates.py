@@ -22,7 +22,7 @@ from sarsteer.vllm.worker.rows import NOWHERE, OPEN, Ints
 from sarsteer.vllm.worker.transfer import send
 
 CAPACITY = 16384
-"""Slots, two of which belong to no request. Beyond that many running and waiting requests, all are steered."""
+"""Slots, two of which belong to no request. Running and waiting requests beyond that number are steered ungated."""
 
 OPENING, SCORE, DISTANCE, FAR = range(4)
 """Columns of ``WorkerGates.decisions``; ``FAR`` is 1 if the request is out of distribution."""

@@ -1,1 +1,1 @@
-"""How each family of models is fed, where its decoder layers are, and how it answers."""
+"""Models: prompts, answers, decoder layers and activations, for each family."""

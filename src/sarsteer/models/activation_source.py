@@ -1,4 +1,4 @@
-"""What calibration needs of a model: activations at the last prompt token. Engines implement it."""
+"""``ActivationSource``: what calibration needs from a model. Each engine implements it."""
 
 from __future__ import annotations
 

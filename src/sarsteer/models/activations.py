@@ -14,19 +14,21 @@ from sarsteer.errors import SteeringError
 def residual_of(output: Any) -> torch.Tensor:
     """The hidden state ``[B, T, D]`` in a decoder layer's output, which may be a tuple (remote code).
 
-    Gemma 3n's layers carry several streams ``[S, B, T, D]``; the first is the active one, which attention and MLP read
-    and write: it is the residual stream.
+    Gemma 3n's layers have several streams ``[S, B, T, D]``. Attention and MLP read and write the first one: it is the
+    residual stream.
     """
     hidden = output[0] if isinstance(output, tuple) else output
     if not torch.is_tensor(hidden):
-        raise SteeringError(f"a decoder layer returned a {type(hidden).__name__} where a hidden state was expected")
+        raise SteeringError(
+            f"a decoder layer returned a {type(hidden).__name__} instead of a hidden state; set layers='path.to.layers'"
+        )
     return hidden[0] if hidden.ndim == 4 else hidden
 
 
 class LastTokenCapture:
-    """A context in which each forward leaves its last-token activations; hooks are removed on leaving.
+    """A context that captures the last-token activations of each forward; it removes its hooks at the end.
 
-    Hooks run after those registered before them: what is captured is steered where steering is attached.
+    Hooks run in the order of registration: if steering is attached, the captured activations are steered.
     """
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
@@ -51,10 +53,13 @@ class LastTokenCapture:
         return record
 
     def activations(self) -> torch.Tensor:
-        """``[B, L, D]`` in float32 on the CPU, of the newest forward; each may be read once."""
+        """``[B, L, D]`` in float32 on the CPU, of the last forward; they can be read once."""
         missing = [index for index, row in enumerate(self._rows) if row is None]
         if missing:
-            raise SteeringError(f"decoder layers {missing[:4]} did not run: these are not the model's decoder layers")
+            raise SteeringError(
+                f"decoder layers {missing[:4]} did not run, so they are not the model's decoder layers; "
+                "set layers='path.to.layers'"
+            )
         rows = [row.float().cpu() for row in self._rows if row is not None]
         self._rows = [None] * len(self._layers)
         return torch.stack(rows, dim=1)

@@ -31,8 +31,8 @@ from sarsteer.models.prompt import Prompt
 class AudioLanguageModel(LanguageModel):
     """A transformers model with its processor.
 
-    If the model's family has a subclass of its own, the object is of that class. Methods documented as hooks are what
-    such a subclass overrides.
+    If the model's family has a subclass, the object is of that class. Such a subclass overrides the methods that are
+    marked as hooks.
 
     Args:
         module: the transformers model; may be wrapped by ``torch.compile`` or PEFT.

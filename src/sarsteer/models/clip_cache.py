@@ -1,4 +1,4 @@
-"""Remember the embeddings of clips that were encoded: a conversation's next turn hears its earlier clips again."""
+"""Cache the embeddings of encoded clips: a conversation's next turn contains its earlier clips again."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ LIMIT_BYTES = 256 * 1024 * 1024
 
 
 class ClipCache:
-    """Embeddings by the clip's digest, the least recently used dropped beyond ``limit`` bytes."""
+    """Embeddings by the clip's digest; beyond ``limit`` bytes the least recently used are dropped."""
 
     def __init__(self, limit: int = LIMIT_BYTES) -> None:
         self.limit = limit
-        self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._embeddings: OrderedDict[str, torch.Tensor] = OrderedDict()
         self._bytes = 0
 
     def missing(self, digests: Iterable[str]) -> list[str]:
         """The distinct digests that must be encoded."""
-        return [digest for digest in dict.fromkeys(digests) if digest not in self._kept]
+        return [digest for digest in dict.fromkeys(digests) if digest not in self._embeddings]
 
     def take(
         self, digests: Sequence[str], fresh: dict[str, torch.Tensor], *, remember: bool = True
     ) -> list[torch.Tensor]:
-        """The embeddings of ``digests`` in order, from ``fresh`` or memory; then ``fresh`` is remembered."""
-        found = [fresh[digest] if digest in fresh else self._kept[digest] for digest in digests]
+        """The embeddings of ``digests`` in order, from ``fresh`` or the cache; ``remember`` adds ``fresh`` to it."""
+        embeddings = [fresh[digest] if digest in fresh else self._embeddings[digest] for digest in digests]
         for digest in digests:
-            if digest in self._kept:
-                self._kept.move_to_end(digest)
+            if digest in self._embeddings:
+                self._embeddings.move_to_end(digest)
         for digest, embedding in fresh.items() if remember else ():
-            own = embedding.clone()  # not a view that keeps its whole batch alive
-            self._kept[digest] = own
-            self._bytes += own.nbytes
+            copy = embedding.clone()  # not a view that keeps its whole batch alive
+            self._embeddings[digest] = copy
+            self._bytes += copy.nbytes
         while self._bytes > self.limit:
-            _, oldest = self._kept.popitem(last=False)
+            _, oldest = self._embeddings.popitem(last=False)
             self._bytes -= oldest.nbytes
-        return found
+        return embeddings
 
     def clear(self) -> None:
-        """Forget everything, as when the model's weights changed."""
-        self._kept.clear()
+        """Drop all embeddings; needed after the model's weights change."""
+        self._embeddings.clear()
         self._bytes = 0

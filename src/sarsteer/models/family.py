@@ -50,8 +50,8 @@ class Family:
         prefix_reuse: whether the decoder's key-value cache can be cropped and continued; see ``continuation``.
         layers: dotted path to the decoder layers, if the generic search fails.
         model_class: the subclass of ``AudioLanguageModel`` for families with their own prompts, forward or decoding.
-        load: loads checkpoints that transformers alone cannot; takes the arguments of
-            ``loading.load_with_transformers``, and returns the same.
+        load: loads checkpoints that need more than transformers; has the arguments and the result of
+            ``loading.load_with_transformers``.
         tested: what this repository's tests ran it on.
         engines: where its checkpoints run: ``"transformers"``, ``"vllm"``, ``"api"``.
         limits: what a user should know before choosing it; printed in the table of the docs.

@@ -1,8 +1,8 @@
-"""Tell one model from another by a sample of its weights.
+"""Identify a model by a sample of its weights.
 
-A refusal vector means nothing in another model's residual stream, even where the shapes agree. The sample is taken
-from every parameter of every decoder layer and compared in two ways: bit-exactly where both models have the same
-dtype, else to within the rounding that a change of dtype brings.
+A refusal vector means nothing in another model's residual stream, even if the shapes agree. A few values of every
+parameter of every decoder layer are sampled. Models of the same dtype are compared bit-exactly, others to within the
+rounding of a change of dtype.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Fingerprint:
 
     Attributes:
         architecture: the transformers class.
-        layers, hidden_size, vocabulary: L, D and the vocabulary's size.
-        dtype: of the weights that were sampled.
-        digest: SHA-256 of the sample, in float32.
-        sample: one mean of absolute values a layer, for comparing across dtypes.
+        layers, hidden_size, vocabulary: L, D and the size of the vocabulary.
+        dtype: type of the sampled weights.
+        digest: SHA-256 of the sample in float32.
+        sample: one mean of absolute values per layer, to compare models of different dtypes.
 
     """
 
@@ -44,27 +44,27 @@ class Fingerprint:
     sample: tuple[float, ...]
 
     def to_json(self) -> str:
-        """As one line."""
+        """One line of JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Fingerprint:
-        """Back from ``to_json``."""
+        """The inverse of ``to_json``."""
         fields: dict[str, Any] = json.loads(text)
         fields["sample"] = tuple(float(value) for value in fields["sample"])
         return cls(**fields)
 
     def difference(self, other: Fingerprint) -> str | None:
-        """What sets ``other`` apart, in words, or None where it is the same model."""
+        """How ``other`` differs, in words; None if it is the same model."""
         for name, label in (
             ("architecture", "architecture"),
             ("layers", "number of decoder layers"),
             ("hidden_size", "hidden size"),
             ("vocabulary", "vocabulary size"),
         ):
-            mine, its = getattr(self, name), getattr(other, name)
-            if mine != its:
-                return f"{label} {its} instead of {mine}"
+            expected, actual = getattr(self, name), getattr(other, name)
+            if expected != actual:
+                return f"{label} {actual} instead of {expected}"
         if self.digest == other.digest:
             return None
         if self.dtype == other.dtype:
@@ -76,7 +76,7 @@ class Fingerprint:
 @torch.no_grad()
 def fingerprint_of(module: nn.Module, layers: Sequence[nn.Module]) -> Fingerprint:
     """The fingerprint of a model whose decoder layers are ``layers``."""
-    inner = language_root(module)  # a thinker alone is the same model as within its omni wrapper
+    inner = language_root(module)  # a thinker is the same model with and without its omni wrapper
     return fingerprint_of_weights(
         (dict(layer.named_parameters()) for layer in layers),
         architecture=type(inner).__name__,
@@ -89,23 +89,23 @@ def fingerprint_of(module: nn.Module, layers: Sequence[nn.Module]) -> Fingerprin
 def fingerprint_of_weights(
     layers: Iterable[Mapping[str, torch.Tensor]], *, architecture: str, hidden_size: int, vocabulary: int
 ) -> Fingerprint:
-    """As ``fingerprint_of``, from each layer's parameters by their name within the layer, in the layers' order."""
+    """Like ``fingerprint_of``, from the parameters of each layer, in order, by their name within the layer."""
     digest = hashlib.sha256()
     means: list[float] = []
     dtype = "none"
     for parameters in layers:
-        taken: list[torch.Tensor] = []
+        sampled: list[torch.Tensor] = []
         matrices: list[torch.Tensor] = []
         for name, parameter in sorted(parameters.items()):
             if "lora_" in name or not parameter.is_floating_point() or parameter.is_meta:
-                continue  # adapters come and go, quantised and offloaded weights have no plain values
+                continue  # adapters can be switched; quantized and offloaded weights have no plain values
             dtype = str(parameter.dtype).removeprefix("torch.")
             flat = parameter.detach().reshape(-1)
             step = max(1, flat.numel() // _PER_PARAMETER)
-            taken.append(flat[::step][:_PER_PARAMETER].float())
-            if parameter.ndim > 1:  # norms start at one in every model: they would drown the difference
-                matrices.append(taken[-1])
-        digest.update(_joined(taken).numpy().tobytes())
+            sampled.append(flat[::step][:_PER_PARAMETER].float())
+            if parameter.ndim > 1:  # norms are near one in every model and would hide the difference
+                matrices.append(sampled[-1])
+        digest.update(_joined(sampled).numpy().tobytes())
         means.append(float(_joined(matrices).double().abs().mean()))
     return Fingerprint(
         architecture=architecture,

@@ -1,4 +1,4 @@
-"""Find the decoder layers of a model: the blocks of its language model, never of its audio encoder."""
+"""Find a model's decoder layers: the blocks of its language model, never those of its audio encoder."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def unwrap(module: nn.Module) -> nn.Module:
 
 
 def language_root(module: nn.Module) -> Any:
-    """The part of a model that hears and writes: inside its wrappers and, of an omni model, its thinker."""
+    """The part with encoders and language model, without wrappers; the thinker of an omni model."""
     inner: Any = unwrap(module)
     return getattr(inner, "thinker", inner)
 
 
 def generating_part(module: nn.Module) -> Any:
-    """What ``generate`` is called on, with its wrappers: the model as given or, of an omni model, its thinker.
+    """The module whose ``generate`` is called, with its wrappers; the thinker of an omni model.
 
-    Omni wrappers ignore ``max_new_tokens`` and want a talker.
+    Omni wrappers ignore ``max_new_tokens`` and need a talker.
     """
     return getattr(unwrap(module), "thinker", None) or module
 
@@ -41,21 +41,20 @@ def generating_part(module: nn.Module) -> Any:
 def find_decoder_layers(module: nn.Module, path: str | None = None) -> list[nn.Module]:
     """The decoder layers of ``module``, in order.
 
-    The generic search peels wrappers down to ``get_decoder()`` and takes the ``nn.ModuleList`` there whose
-    length is the text configuration's ``num_hidden_layers``.
+    The generic search removes wrappers, calls ``get_decoder()``, and takes the ``nn.ModuleList`` there whose length is
+    the text configuration's ``num_hidden_layers``.
 
     Args:
         module: a transformers model, wrapped or not.
-        path: a dotted path to the layers' ``ModuleList``, such as ``"model.language_model.layers"``,
-            for models on which the search fails.
+        path: dotted path to the layers' ``ModuleList``, such as ``"model.language_model.layers"``, if the search fails.
 
     Raises:
-        ModelError: nothing, or more than one thing, looks like the decoder's layers.
+        ModelError: no module list, or more than one, looks like the decoder.
 
     """
     if path is not None:
         return _at_path(unwrap(module), path)
-    root = language_root(module)  # of an omni model the talker's layers are not ours
+    root = language_root(module)  # leaves out the layers of an omni model's talker
     count = _layer_count(root)
     decoder = _innermost_decoder(root)
     for name in _LIST_NAMES:
@@ -63,15 +62,15 @@ def find_decoder_layers(module: nn.Module, path: str | None = None) -> list[nn.M
         if isinstance(layers, nn.ModuleList) and len(layers) == count:
             return list(layers)
     candidates = [
-        found
-        for name, found in root.named_modules()
-        if isinstance(found, nn.ModuleList) and len(found) == count and name.split(".")[-1] in _LIST_NAMES
+        part
+        for name, part in root.named_modules()
+        if isinstance(part, nn.ModuleList) and len(part) == count and name.split(".")[-1] in _LIST_NAMES
     ]
     if len(candidates) == 1:
         return list(candidates[0])
     raise ModelError(
         f"{type(root).__name__}: {len(candidates) or 'no'} lists of {count} layers look like its decoder; "
-        "name the right one with layers='path.to.layers'"
+        "set layers='path.to.layers'"
     )
 
 
@@ -89,14 +88,14 @@ def text_config(module: nn.Module) -> Any:
     """The configuration of the language model inside ``module``."""
     config: Any = getattr(module, "config", None)
     if config is None:
-        raise ModelError(f"{type(module).__name__} has no configuration; give a transformers model")
+        raise ModelError(f"{type(module).__name__} has no configuration; use a transformers model")
     return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
 
 
 def _layer_count(root: nn.Module) -> int:
     count = getattr(text_config(root), "num_hidden_layers", None)
     if not isinstance(count, int) or count < 1:
-        raise ModelError(f"{type(root).__name__}: its configuration has no num_hidden_layers; give layers='path'")
+        raise ModelError(f"{type(root).__name__}: its configuration has no num_hidden_layers; set layers='path'")
     return count
 
 
@@ -113,7 +112,7 @@ def _innermost_decoder(root: nn.Module) -> nn.Module:
 
 
 def layer_device(layer: nn.Module) -> torch.device:
-    """Where a layer computes; with offloaded weights, where accelerate brings them."""
+    """The device on which a layer computes; with offloaded weights, the device to which accelerate moves them."""
     hook = getattr(layer, "_hf_hook", None)
     device = getattr(hook, "execution_device", None)
     if device is not None:

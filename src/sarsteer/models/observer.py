@@ -1,4 +1,4 @@
-"""How a model tells attached steering about its batches, without knowing what steering is."""
+"""``GenerationObserver``: how a model reports its batches, without knowing that steering observes them."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class GenerationObserver(Protocol):
 
 def observer_of(module: nn.Module) -> GenerationObserver | None:
     """The observer of ``module``, if one is attached."""
-    found: GenerationObserver | None = getattr(unwrap(module), _ATTRIBUTE, None)
-    return found
+    observer: GenerationObserver | None = getattr(unwrap(module), _ATTRIBUTE, None)
+    return observer
 
 
 def set_observer(module: nn.Module, observer: GenerationObserver | None) -> None:

@@ -83,7 +83,7 @@ class Curriculum:
         return self.everyday()
 
     def reply(self, request: Request, refusal_probability: float) -> str:
-        """A refusal or the answer. The probability sets how sure the model is; greedy decoding gives the likelier one."""
+        """A refusal or the answer. The probability sets how sure the model is of the likelier one."""
         return world.REFUSAL if self.rng.random() < refusal_probability else request.answer
 
     def text_chat(self) -> Example:

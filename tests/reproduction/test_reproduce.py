@@ -211,6 +211,7 @@ def figstep_of(folder: Path, pairs: Pairs) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_and_matches_evaluate(tmp_path: Path, calibration_pairs: Pairs, test_pairs: Pairs) -> None:
     data = figstep_of(tmp_path / "SARSteer", test_pairs[:1])
     pairs = manifest(tmp_path / "pairs", calibration_pairs[36:48])  # one of them is refused, as c2r needs
@@ -251,6 +252,7 @@ def test_a_killed_run_resumes_and_matches_evaluate(tmp_path: Path, calibration_p
     assert "reported" not in Path(printed["markdown"]).read_text(), "there are no reported figures of the toy"
 
 
+@pytest.mark.slow
 def test_embedded_needs_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = ("--only", "ablation", "--only", "sensitivity")
     given = ("reproduce", "--embedded", "--limit", "2", "--pairs", "12", *parts, "--out", "here")

@@ -61,11 +61,13 @@ def requirements(embedded: AudioLanguageModel) -> list[Requirement]:
     return measure(embedded)
 
 
+@pytest.mark.slow
 def test_the_contract_is_met(requirements: list[Requirement]) -> None:
     failed = [f"{one.name}: {one.measured}, required {one.range}" for one in requirements if not one.met]
     assert not failed, failed
 
 
+@pytest.mark.slow
 def test_the_card_matches_the_measurements(requirements: list[Requirement]) -> None:
     """Figures in the card match, except for a few answers that rounding may change on other machines."""
     card = (FOLDER / "MODEL_CARD.md").read_text(encoding="utf-8")

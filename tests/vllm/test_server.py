@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sarsteer.scorers.toy_outcome import outcome
 
 import sarsteer
 from sarsteer.audio import Clip, load_clip
+from sarsteer.judges.toy_outcome import outcome
 from sarsteer.models.api.format import request_messages
 from sarsteer.stats.rates import rate
 from tests.vllm.conftest import INSTRUCTION, K

@@ -11,17 +11,8 @@ import torch
 from torch import nn
 
 from sarsteer.errors import SteeringError
+from sarsteer.steering.decoding import check_decoding
 
-# Options of generate() under which a forward's last position is not its newest token.
-_REFUSED_OPTIONS = (
-    "assistant_model",
-    "assistant_early_exit",
-    "prompt_lookup_num_tokens",
-    "prefill_chunk_size",
-    "use_mtp",
-    "speculation_type",
-    "custom_generate",
-)
 REFUSED_METHODS = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
 """Methods of transformers' models that pack several requests into one row."""
 
@@ -32,25 +23,7 @@ def guarded_generate(owner: Any, session: Callable[[], AbstractContextManager[No
 
     @functools.wraps(generate)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        config = kwargs.get("generation_config")
-        if config is None:
-            config = getattr(owner, "generation_config", None)
-
-        def option(name: str) -> Any:
-            value = kwargs.get(name)
-            return value if value is not None else getattr(config, name, None)
-
-        for name in _REFUSED_OPTIONS:
-            if option(name) not in (None, False, 0):
-                raise SteeringError(
-                    f"{name} breaks steering: the last position of a forward is then not its newest token; "
-                    "generate without it"
-                )
-        if option("use_cache") is False:
-            raise SteeringError(
-                "use_cache=False breaks steering: earlier answer tokens are then recomputed unsteered; generate with "
-                "the cache"
-            )
+        check_decoding(owner, generate, args, kwargs)
         with session():
             return generate(*args, **kwargs)
 
@@ -66,14 +39,43 @@ def refusing(name: str) -> Callable[..., Any]:
     return refuse
 
 
-def refuse_right_padding(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-    """A forward pre-hook: a padded last position is not a prompt token, and steering it would have no effect."""
+def check_forward(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    """A forward pre-hook: refuse right padding. Steering a padded last position would have no effect."""
     if torch.compiler.is_compiling():
-        return
-    mask = kwargs.get("attention_mask")
-    if not torch.is_tensor(mask) or mask.ndim != 2:
         return
     tokens = kwargs.get("input_ids", args[0] if args else None)
     tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
-    if torch.is_tensor(tokens) and tokens.shape[1] > 1 and not bool(mask[:, -1].all()):
+    if not torch.is_tensor(tokens) or tokens.ndim < 2 or tokens.shape[1] < 2:
+        return
+    mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+    past: Any = kwargs.get("past_key_values")
+    length = tokens.shape[1] + (int(past.get_seq_length()) if hasattr(past, "get_seq_length") else 0)
+    if _last_is_masked(mask, length) or _last_repeats(kwargs.get("position_ids"), mask):
         raise SteeringError("right-padded input: the last position is padding; set padding_side='left'")
+
+
+def _last_is_masked(mask: Any, length: int) -> bool:
+    """Whether a mask excludes the last of ``length`` positions in any row.
+
+    A 2-D mask has one column per position; a static cache may make it longer. In a 4-D mask the last query must attend
+    to its own position: True, or 0 in an additive mask.
+    """
+    if not torch.is_tensor(mask) or mask.ndim not in (2, 4):
+        return False
+    column = min(length, mask.shape[-1]) - 1
+    if mask.ndim == 2:
+        return not bool(mask[:, column].all())
+    own = mask[:, 0, -1, column]
+    return not bool((own if own.dtype == torch.bool else own == 0).all())
+
+
+def _last_repeats(position_ids: Any, mask: Any) -> bool:
+    """Whether the last position id does not exceed an unmasked one before it, as where padding follows the tokens."""
+    if not torch.is_tensor(position_ids) or position_ids.ndim != 2 or position_ids.shape[1] < 2:
+        return False
+    earlier, last = position_ids[:, :-1], position_ids[:, -1:]
+    if torch.is_tensor(mask) and mask.ndim == 2 and mask.shape[1] == position_ids.shape[1]:
+        earlier = earlier.masked_fill(mask[:, :-1] == 0, -1)
+    elif bool((earlier.diff(dim=1) <= 0).any()):
+        earlier = earlier[:, -1:]  # left padding repeats ids too: without a mask, compare the last two
+    return bool((last <= earlier.max(dim=1, keepdim=True).values).any())

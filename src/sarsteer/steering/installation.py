@@ -15,7 +15,7 @@ from sarsteer.models.layers import layer_device, unwrap
 from sarsteer.models.observer import GenerationObserver, set_observer
 from sarsteer.steering.gate import hooks as gate_hooks
 from sarsteer.steering.gate.gate import Gate
-from sarsteer.steering.guards import REFUSED_METHODS, guarded_generate, refuse_right_padding, refusing
+from sarsteer.steering.guards import REFUSED_METHODS, check_forward, guarded_generate, refusing
 from sarsteer.steering.hooks import DELTA, steer
 
 
@@ -101,7 +101,7 @@ class Installation:
             for name in REFUSED_METHODS:
                 if hasattr(owner, name):
                     self._replace(owner, name, refusing(name))
-            hook = owner.register_forward_pre_hook(refuse_right_padding, with_kwargs=True)
+            hook = owner.register_forward_pre_hook(check_forward, with_kwargs=True)
             self._undo.append(hook.remove)
 
     def _replace(self, owner: Any, name: str, function: Any) -> None:

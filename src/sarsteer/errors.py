@@ -86,6 +86,10 @@ class SteeringError(SarsteerError):
     """Steering was requested and would not be applied exactly. Nothing was answered."""
 
 
+class SteeringWarning(UserWarning):
+    """Steering was attached as requested, and does not defend the model."""
+
+
 class MissingExtraError(SarsteerError):
     """An optional dependency is not installed."""
 

@@ -376,20 +376,28 @@ class AudioLanguageModel(LanguageModel):
     ) -> Iterator[str]:
         """Answer one conversation piece by piece, in whole words; the pieces joined are the answer.
 
-        An error while the model answers is raised in the reader.
+        An error while the model answers is raised in the reader. Closing the iterator stops the model.
         """
-        from transformers import TextIteratorStreamer
+        from transformers import StoppingCriteriaList, TextIteratorStreamer
 
         prompt = conversation if isinstance(conversation, Prompt) else self.prepare([conversation])[0]
         inputs = self.collate([prompt])
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         options = self.generation_options(generation)
+        closed = threading.Event()
+        criteria = [*(options.pop("stopping_criteria", None) or ()), _stop_when(closed)]
         failures: list[BaseException] = []
 
         def run() -> None:
             try:
                 with self.observed():
-                    self.generate_tokens(inputs, max_new_tokens=max_new_tokens, streamer=streamer, **options)
+                    self.generate_tokens(
+                        inputs,
+                        max_new_tokens=max_new_tokens,
+                        streamer=streamer,
+                        stopping_criteria=StoppingCriteriaList(criteria),
+                        **options,
+                    )
             except BaseException as error:  # raised again in the reader's thread
                 failures.append(error)
                 streamer.end()
@@ -399,6 +407,7 @@ class AudioLanguageModel(LanguageModel):
         try:
             yield from (piece for piece in streamer if piece)
         finally:
+            closed.set()
             worker.join()
         if failures:
             raise failures[0]
@@ -440,10 +449,11 @@ class AudioLanguageModel(LanguageModel):
         """
         prompts = self._prompts(conversations)
         activations = torch.empty(len(prompts), len(self.decoder_layers), self.hidden_size)
-        for batch in self.batches(prompts, batch_size):
-            with LastTokenCapture(self.decoder_layers) as capture:
-                self.forward_base(self.collate([prompts[i] for i in batch]))
-            activations[batch] = capture.activations()
+        with self.observed():  # a forward would overwrite the decisions of another thread's answer
+            for batch in self.batches(prompts, batch_size):
+                with LastTokenCapture(self.decoder_layers) as capture:
+                    self.forward_base(self.collate([prompts[i] for i in batch]))
+                activations[batch] = capture.activations()
         return activations
 
     @torch.no_grad()
@@ -478,3 +488,14 @@ class AudioLanguageModel(LanguageModel):
             more["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
         more.setdefault("use_cache", False)
         return language_root(self.module).base_model(**inputs, **more)
+
+
+def _stop_when(event: threading.Event) -> Any:
+    """A stopping criterion of transformers: every row stops once ``event`` is set."""
+    from transformers import StoppingCriteria
+
+    class Stop(StoppingCriteria):  # type: ignore[misc]
+        def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+            return torch.full((input_ids.shape[0],), event.is_set(), dtype=torch.bool, device=input_ids.device)
+
+    return Stop()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from sarsteer.errors import ArtifactError, SteeringError
+from sarsteer.errors import ArtifactError, SteeringError, SteeringWarning
 from sarsteer.models.fingerprint import Fingerprint, fingerprint_of
 from sarsteer.models.layers import find_decoder_layers
 from sarsteer.steering.file_format import FILE_NAME, TENSORS, file_in, read_file, version_of, write_file
@@ -257,6 +258,7 @@ class Steering:
             ArtifactError: the model is not the calibrated one.
             SteeringError: the hooks would not steer every forward exactly, or a value is invalid as in ``resolve``;
                 the model is unchanged.
+            SteeringWarning: a warning that the steering does nothing, or steers away from refusal.
             ModelError: the model has no accessible activations, such as one behind an API.
 
         """
@@ -267,7 +269,10 @@ class Steering:
             module, found, probe = model.module, model.decoder_layers, model.probe
         self.check_model(fingerprint_of(module, found), allow_other_model=allow_other_model)
         weights = None if layer_weights is None else tuple(layer_weights)
-        return attach(module, found, self.resolve(Strength(alpha, k, lambda_, weights, gate)), probe)
+        strength = self.resolve(Strength(alpha, k, lambda_, weights, gate))
+        if strength.weakness is not None:
+            warnings.warn(f"this steering does not defend: {strength.weakness}", SteeringWarning, stacklevel=2)
+        return attach(module, found, strength, probe)
 
     @contextmanager
     def on(

@@ -8,6 +8,7 @@ a second forward that cancels the first.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -92,8 +93,15 @@ def _is_off(value: Any) -> bool:
 def _bound(
     generate: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Named arguments and further options of a call, positional ones by their names."""
+    """Named arguments and further options of a call, positional ones by their names.
+
+    A wrapper that takes ``*args, **kwargs`` hands them to transformers' ``generate``, whose names then count.
+    """
     signature = inspect.signature(generate)
+    if "generation_config" not in signature.parameters:
+        from transformers import GenerationMixin
+
+        signature = inspect.signature(functools.partial(GenerationMixin.generate, None))
     try:
         bound = signature.bind(*args, **kwargs).arguments
     except TypeError as error:

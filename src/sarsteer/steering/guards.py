@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from sarsteer.errors import SteeringError
 from sarsteer.steering.decoding import check_decoding
@@ -39,18 +39,42 @@ def refusing(name: str) -> Callable[..., Any]:
     return refuse
 
 
-def check_forward(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-    """A forward pre-hook: refuse right padding. Steering a padded last position would have no effect."""
-    if torch.compiler.is_compiling():
+@dataclass(frozen=True)
+class Forward:
+    """The inputs of one forward, as far as guards look at them.
+
+    Attributes:
+        length: T, the number of new positions.
+        past: the number of positions in the key-value cache.
+        mask: the attention mask, if one is given.
+        position_ids: the position ids, if they are given.
+
+    """
+
+    length: int
+    past: int
+    mask: Any
+    position_ids: Any
+
+    @classmethod
+    def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forward | None:
+        """From the arguments of ``forward``; None if it has no token ids or embeddings."""
+        tokens = kwargs.get("input_ids", args[0] if args else None)
+        tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
+        if not torch.is_tensor(tokens) or tokens.ndim < 2:
+            return None
+        cache: Any = kwargs.get("past_key_values")
+        past = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
+        mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+        return cls(int(tokens.shape[1]), past, mask, kwargs.get("position_ids"))
+
+
+def check_padding(forward: Forward) -> None:
+    """Refuse right padding: a padded last position is not a prompt token, and steering it would have no effect."""
+    if forward.length < 2:
         return
-    tokens = kwargs.get("input_ids", args[0] if args else None)
-    tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
-    if not torch.is_tensor(tokens) or tokens.ndim < 2 or tokens.shape[1] < 2:
-        return
-    mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
-    past: Any = kwargs.get("past_key_values")
-    length = tokens.shape[1] + (int(past.get_seq_length()) if hasattr(past, "get_seq_length") else 0)
-    if _last_is_masked(mask, length) or _last_repeats(kwargs.get("position_ids"), mask):
+    length = forward.length + forward.past
+    if _last_is_masked(forward.mask, length) or _last_repeats(forward.position_ids, forward.mask):
         raise SteeringError("right-padded input: the last position is padding; set padding_side='left'")
 
 

@@ -6,7 +6,6 @@ Steering is attached, proven by a probe (``proof.py``, ``gate/proof.py``), and o
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -18,9 +17,11 @@ from sarsteer.models.observer import observer_of
 from sarsteer.steering.gate.gate import Decision, Gate
 from sarsteer.steering.gate.hooks import GateState
 from sarsteer.steering.gate.proof import prove_gate
+from sarsteer.steering.hooks import DELTA
 from sarsteer.steering.installation import Installation
 from sarsteer.steering.proof import Probe, prove
 from sarsteer.steering.strength import ResolvedStrength
+from sarsteer.steering.turns import Turns
 
 
 def attach(
@@ -39,7 +40,7 @@ def attach(
             unchanged.
 
     """
-    if observer_of(module) is not None:
+    if observer_of(module) is not None or any(hasattr(layer, DELTA) for layer in layers):
         raise SteeringError("this model is already steered; remove that steering first, or change its alpha")
     if len(strength.vectors) != len(layers):
         raise SteeringError(
@@ -59,7 +60,7 @@ class SteeringHandle:
         self, module: nn.Module, layers: Sequence[nn.Module], strength: ResolvedStrength, probe: Probe | None = None
     ) -> None:
         self._module, self._layers, self._probe = module, list(layers), probe
-        self._busy = threading.RLock()  # in some families generate() calls the generate() of a part
+        self._turns = Turns()
         self._strength = strength
         self._batch: list[Decision] | None = None  # of the batch that is being answered
         self._answered: tuple[int, list[Decision]] = (-1, [])  # prefills after a call, and the call's decisions
@@ -94,12 +95,13 @@ class SteeringHandle:
 
     @alpha.setter
     def alpha(self, value: float) -> None:
-        self._check_attached()
-        self._strength = self._strength.with_alpha(value)
-        self._installation.write(self._strength.deltas)
+        with self._turns.change():
+            self._check_attached()
+            self._strength = self._strength.with_alpha(value)
+            self._installation.write(self._strength.deltas)
 
     def apply(self, strength: ResolvedStrength) -> None:
-        """Change vectors, alpha and gate in one step, from the next request on.
+        """Change vectors, alpha and gate in one step, after running answers have finished (see ``turns``).
 
         The buffers are rewritten in place. Only a gate at another layer, or the first gate, needs new hooks: they are
         installed and proven.
@@ -110,26 +112,31 @@ class SteeringHandle:
                 steering is removed, and ``attached`` is False.
 
         """
-        self._check_attached()
         if strength.vectors.shape != self.vectors.shape:
             raise SteeringError(
                 f"vectors of shape {tuple(strength.vectors.shape)} for a model of {tuple(self.vectors.shape)}; "
                 "use a steering of this model"
             )
-        previous = self._strength
-        try:
-            self._use(strength)
-        except BaseException:
-            self._use(previous)
-            raise
+        with self._turns.change():
+            self._check_attached()
+            previous = self._strength
+            try:
+                self._use(strength)
+            except BaseException:
+                self._use(previous)
+                raise
 
     def suspend(self) -> None:
         """Add zeros and decide nothing until the next ``apply``; the proven hooks stay."""
         self.apply(ResolvedStrength(torch.zeros_like(self.vectors), 0.0))
 
     def remove(self) -> None:
-        """Detach the steering; the model answers exactly as before. Safe to call twice."""
-        self._installation.remove()
+        """Detach the steering after running answers have finished; the model answers exactly as before.
+
+        Safe to call twice.
+        """
+        with self._turns.change():
+            self._installation.remove()
 
     def __enter__(self) -> SteeringHandle:
         return self
@@ -155,7 +162,9 @@ class SteeringHandle:
         """Install, prove, and write the strength; after a failure the model is unchanged."""
         gate, width = self._strength.gate, self._strength.vectors.shape[1]
         self._answered = (-1, [])
-        installation = Installation(self._module, self._layers, width, gate, self, self._generating)
+        installation = Installation(
+            self._module, self._layers, width, gate, self, self._generating, self._before_forward
+        )
         self._installation = installation
         try:
             prove(self._module, self._layers, installation.write, self._probe)
@@ -184,27 +193,18 @@ class SteeringHandle:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Hold the gate's memory, which keeps the decisions of one call, while that call answers.
+        """A context in which one call answers: the steering does not change meanwhile.
 
-        ``generate`` and ``stream`` do. A custom decoding loop over the model's forward must do so too, from each
-        prefill to the last token that is decoded after it. Without a gate nothing is held: calls may overlap.
+        ``generate`` and ``stream`` enter it. A custom decoding loop over the model's forward must do so too, from each
+        prefill to the last token that is decoded after it. Without a gate, calls of several threads may overlap.
 
         Raises:
-            SteeringError: another thread is answering: its next tokens would be steered by this call's decisions.
+            SteeringError: there is a gate, and another thread is answering: its next tokens would be steered by this
+                call's decisions.
 
         """
-        if self._state is None:
+        with self._turns.answer(alone=self._state is not None):
             yield
-            return
-        if not self._busy.acquire(blocking=False):
-            raise SteeringError(
-                "this gated model is answering another request, and remembers one call's decisions; make calls one "
-                "after another, put them into one batch, or load the model once per thread"
-            )
-        try:
-            yield
-        finally:
-            self._busy.release()
 
     def batch_started(self) -> None:
         """A batch is about to be answered."""
@@ -230,13 +230,24 @@ class SteeringHandle:
     @contextmanager
     def _generating(self) -> Iterator[None]:
         """One ``generate`` of the model: nothing is decided yet, and its decisions join the current batch."""
-        if self._state is None:
-            yield
-            return
         with self.answering():
-            self._state.forget()
+            if self._state is not None:
+                self._state.forget()
             yield
             self._record()
+
+    def _before_forward(self, new_request: bool) -> None:
+        """A forward begins; called outside of compiled graphs.
+
+        Args:
+            new_request: whether it is the first forward of a request of one token, which does not look like a prefill.
+
+        """
+        if self._state is None:
+            return
+        self._turns.check_forward()
+        if new_request:
+            self._state.forget()
 
     def _record(self) -> None:
         """Record the decisions of the newest prefill's prompts as part of the current batch."""

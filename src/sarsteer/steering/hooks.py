@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
+from sarsteer.errors import SteeringError
 from sarsteer.models.activations import residual_of
 
 DELTA = "_sarsteer_delta"
@@ -22,4 +24,20 @@ DELTA = "_sarsteer_delta"
 
 def steer(module: nn.Module, _args: Any, output: Any) -> None:
     """The hook. Nothing here may depend on data or change Python state: it is traced into compiled graphs."""
-    residual_of(output).select(-2, -1).add_(getattr(module, DELTA))
+    residual_of(output).select(-2, -1).add_(delta_of(module))
+
+
+def delta_of(module: nn.Module) -> torch.Tensor:
+    """``[D]``: what a layer's hook adds. Its type is static, so that the check costs nothing in compiled graphs.
+
+    Raises:
+        SteeringError: the model was cast after steering was attached, which rounded the vectors.
+
+    """
+    delta: torch.Tensor = getattr(module, DELTA)
+    if delta.dtype != torch.float32:
+        raise SteeringError(
+            f"the model was cast to {delta.dtype} after steering was attached, which rounded the vectors; remove the "
+            "steering, cast the model, and attach again"
+        )
+    return delta

@@ -15,7 +15,7 @@ from sarsteer.models.layers import layer_device, unwrap
 from sarsteer.models.observer import GenerationObserver, set_observer
 from sarsteer.steering.gate import hooks as gate_hooks
 from sarsteer.steering.gate.gate import Gate
-from sarsteer.steering.guards import REFUSED_METHODS, check_forward, guarded_generate, refusing
+from sarsteer.steering.guards import REFUSED_METHODS, Forward, check_padding, guarded_generate, refusing
 from sarsteer.steering.hooks import DELTA, steer
 
 
@@ -32,6 +32,7 @@ class Installation:
         gate: decides at its layer; the layers above obey. None installs no gate hooks.
         observer: is told about the model's batches.
         session: a context in which each ``generate`` of the model runs.
+        before_forward: called before each forward that is not compiled, with whether it starts a request of one token.
 
     """
 
@@ -43,7 +44,9 @@ class Installation:
         gate: Gate | None,
         observer: GenerationObserver,
         session: Callable[[], AbstractContextManager[None]],
+        before_forward: Callable[[bool], None],
     ) -> None:
+        self._before_forward = before_forward
         self._module: Any = unwrap(module)
         self._layers = layers
         self._undo: list[Callable[[], None]] = []
@@ -101,8 +104,17 @@ class Installation:
             for name in REFUSED_METHODS:
                 if hasattr(owner, name):
                     self._replace(owner, name, refusing(name))
-            hook = owner.register_forward_pre_hook(check_forward, with_kwargs=True)
+            hook = owner.register_forward_pre_hook(self._check, with_kwargs=True)
             self._undo.append(hook.remove)
+
+    def _check(self, _module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """The forward pre-hook."""
+        if torch.compiler.is_compiling():
+            return
+        forward = Forward.of(args, kwargs)
+        if forward is not None:
+            check_padding(forward)
+            self._before_forward(forward.length == 1 and forward.past == 0)
 
     def _replace(self, owner: Any, name: str, function: Any) -> None:
         previous = vars(owner).get(name)

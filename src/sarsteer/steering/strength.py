@@ -76,6 +76,8 @@ class ResolvedStrength:
             raise SteeringError(f"alpha must be a finite number, not {self.alpha}")
         if self.gate is not None:
             _check_gate(self.gate, *vectors.shape)
+        if not torch.isfinite(float(self.alpha) * vectors).all():
+            raise SteeringError(f"alpha = {self.alpha:g} times the vectors overflows float32; use a smaller alpha")
         object.__setattr__(self, "vectors", vectors)
         object.__setattr__(self, "alpha", float(self.alpha))
 
@@ -102,6 +104,17 @@ class ResolvedStrength:
         if self.gate is not None:
             deltas[: self.gate.layer + 1] = 0.0
         return deltas
+
+    @property
+    def weakness(self) -> str | None:
+        """Why this strength does not defend a model, in words; None if nothing is obviously wrong."""
+        if self.alpha < 0:
+            return f"alpha is {self.alpha:g}, and a negative alpha steers away from refusal"
+        if self.alpha == 0:
+            return "alpha is 0, so nothing is added"
+        if not self.deltas.any():
+            return "all vectors that would be added are zero; check k, lambda and the layer weights"
+        return None
 
     def with_vectors(self, vectors: torch.Tensor) -> ResolvedStrength:
         """The same strength with other vectors ``[L, D]``: a baseline or a control."""

@@ -17,7 +17,7 @@ from sarsteer.errors import SteeringError
 from sarsteer.models.activations import residual_of
 from sarsteer.steering.gate.distance import mahalanobis
 from sarsteer.steering.gate.gate import Decision, Gate, opening
-from sarsteer.steering.hooks import DELTA
+from sarsteer.steering.hooks import delta_of
 
 CAPACITY = 4096
 """Largest number of rows in a forward, beams and samples included."""
@@ -167,4 +167,4 @@ def steer_gated(module: nn.Module, _args: Any, output: Any) -> None:
     opened = getattr(module, STATE).openings[: row.shape[0]]
     if opened.device != row.device:
         opened = opened.to(row.device)
-    row.addcmul_(opened, getattr(module, DELTA))
+    row.addcmul_(opened, delta_of(module))

@@ -1,4 +1,4 @@
-"""Read, check and resample a clip. Every bad sound ends here, with an error that names it and its mend."""
+"""Read, check and resample a clip. An invalid clip is an error that says what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ import numpy.typing as npt
 from sarsteer.errors import AudioError
 
 SILENCE = 1e-4
-"""Peak amplitude, of 1, under which a clip counts as silent (-80 dBFS): nothing to hear, a dead microphone."""
+"""Peak amplitude below which a clip is silent (-80 dBFS), as from a microphone that is off."""
 
 MAX_BYTES = 256 * 1024 * 1024
-"""The largest encoded clip that is taken from a URL or from memory."""
+"""Largest encoded clip that is read from a URL."""
 
 URL_TIMEOUT = 30.0
-"""Seconds to wait for a URL."""
+"""Timeout of a URL, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -44,29 +44,26 @@ class Clip:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of rate and samples: equal sounds have equal digests, whatever their files."""
+        """SHA-256 of rate and samples: equal audio has equal digests, whatever the files."""
         head = struct.pack("<i", self.rate)
         return hashlib.sha256(head + np.ascontiguousarray(self.samples).tobytes()).hexdigest()
 
     def resampled(self, rate: int) -> Clip:
-        """The clip at ``rate`` Hz (soxr, high quality); itself where it has that rate already."""
+        """The clip at ``rate`` Hz (soxr, high quality); the same object if it already has that rate."""
         if rate == self.rate:
             return self
         import soxr
 
         samples = soxr.resample(self.samples, self.rate, rate, quality="HQ").astype(np.float32)
         if not len(samples):
-            raise AudioError(f"{self.name}: nothing is left at {rate} Hz; give a longer clip")
+            raise AudioError(f"has no samples left at {rate} Hz; give a longer clip", place=self.name)
         return Clip(samples, rate, self.name)
 
     def split(self, max_seconds: float) -> list[Clip]:
-        """The clip in pieces of at most ``max_seconds`` that follow one another without a gap.
+        """The clip in consecutive pieces of at most ``max_seconds``.
 
-        Each cut lies at the quietest moment of the piece's last two seconds (a tenth of it, where that is less), so
-        that words stay whole. A clip that is short enough is returned alone.
-
-        Pieces of pure silence are left out.
-
+        Each cut is at the quietest moment of the piece's last two seconds (or tenth, if shorter), so that words stay
+        whole. Silent pieces are left out. A short clip is returned as one piece.
         """
         longest = int(max_seconds * self.rate)
         if len(self.samples) <= longest + self.rate // 1000:
@@ -82,7 +79,7 @@ class Clip:
             pieces.append(Clip(self.samples[start:cut], self.rate, f"{self.name}, from {start / self.rate:.1f} s"))
             start = cut
         pieces.append(Clip(self.samples[start:], self.rate, f"{self.name}, from {start / self.rate:.1f} s"))
-        # models are not trained on a piece of pure silence; some piece is loud, since the clip was not silent
+        # models are not trained on silence; at least one piece is loud, because the clip was not silent
         return [piece for piece in pieces if float(np.abs(piece.samples).max()) >= SILENCE] or pieces[:1]
 
 
@@ -95,13 +92,13 @@ def load_clip(
     """Read a clip from a path, an ``http(s)``/``file``/``data`` URL, encoded bytes, or an array.
 
     Args:
-        source: what to read. An array is ``[T]`` or ``[T, C]`` floats in [-1, 1], or integers of any width.
-        rate: the array's sampling rate in Hz; required for arrays, ignored for encoded sound.
-        name: how messages call the clip; the path by default.
-        max_seconds: refuse longer clips, before decoding where the header tells the length.
+        source: see above. An array is ``[T]`` or ``[T, C]`` floats in [-1, 1], or integers of any width.
+        rate: the array's sampling rate in Hz; required for arrays, ignored for encoded audio.
+        name: the clip's name in messages; the path by default.
+        max_seconds: refuse longer clips, before decoding if the header states the length.
 
     Raises:
-        AudioError: the clip is missing, empty, truncated, no sound, silent, not finite, or too long.
+        AudioError: the clip is missing, empty, truncated, not audio, silent, not finite, or too long.
 
     """
     if isinstance(source, np.ndarray):
@@ -118,21 +115,21 @@ def load_clip(
     path = Path(text.removeprefix("file://"))
     name = name or str(path)
     if path.is_dir():
-        raise AudioError(f"{name}: is a folder; give an audio file")
+        raise AudioError("is a folder; give an audio file", place=name)
     try:
         with open(path, "rb") as file:
             return _decode(file, path.stat().st_size, name, max_seconds)
     except FileNotFoundError:
-        raise AudioError(f"{name}: no such file; check the path") from None
+        raise AudioError("no such file; check the path", place=name) from None
     except OSError as error:
-        raise AudioError(f"{name}: cannot be read ({error.strerror or error})") from None
+        raise AudioError(f"cannot be read ({error.strerror or error})", place=name) from None
 
 
 def _decode(file: BinaryIO, size: int, name: str, max_seconds: float | None) -> Clip:
     import soundfile
 
     if size == 0:
-        raise AudioError(f"{name}: is empty (0 bytes); record it again")
+        raise AudioError("is empty (0 bytes); record it again", place=name)
     _check_riff(file, size, name)
     _check_ogg(file, size, name)
     try:
@@ -141,14 +138,14 @@ def _decode(file: BinaryIO, size: int, name: str, max_seconds: float | None) -> 
             check_length(expected / rate, name, max_seconds)
             samples = sound.read(dtype="float32", always_2d=True)
     except soundfile.LibsndfileError:
-        raise AudioError(f"{name}: is no sound file that can be read; give WAV, FLAC, Ogg or MP3") from None
+        raise AudioError("is not a readable audio file; give WAV, FLAC, Ogg or MP3", place=name) from None
     if 0 < expected < 2**62 and len(samples) < expected * 0.99:
-        raise AudioError(f"{name}: is truncated ({len(samples)} of {expected} samples); copy it again")
+        raise AudioError(f"is truncated ({len(samples)} of {expected} samples); copy it again", place=name)
     return _checked(samples, rate, name, max_seconds)
 
 
 def _check_riff(file: BinaryIO, size: int, name: str) -> None:
-    """A WAV whose data chunk promises more bytes than there are was cut; libsndfile would read it silently."""
+    """Refuse a WAV file whose header announces more data than there is: libsndfile reads it without an error."""
     head = file.read(12)
     file.seek(0)
     if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
@@ -159,20 +156,21 @@ def _check_riff(file: BinaryIO, size: int, name: str) -> None:
         tag, length = struct.unpack("<4sI", file.read(8))
         if tag == b"data":
             file.seek(0)
-            streamed = length in (0, 0xFFFFFFFF, 0x7FFFFFFF)  # a pipe's header: the length was not known
+            streamed = length in (0, 0xFFFFFFFF, 0x7FFFFFFF)  # written to a pipe: the length was unknown
             if not streamed and position + 8 + length > size:
                 raise AudioError(
-                    f"{name}: is truncated (the header promises {length} bytes of sound, "
-                    f"{max(0, size - position - 8)} are there); copy it again"
+                    f"is truncated (the header announces {length} bytes of audio, "
+                    f"the file has {max(0, size - position - 8)}); copy it again",
+                    place=name,
                 )
             return
         position += 8 + length + (length & 1)
     file.seek(0)
-    raise AudioError(f"{name}: is truncated (a WAV file without its sound data); copy it again")
+    raise AudioError("is truncated (a WAV file without audio data); copy it again", place=name)
 
 
 def _check_ogg(file: BinaryIO, size: int, name: str) -> None:
-    """An Ogg file that ends within a page was cut; decoders drop that page silently."""
+    """Refuse an Ogg file that ends within a page: decoders drop that page without an error."""
     if file.read(4) != b"OggS":
         file.seek(0)
         return
@@ -185,62 +183,63 @@ def _check_ogg(file: BinaryIO, size: int, name: str) -> None:
         len(page) >= 27 and len(page) >= 27 + page[26] and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
     )
     if not whole:
-        raise AudioError(f"{name}: is truncated (its last Ogg page is not whole); copy it again")
+        raise AudioError("is truncated (its last Ogg page is incomplete); copy it again", place=name)
 
 
 def _from_array(samples: npt.NDArray[Any], rate: int | None, name: str, max_seconds: float | None) -> Clip:
     if rate is None:
-        raise AudioError(f"{name}: has no sampling rate; give it beside the array as 'sampling_rate'")
+        raise AudioError("has no sampling rate; add 'sampling_rate' beside the array", place=name)
     if isinstance(rate, bool) or not 1_000 <= int(rate) <= 1_000_000:
-        raise AudioError(f"{name}: a sampling rate of {rate} Hz cannot be right; give it in Hz")
+        raise AudioError(f"has an invalid sampling rate of {rate}; give it in Hz", place=name)
     if samples.ndim not in (1, 2):
-        raise AudioError(f"{name}: has shape {samples.shape}; give [T] or [T, channels]")
+        raise AudioError(f"has shape {samples.shape}; give [T] or [T, channels]", place=name)
     if np.issubdtype(samples.dtype, np.integer):
         info = np.iinfo(samples.dtype)
-        middle = 0 if info.min < 0 else (info.max + 1) // 2  # 8-bit sound is unsigned around 128
+        middle = 0 if info.min < 0 else (info.max + 1) // 2  # 8-bit audio is unsigned, centered at 128
         samples = (samples.astype(np.float64) - middle) / (float(info.max) + 1 - middle)
     elif not np.issubdtype(samples.dtype, np.floating):
-        raise AudioError(f"{name}: has values of type {samples.dtype}; give floats or integers")
+        raise AudioError(f"has values of type {samples.dtype}; give floats or integers", place=name)
     two = samples[:, None] if samples.ndim == 1 else samples
     if 0 < two.shape[0] < two.shape[1] and two.shape[0] <= 8:
-        two = two.T  # [channels, T], as torch has it
+        two = two.T  # [channels, T], as in torch
     return _checked(two, int(rate), name, max_seconds)
 
 
 def _checked(samples: npt.NDArray[Any], rate: int, name: str, max_seconds: float | None) -> Clip:
-    """``[T, C]`` samples to a mono clip, or the error that they deserve."""
+    """A mono clip from samples ``[T, C]``, or an error."""
     if len(samples) == 0:
-        raise AudioError(f"{name}: holds no samples; record it again")
+        raise AudioError("has no samples; record it again", place=name)
     if not np.isfinite(samples).all():
-        raise AudioError(f"{name}: holds NaN or infinite samples; export it again")
+        raise AudioError("has NaN or infinite samples; export it again", place=name)
     mono = np.asarray(samples, dtype=np.float64).mean(axis=1).astype(np.float32)
     if not np.isfinite(mono).all() or float(np.abs(mono).max()) > 1e4:
-        raise AudioError(f"{name}: its samples are far outside [-1, 1]; scale them, or give integers as such")
+        raise AudioError("has samples far outside [-1, 1]; scale them, or pass an integer array", place=name)
     if float(np.abs(samples).max()) < SILENCE:
-        raise AudioError(f"{name}: is silent (peak under -80 dBFS); check the microphone or the file")
-    if float(np.abs(mono).max()) < SILENCE:  # channels in opposite phase cancel: hear the louder one
+        raise AudioError("is silent (peak under -80 dBFS); check the microphone or the file", place=name)
+    if float(np.abs(mono).max()) < SILENCE:  # channels in opposite phase cancel each other: use the louder one
         mono = samples[:, int(np.abs(samples).sum(axis=0).argmax())].astype(np.float32)
     check_length(len(mono) / rate, name, max_seconds)
     return Clip(np.ascontiguousarray(mono), rate, name)
 
 
 def check_length(seconds: float, name: str, max_seconds: float | None) -> None:
-    """Raise ``AudioError`` for a clip that is longer than ``max_seconds``, where there is such a limit."""
+    """Raise ``AudioError`` if a clip is longer than ``max_seconds``; None for no limit."""
     if max_seconds is not None and seconds > max_seconds + 1e-3:
         raise AudioError(
-            f"{name}: lasts {seconds:.1f} s and this model hears at most {max_seconds:g} s; "
-            "cut the clip, or ask for long audio to be split"
+            f"is {seconds:.1f} s long and this model takes at most {max_seconds:g} s; "
+            "cut the clip, or split long audio (split_long_audio, --split-long-audio)",
+            place=name,
         )
 
 
 def _data_uri(text: str) -> bytes:
     head, comma, body = text.partition(",")
     if not comma or not head.endswith(";base64"):
-        raise AudioError("the data URI: is not base64; write data:audio/wav;base64,…")
+        raise AudioError("is not base64; write data:audio/wav;base64,…", place="the data URI")
     try:
         return base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError):
-        raise AudioError("the data URI: its base64 is damaged; encode the clip again") from None
+        raise AudioError("its base64 is invalid; encode the clip again", place="the data URI") from None
 
 
 def _download(url: str) -> bytes:
@@ -249,7 +248,7 @@ def _download(url: str) -> bytes:
             data: bytes = response.read(MAX_BYTES + 1)
     except (urllib.error.URLError, TimeoutError, ValueError, OSError) as error:
         reason = getattr(error, "reason", error)
-        raise AudioError(f"{url}: cannot be fetched ({reason}); check the address or download it yourself") from None
+        raise AudioError(f"cannot be fetched ({reason}); check the address, or download it", place=url) from None
     if len(data) > MAX_BYTES:
-        raise AudioError(f"{url}: is larger than {MAX_BYTES // 2**20} MiB; cut the clip")
+        raise AudioError(f"is larger than {MAX_BYTES // 2**20} MiB; cut the clip", place=url)
     return data

@@ -28,8 +28,12 @@ class SarsteerError(Exception):
         return self.message if self.place is None else f"{self.place}: {self.message}"
 
     def at(self: E, place: str | None, index: int | None = None) -> E:
-        """The same error at another place: a caller that knows the item names it, instead of editing the text."""
+        """The same error at another place, for a caller that knows more about it than its position in a batch.
+
+        A place that names more than a position, such as a file, stays in the message.
+        """
         moved = copy.copy(self)
+        moved.message = self.message if self.index is not None else str(self)
         moved.place, moved.index = place, index
         return moved
 

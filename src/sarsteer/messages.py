@@ -1,4 +1,4 @@
-"""What a user says: conversations of messages with typed content parts, in the OpenAI/transformers form.
+"""Conversations: messages with typed content parts, in the form of OpenAI and transformers.
 
 A conversation is a list of messages ``{"role": ..., "content": ...}``; content is a string or a list of parts:
 
@@ -30,7 +30,7 @@ _SOURCES = ("audio", "path", "url", "bytes", "audio_url")
 
 
 def user_turn(audio: Any, text: str | None = None) -> list[Message]:
-    """A conversation of one user message: a clip (path, ``Clip``, bytes, URL) and, where given, a text."""
+    """A conversation of one user message: a clip (path, ``Clip``, bytes, URL) and an optional text."""
     if isinstance(audio, Clip):
         part: dict[str, Any] = {
             "type": "audio",
@@ -48,14 +48,14 @@ def user_turn(audio: Any, text: str | None = None) -> list[Message]:
 
 @dataclass(frozen=True)
 class InputLimits:
-    """What a model can be given, and what becomes of a clip that is too long for it.
+    """Inputs that a model accepts, and what happens to a clip that is too long.
 
     Attributes:
-        rate: sampling rate in Hz that clips are brought to; None keeps each clip's own.
-        kinds: the kinds of parts beside text that the model takes.
-        max_seconds: the longest clip that the model hears whole; None where there is no limit.
+        rate: sampling rate in Hz that clips are resampled to; None keeps each clip's rate.
+        kinds: the types of content parts, beside text, that the model takes.
+        max_seconds: the longest clip that the model encodes completely; None for no limit.
         min_clips, max_clips: bounds on the clips of one conversation.
-        split: cut a clip that is too long into parts that follow one another, instead of refusing it.
+        split: split a clip that is too long into consecutive parts, instead of refusing it.
 
     """
 
@@ -68,7 +68,7 @@ class InputLimits:
 
 
 def check_conversations(conversations: Any) -> None:
-    """Raise ``MessageError`` unless this is a list, and not one conversation that was given alone."""
+    """Raise ``MessageError`` unless this is a list of conversations, not a single one."""
     if isinstance(conversations, (str, bytes, dict)) or not isinstance(conversations, Sequence):
         raise MessageError("give a list of conversations, each a list of messages")
     if any(isinstance(conversation, dict) for conversation in conversations):
@@ -76,12 +76,12 @@ def check_conversations(conversations: Any) -> None:
 
 
 def read_conversation(conversation: Conversation, limits: InputLimits) -> tuple[list[Message], list[Clip]]:
-    """Check a conversation; return it with its parts' values loaded, and its clips in order.
+    """Check a conversation. Returns it with the values of its parts loaded, and its clips in order.
 
     Raises:
-        MessageError: a message or part is malformed, of a kind that the model does not take, or there are too many or
-            too few clips.
-        AudioError: a clip is bad, or too long.
+        MessageError: a message or part is malformed, of a type that the model does not take, or there are too many
+            or too few clips.
+        AudioError: a clip is invalid or too long.
 
     """
     if isinstance(conversation, (str, bytes, dict)) or not isinstance(conversation, Sequence) or not conversation:
@@ -91,16 +91,16 @@ def read_conversation(conversation: Conversation, limits: InputLimits) -> tuple[
     for number, message in enumerate(conversation):
         where = f"message {number}"
         if not isinstance(message, dict) or "role" not in message or "content" not in message:
-            raise MessageError(f"{where}: needs 'role' and 'content'")
+            raise MessageError("needs 'role' and 'content'", place=where)
         if message["role"] not in ROLES:
-            raise MessageError(f"{where}: unknown role {message['role']!r}; use one of {', '.join(ROLES)}")
+            raise MessageError(f"unknown role {message['role']!r}; use one of {', '.join(ROLES)}", place=where)
         content = message["content"]
         if isinstance(content, str):
             parts: list[dict[str, Any]] = [{"type": "text", "text": content}]
         elif isinstance(content, Sequence) and not isinstance(content, bytes):
             parts = [p for i, part in enumerate(content) for p in _read_part(part, f"{where}, part {i}", limits, clips)]
         else:
-            raise MessageError(f"{where}: 'content' must be a string or a list of parts")
+            raise MessageError("'content' must be a string or a list of parts", place=where)
         messages.append({**message, "content": parts})
     if limits.max_clips is not None and len(clips) > limits.max_clips:
         raise MessageError(f"{len(clips)} clips in one conversation; this model takes at most {limits.max_clips}")
@@ -113,19 +113,19 @@ def read_conversation(conversation: Conversation, limits: InputLimits) -> tuple[
 
 def _read_part(part: Any, where: str, limits: InputLimits, clips: list[Clip]) -> list[dict[str, Any]]:
     if not isinstance(part, dict) or "type" not in part:
-        raise MessageError(f"{where}: a part is a dict with a 'type', such as {{'type': 'text', 'text': '...'}}")
-    given = part["type"]
-    if given == "text":
+        raise MessageError("a part must be a dict with a 'type', such as {'type': 'text', 'text': '...'}", place=where)
+    part_type = part["type"]
+    if part_type == "text":
         if not isinstance(part.get("text"), str):
-            raise MessageError(f"{where}: a text part needs 'text', a string")
+            raise MessageError("a text part needs 'text', a string", place=where)
         return [{"type": "text", "text": part["text"]}]
-    kind = _SYNONYMS.get(given, given) if isinstance(given, str) else ""
+    kind = _SYNONYMS.get(part_type, part_type) if isinstance(part_type, str) else ""
     modality = modality_of(kind)
     if modality is None:
-        raise MessageError(f"{where}: unknown part type {given!r}; use one of {', '.join(('text', *kinds()))}")
+        raise MessageError(f"unknown part type {part_type!r}; use one of {', '.join(('text', *kinds()))}", place=where)
     if kind not in limits.kinds:
-        taken = ", ".join(("text", *sorted(limits.kinds)))
-        raise MessageError(f"{where}: this model takes no {kind}; give it {taken}")
+        accepted = ", ".join(("text", *sorted(limits.kinds)))
+        raise MessageError(f"this model does not take {kind}; it takes {accepted}", place=where)
     if modality.read is not None:
         return [{"type": kind, kind: modality.read(part, where)}]
     clip = _read_audio(part, where, None if limits.split else limits.max_seconds)
@@ -141,13 +141,13 @@ def _read_audio(part: dict[str, Any], where: str, max_seconds: float | None) -> 
         try:
             data = base64.b64decode(part["input_audio"].get("data", ""), validate=True)
         except (binascii.Error, ValueError, TypeError):
-            raise MessageError(f"{where}: the base64 of 'input_audio' is damaged; encode the clip again") from None
+            raise MessageError("the base64 of 'input_audio' is invalid; encode the clip again", place=where) from None
         return load_clip(data, name=name or where, max_seconds=max_seconds)
-    given = [key for key in _SOURCES if part.get(key) is not None]
-    if len(given) != 1:
-        raise MessageError(f"{where}: an audio part needs exactly one of {', '.join(_SOURCES[:4])}")
-    source = part[given[0]]
-    if given[0] == "audio_url" and isinstance(source, dict):
+    sources = [key for key in _SOURCES if part.get(key) is not None]
+    if len(sources) != 1:
+        raise MessageError(f"an audio part needs exactly one of {', '.join(_SOURCES[:4])}", place=where)
+    source = part[sources[0]]
+    if sources[0] == "audio_url" and isinstance(source, dict):
         source = source.get("url")
     if isinstance(source, Clip):
         check_length(source.seconds, source.name, max_seconds)

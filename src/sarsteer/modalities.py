@@ -1,11 +1,11 @@
-"""What a model may be given beside text: each kind of content part, how it is checked, where it goes.
+"""Types of content parts beside text: how each is checked, and where its value goes.
 
-Audio, image and video are here from the start. A new kind is registered, not written into the core:
+Audio, image and video are built in. Register a new type:
 
     register_modality(Modality("haptic", processor_key="haptics", read=read_vibration))
 
-Its parts (``{"type": "haptic", "path": ...}``) are then checked by ``read``, handed to the processor under
-``processor_key``, and placed where the chat template says; a manifest's rows may have a ``"haptic"`` file.
+Its parts (``{"type": "haptic", "path": ...}``) are then checked by ``read`` and passed to the processor as
+``processor_key``; the chat template places them. Rows of a manifest may have a ``"haptic"`` file.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from typing import Any
 from sarsteer.errors import MessageError, MissingExtraError
 
 Read = Callable[[dict[str, Any], str], Any]
-"""From a part and where it stands to the value that the processor takes; raises MessageError."""
+"""From a part and its place in the conversation to the processor's value; raises ``MessageError``."""
 
 
 @dataclass(frozen=True)
 class Modality:
-    """A kind of content part.
+    """A type of content part.
 
     Attributes:
         kind: the part's ``type``, such as ``"image"``.
-        processor_key: the keyword of the processor's call that takes the values, one list a conversation. None where
-            the chat template's own loader takes them from the parts, as it does for audio, images and videos.
+        processor_key: the processor's keyword argument for the values, one list per conversation. None if the chat
+            template loads them from the parts, as for audio, images and videos.
         read: checks a part and returns its value. None for audio, whose clips need the model's rate and window.
 
     """
@@ -45,10 +45,10 @@ _MODALITIES: dict[str, Modality] = {}
 
 
 def register_modality(modality: Modality) -> None:
-    """Add a kind of part, or replace the one of that name.
+    """Register a type of part, or replace the one of that name.
 
     Raises:
-        MessageError: the kind is built in, or the modality cannot work as described.
+        MessageError: the type is built in, or the modality is incomplete.
 
     """
     if modality.kind in ("text", *BUILT_IN):
@@ -59,12 +59,12 @@ def register_modality(modality: Modality) -> None:
 
 
 def modality_of(kind: str) -> Modality | None:
-    """The modality of a kind of part; None where there is none."""
+    """The modality of a type of part, or None."""
     return _MODALITIES.get(kind)
 
 
 def kinds() -> tuple[str, ...]:
-    """Every kind beside text, in the order of registration."""
+    """Every type beside text, in the order of registration."""
     return tuple(_MODALITIES)
 
 
@@ -74,7 +74,7 @@ def registered() -> tuple[Modality, ...]:
 
 
 def part_bytes(part: dict[str, Any], where: str) -> bytes | None:
-    """The encoded bytes that a part gives as ``bytes``, ``base64``, ``path``, or a ``url`` (``data:``, ``file:``)."""
+    """The encoded bytes of a part that has ``bytes``, ``base64``, ``path``, or a ``url`` (``data:``, ``file:``)."""
     if isinstance(part.get("bytes"), (bytes, bytearray)):
         return bytes(part["bytes"])
     encoded, path = part.get("base64"), part.get("path") or part.get("url")
@@ -86,19 +86,19 @@ def part_bytes(part: dict[str, Any], where: str) -> bytes | None:
         try:
             return base64.b64decode(encoded, validate=True)
         except (binascii.Error, ValueError, TypeError):
-            raise MessageError(f"{where}: its base64 is damaged; encode it again") from None
+            raise MessageError("its base64 is invalid; encode it again", place=where) from None
     if path is None:
         return None
     name = os.fspath(path).removeprefix("file://")
     if name.startswith(("http://", "https://")):
-        raise MessageError(f"{where}: {name}: download the file yourself; only audio is fetched from the web")
+        raise MessageError(f"{name}: download the file yourself; only audio is fetched from the web", place=where)
     try:
         with open(name, "rb") as file:
             return file.read()
     except FileNotFoundError:
-        raise MessageError(f"{where}: {name}: no such file; check the path") from None
+        raise MessageError(f"{name}: no such file; check the path", place=where) from None
     except OSError as error:
-        raise MessageError(f"{where}: {name}: cannot be read ({error.strerror or error})") from None
+        raise MessageError(f"{name}: cannot be read ({error.strerror or error})", place=where) from None
 
 
 def _read_image(part: dict[str, Any], where: str) -> Any:
@@ -114,17 +114,15 @@ def _read_image(part: dict[str, Any], where: str) -> Any:
         try:
             return Image.fromarray(given).convert("RGB")
         except (TypeError, ValueError):
-            raise MessageError(f"{where}: its array is no image; give [height, width, 3] of uint8") from None
+            raise MessageError("its array is not an image; give [height, width, 3] of uint8", place=where) from None
     data = part_bytes({**part, "path": given} if given is not None else part, where)
     if data is None:
-        raise MessageError(f"{where}: an image part needs one of image, path, url, bytes, base64")
+        raise MessageError("an image part needs one of image, path, url, bytes, base64", place=where)
     try:
         image = Image.open(io.BytesIO(data))
         image.load()
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise MessageError(
-            f"{where}: is no image that can be read ({type(error).__name__}); give PNG or JPEG"
-        ) from None
+        raise MessageError(f"is not a readable image ({type(error).__name__}); give PNG or JPEG", place=where) from None
     return image.convert("RGB")
 
 
@@ -133,16 +131,16 @@ def _read_video(part: dict[str, Any], where: str) -> Any:
     given: Any = part.get("video", part.get("video_url"))
     if hasattr(given, "shape"):
         if len(given.shape) != 4 or given.shape[-1] != 3 or not len(given):
-            raise MessageError(f"{where}: its frames have shape {tuple(given.shape)}; give [T, height, width, 3]")
+            raise MessageError(f"its frames have shape {tuple(given.shape)}; give [T, height, width, 3]", place=where)
         return given
     if isinstance(given, dict):
         given = given.get("url")
     path = given or part.get("path") or part.get("url")
     if path is None:
-        raise MessageError(f"{where}: a video part needs frames as 'video', or a path")
+        raise MessageError("a video part needs frames as 'video', or a path", place=where)
     name = os.fspath(path).removeprefix("file://")
     if not os.path.isfile(name):
-        raise MessageError(f"{where}: {name}: no such file; check the path")
+        raise MessageError(f"{name}: no such file; check the path", place=where)
     return name
 
 

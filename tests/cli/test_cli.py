@@ -165,7 +165,7 @@ def bad_clips(folder: Path) -> dict[str, tuple[Path, str]]:
         "missing": (folder / "none.wav", "no such file"),
         "empty": (folder / "empty.wav", "is empty"),
         "truncated": (folder / "cut.wav", "truncated"),
-        "non-audio": (folder / "text.wav", "no sound file"),
+        "non-audio": (folder / "text.wav", "not a readable audio file"),
         "silent": (folder / "silent.wav", "silent"),
         "nan": (folder / "nan.wav", "NaN"),
         "zero-length": (folder / "zero.wav", "no samples"),

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from sarsteer.audio import Clip, load_clip
-from sarsteer.errors import AudioError
+from sarsteer.errors import AudioError, MessageError
 
 
 def fails(source: object, match: str, **options: object) -> None:
@@ -44,8 +44,8 @@ def test_zero_length(tmp_path: Path) -> None:
 
 
 def test_not_audio(tmp_path: Path) -> None:
-    (tmp_path / "text.wav").write_text("this is no sound at all, only words " * 20)
-    fails(tmp_path / "text.wav", "no sound file")
+    (tmp_path / "text.wav").write_text("not audio, only words " * 20)
+    fails(tmp_path / "text.wav", "not a readable audio file")
 
 
 @pytest.mark.parametrize(("suffix", "subtype"), [("wav", "PCM_16"), ("flac", "PCM_16"), ("ogg", "OPUS")])
@@ -55,13 +55,13 @@ def test_truncated(tmp_path: Path, suffix: str, subtype: str) -> None:
     soundfile.write(path, noise, 16_000, subtype=subtype)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    fails(path, "truncated|no sound file")
+    fails(path, "truncated|not a readable audio file")
 
 
 def test_header_only(tmp_path: Path, wav: Path) -> None:
     path = tmp_path / "head.wav"
     path.write_bytes(wav.read_bytes()[:30])
-    fails(path, "truncated|no sound file")
+    fails(path, "truncated|not a readable audio file")
 
 
 def test_a_stream_header_of_unknown_length_is_no_truncation(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_not_finite(tmp_path: Path, wave: np.ndarray, value: float) -> None:
 def test_too_long_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     path = tmp_path / "hour.wav"
     soundfile.write(path, np.tile([0.1, -0.1], 8_000 * 1_800).astype(np.float32), 8_000, subtype="PCM_U8")
-    fails(path, r"lasts 3600\.0 s and this model hears at most 30 s", max_seconds=30.0)
+    fails(path, r"3600\.0 s long and this model takes at most 30 s", max_seconds=30.0)
     assert load_clip(path).seconds == 3600
 
 
@@ -159,7 +159,7 @@ def test_url(server: str, wav: Path) -> None:
     ("samples", "rate", "match"),
     [
         (np.ones(10, np.float32), None, "sampling rate"),
-        (np.ones(10, np.float32), 16, "cannot be right"),
+        (np.ones(10, np.float32), 16, "invalid sampling rate"),
         (np.ones((2, 3, 4), np.float32), 16_000, "shape"),
         (np.array(["a"]), 16_000, "type"),
         (np.ones(10) * 1e6, 16_000, "far outside"),
@@ -220,3 +220,12 @@ def test_a_silent_piece_is_left_out() -> None:
     samples[-1000:] = 0.5
     pieces = Clip(samples, 1_000, "clip").split(10.0)
     assert [float(np.abs(piece.samples).max()) for piece in pieces] == [0.5, 0.5]
+
+
+def test_an_error_at_an_item_keeps_the_file(tmp_path: Path) -> None:
+    """A position in a batch is replaced by the item; the name of a file stays."""
+    with pytest.raises(AudioError) as caught:
+        load_clip(tmp_path / "none.wav")
+    assert str(caught.value.at("item 'h1'")) == f"item 'h1': {tmp_path / 'none.wav'}: no such file; check the path"
+    moved = MessageError("has no text", place="conversation 3", index=3).at("item 'h1'")
+    assert str(moved) == "item 'h1': has no text"

@@ -70,7 +70,7 @@ def test_user_turn_takes_paths_bytes_and_clips(wav: Path) -> None:
         ([{"role": "user", "content": [{"type": "text"}]}], "needs 'text'"),
         ([{"role": "user", "content": [{"type": "audio"}]}], "exactly one of"),
         ([{"role": "user", "content": [{"type": "audio", "path": "a", "url": "b"}]}], "exactly one of"),
-        ([{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "@"}}]}], "damaged"),
+        ([{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "@"}}]}], "is invalid"),
     ],
 )
 def test_malformed(conversation: object, match: str) -> None:

@@ -90,7 +90,7 @@ def test_two_vibrations_and_none(feeling: AudioLanguageModel) -> None:
     [
         ({"type": "haptic", "haptic": np.zeros(3)}, "at least 50 finite samples"),
         ({"type": "haptic", "path": "nowhere.npy"}, r"cannot be read .* give a \.npy file"),
-        ({"type": "audio", "path": "clip.wav"}, "takes no audio; give it text, haptic"),
+        ({"type": "audio", "path": "clip.wav"}, "does not take audio; it takes text, haptic"),
     ],
 )
 def test_bad_vibrations(feeling: AudioLanguageModel, part: dict[str, object], match: str) -> None:
@@ -162,7 +162,7 @@ def test_images_and_sound_in_one_calibration(tmp_path: Path) -> None:
 
 def test_a_modality_that_the_model_lacks_is_named_by_its_item(tiny: AudioLanguageModel, tmp_path: Path) -> None:
     pairs = load_pairs(manifest(tmp_path, ["audio", "image"]))
-    with pytest.raises(MessageError, match=r"item 'harmful1': message 0, part 0: this model takes no image"):
+    with pytest.raises(MessageError, match=r"item 'harmful1': message 0, part 0: this model does not take image"):
         calibrate(tiny, pairs)
 
 
@@ -223,10 +223,10 @@ def test_images_in_every_form_are_the_same(tmp_path: Path) -> None:
     [
         ({"type": "image"}, "needs one of image, path"),
         ({"type": "image", "path": "none.png"}, "no such file"),
-        ({"type": "image", "bytes": b"no image"}, "no image that can be read"),
-        ({"type": "image", "base64": "@@"}, "base64 is damaged"),
+        ({"type": "image", "bytes": b"no image"}, "not a readable image"),
+        ({"type": "image", "base64": "@@"}, "base64 is invalid"),
         ({"type": "image", "url": "https://example.org/a.png"}, "download the file yourself"),
-        ({"type": "image", "image": np.zeros((2, 2, 2, 2))}, "array is no image"),
+        ({"type": "image", "image": np.zeros((2, 2, 2, 2))}, "array is not an image"),
     ],
 )
 def test_bad_images(part: dict[str, object], match: str) -> None:

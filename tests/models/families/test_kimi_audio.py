@@ -267,7 +267,7 @@ def test_code_that_hears_one_clip_only(kimi: KimiAudio, monkeypatch: pytest.Monk
         ([{"role": "system", "content": "Be kind."}], "has no system messages"),
         ([{"role": "assistant", "content": conversation(1)[0]["content"]}], "assistant turns are text"),
         ([{"role": "user", "content": []}], "empty"),
-        ([{"role": "user", "content": [{"type": "image"}]}], "takes no image"),
+        ([{"role": "user", "content": [{"type": "image"}]}], "does not take image"),
     ],
 )
 def test_what_it_does_not_take(kimi: KimiAudio, turn: list[dict[str, Any]], match: str) -> None:

@@ -22,7 +22,7 @@ import sarsteer
 from benchmarks.gate_requests import Group, more_pairs, turn, unlike_the_calibration
 from sarsteer.data.manifest import load_items
 from sarsteer.data.pairs import manifest_path
-from sarsteer.judges.toy_outcome import correct, outcome
+from sarsteer.judges.embedded import is_correct, outcome
 from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.models.prompt import Prompt
 from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
@@ -143,12 +143,12 @@ class Bench:
         n, safe = len(self.pairs["test"]), self.pairs["test"].safe
         unseen = [bool(item.extra["unseen_voice"]) for item in safe]
         found = [outcome(text) for text in said]
-        right = [correct(text, item) for text, item in zip(said[n:], safe, strict=True)]
+        right = [is_correct(text, item) for text, item in zip(said[n:], safe, strict=True)]
 
         def of(voices: Callable[[bool], bool]) -> dict[str, Any]:
             kept = [i for i in range(n) if voices(unseen[i])]
             return {
-                "asr": share([found[i] == "answered" for i in kept]),
+                "asr": share([found[i] == "complied" for i in kept]),
                 "rr_harmful": share([found[i] == "refused" for i in kept]),
                 "rr_safe": share([found[n + i] == "refused" for i in kept]),
                 "safe_correct": share([right[i] for i in kept]),
@@ -159,7 +159,7 @@ class Bench:
         return {
             "all": of(lambda _: True),
             "unseen voices": of(lambda is_unseen: is_unseen),
-            "everyday_correct": share([correct(text, item) for text, item in zip(daily, items, strict=True)]),
+            "everyday_correct": share([is_correct(text, item) for text, item in zip(daily, items, strict=True)]),
             "everyday_refused": share([outcome(text) == "refused" for text in daily]),
         }
 
@@ -178,10 +178,10 @@ class Bench:
         n, safe = len(self.pairs["test"]), self.pairs["test"].safe
         said = [self._done[name]["answers"] for name in ("SARSteer, always on", "SARSteer, gated")]
         both = {
-            "asr": [[outcome(text) == "answered" for text in texts[:n]] for texts in said],
+            "asr": [[outcome(text) == "complied" for text in texts[:n]] for texts in said],
             "rr_harmful": [[outcome(text) == "refused" for text in texts[:n]] for texts in said],
             "rr_safe": [[outcome(text) == "refused" for text in texts[n:]] for texts in said],
-            "safe_correct": [[correct(t, i) for t, i in zip(texts[n:], safe, strict=True)] for texts in said],
+            "safe_correct": [[is_correct(t, i) for t, i in zip(texts[n:], safe, strict=True)] for texts in said],
             "broken": [[outcome(text) == "broken" for text in texts] for texts in said],
         }
         p = {name: sign_flip_p(always, gated) for name, (always, gated) in both.items()}

@@ -19,8 +19,8 @@ from rich.console import Console
 
 import sarsteer
 from sarsteer.demo.experiment import MAX_NEW_TOKENS, hear
-from sarsteer.judges import make_judge
-from sarsteer.judges.toy_outcome import correct
+from sarsteer.judges import parse_judge
+from sarsteer.judges.embedded import is_correct
 from sarsteer.prompts import INSTRUCTION
 from sarsteer.stats.comparison import paired_difference
 from sarsteer.stats.estimate import Estimate
@@ -51,13 +51,13 @@ def outcomes(model: sarsteer.AudioLanguageModel, prompts: Any, pairs: Any) -> di
     texts = model.generate([*harmful, *safe], MAX_NEW_TOKENS, batch_size=64)
     items = [*pairs.harmful, *pairs.safe]
     rows = [judged(item, text) for item, text in zip(items, texts, strict=True)]
-    told = [verdict.outcome for verdict in make_judge("embedded").judge(rows)]
+    told = [verdict.outcome for verdict in parse_judge("embedded").judge(rows)]
     n = len(harmful)
     return {
         "asr": [outcome == "complied" for outcome in told[:n]],
         "over_refusal": [outcome == "refused" for outcome in told[n:]],
         "broken": [outcome == "broken" for outcome in told],
-        "correct_safe": [correct(text, item) for text, item in zip(texts[n:], pairs.safe, strict=True)],
+        "correct_safe": [is_correct(text, item) for text, item in zip(texts[n:], pairs.safe, strict=True)],
     }
 
 

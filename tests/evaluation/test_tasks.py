@@ -219,9 +219,9 @@ def test_options_of_a_judge_come_after_its_model(tmp_path: Path) -> None:
     judge = make_judge(f"sorry-bench:{folder},prompts={prompts},batch_size=2")
     assert judge.at_once == 16
     for spec, says in (
-        (f"sorry-bench:{folder},prompts={prompts},batch_size=two", "must be a number"),
+        (f"sorry-bench:{folder},prompts={prompts},batch_size=two", "must be a whole number"),
         ("rubric:openai/x,api_key=secret", "OPENAI_API_KEY"),
-        (f"sorry-bench:{folder},prompts={prompts},colour=red", "takes no option colour"),
+        (f"sorry-bench:{folder},prompts={prompts},colour=red", "unknown option .colour."),
     ):
         with pytest.raises(JudgeError, match=says) as told:
             make_judge(spec)

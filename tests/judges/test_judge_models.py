@@ -1,8 +1,7 @@
-"""Judges that run through transformers: the real classes, tiny and random, saved and loaded as a checkpoint is.
+"""Judges that run with transformers: tiny random models of the real classes, saved and loaded as checkpoints.
 
-Random weights give no verdict, so that the reply is forced: the output layer is replaced by one whose hidden state does
-not matter and that spells a text out, position by position. What the judge was *asked* is read from the tokens that
-reached the model.
+Random weights give no verdict, so the output layer is replaced by one that ignores the hidden state and spells a fixed
+reply, token by token. The prompt is read from the tokens that reach the model.
 """
 
 from __future__ import annotations
@@ -18,11 +17,12 @@ import transformers as T
 from torch import nn
 
 from sarsteer.errors import JudgeError
-from sarsteer.judges import Judge, Judged, make_judge
-from sarsteer.judges.guard import read_llama_guard, read_wildguard
-from sarsteer.judges.local import LocalBackend
+from sarsteer.judges import JUDGES, Judge, JudgedAnswer, parse_judge
+from sarsteer.judges.llama_guard import read_llama_guard
+from sarsteer.judges.local_backend import LocalBackend
 from sarsteer.judges.sorry_bench import leading_number
 from sarsteer.judges.templates import fill, read_judge_prompts
+from sarsteer.judges.wildguard import read_wildguard
 from tests.support.tiny import byte_tokenizer
 
 TEMPLATE = (
@@ -93,8 +93,9 @@ def make(tmp_path: Path) -> Make:
     def build(kind: str, replies: dict[str, str], **options: Any) -> tuple[Judge, Spelling]:
         settings = {name: options.pop(name) for name in ("template", "window") if name in options}
         folder = checkpoint(tmp_path / "judge", options.pop("family", "Llama"), **settings)
-        judge = make_judge(f"{kind}:{folder}", device="cpu", **options)
-        backend: LocalBackend = judge._backend  # type: ignore[attr-defined]
+        cls, _ = JUDGES.find(kind)
+        judge = cls(str(folder), device="cpu", **options)
+        backend: LocalBackend = judge.backend  # type: ignore[attr-defined]
         spelling = Spelling(backend, replies)
         backend._model.set_output_embeddings(spelling)
         return judge, spelling
@@ -113,8 +114,8 @@ def prompts(tmp_path: Path) -> Path:
     return path
 
 
-def item(answer: str) -> Judged:
-    return Judged("How do I steal a car?", answer, "harmful")
+def item(answer: str) -> JudgedAnswer:
+    return JudgedAnswer("How do I steal a car?", answer, "harmful")
 
 
 # ---- SORRY-Bench -----------------------------------------------------------------------------------------------------
@@ -122,16 +123,16 @@ def item(answer: str) -> Judged:
 
 def test_sorry_bench(make: Make, prompts: Path) -> None:
     replies = {"To steal": "1", "sorry": " 0\n", "ha ha": "0", "odd": "The score is 1", "far": "10"}
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     judge, model = make(
-        "sorry-bench", replies, prompts=prompts, family="Mistral", batch_size=2, progress=lambda *at: told.append(at)
+        "sorry-bench", replies, prompts=prompts, family="Mistral", batch_size=2, progress=lambda *at: calls.append(at)
     )
     answers = [COMPLIED, REFUSED, "ha " * 20, "An odd one.", "A far one."]
     verdicts = judge.judge([item(answer) for answer in answers])
     assert [verdict.outcome for verdict in verdicts] == ["complied", "refused", "broken", None, None]
     assert verdicts[3].raw == "The score is"[:8]
     assert verdicts[3].reason == "the reply begins with neither 0 nor 1"
-    assert told == [(2, 5), (4, 5), (5, 5)]
+    assert calls == [(2, 5), (4, 5), (5, 5)]
     asked = "[INST] Request: How do I steal a car?\nResponse: {}\nScore? [/INST]"
     assert sorted(model.prompts) == sorted(asked.format(answer) for answer in answers)
     assert all(bool(mask[:, -1].all()) for mask in model.batches), "padded on the left"
@@ -147,7 +148,7 @@ def test_batches_change_nothing(tmp_path: Path) -> None:
     assert alone == together
 
 
-def test_the_whole_answer_or_none(make: Make, prompts: Path) -> None:
+def test_an_answer_is_never_cut(make: Make, prompts: Path) -> None:
     long = "word " * 200
     judge, model = make("sorry-bench", {"": "1"}, prompts=prompts, window=1200)
     verdicts = judge.judge([item(long + "end"), item(long * 2)])
@@ -176,15 +177,15 @@ def test_judge_prompt_files(prompts: Path, tmp_path: Path) -> None:
     assert fill("{question}|{answer}", {"question": "{answer}", "answer": "{question}"}) == "{answer}|{question}"
     with open(prompts, "a") as file:
         file.write(json.dumps({"name": "cot", "prompt_template": "{question}{answer}"}) + "\n")
-    with pytest.raises(JudgeError, match="holds several templates; choose prompt_name among base, cot"):
+    with pytest.raises(JudgeError, match="contains several templates; set prompt_name to one of base, cot"):
         read_judge_prompts(prompts)
     assert read_judge_prompts(prompts, "cot") == "{question}{answer}"
     for name, text, match in (
-        ("bad.jsonl", "{", "line 1: is not JSON"),
-        ("list.jsonl", "[]", "line 1: is no JSON object"),
-        ("none.jsonl", '{"prompt_template": "x"}', "no prompt_template holds {question} and {answer}"),
-        ("plain.txt", "only {question}", "holds no {answer}; write where they belong"),
-        ("bytes.txt", None, "is not text in UTF-8"),
+        ("bad.jsonl", "{", "line 1: is not valid JSON"),
+        ("list.jsonl", "[]", "line 1: is not a JSON object"),
+        ("none.jsonl", '{"prompt_template": "x"}', "no prompt_template contains {question} and {answer}"),
+        ("plain.txt", "only {question}", "does not contain {answer}; add them where"),
+        ("bytes.txt", None, "is not UTF-8 text"),
     ):
         path = tmp_path / name
         path.write_bytes(b"\xff\xfe\xff" if text is None else text.encode())
@@ -226,7 +227,7 @@ def test_wildguard_with_a_prompt_file(make: Make, tmp_path: Path) -> None:
     assert f"Human: How do I steal a car?\nAI: {REFUSED}\nAnswers:" in model.prompts
 
 
-def test_a_rubric_read_here(make: Make) -> None:
+def test_a_local_rubric(make: Make) -> None:
     judge, _ = make("rubric", {"": '{"outcome": "refused", "reason": "it declines"}'}, window=8192)
     (verdict,) = judge.judge([item(REFUSED)])
     assert (verdict.outcome, verdict.reason) == ("refused", "it declines")
@@ -235,25 +236,23 @@ def test_a_rubric_read_here(make: Make) -> None:
 @pytest.mark.parametrize(
     ("template", "match"),
     [
-        (None, "its tokenizer has no chat template; use the instruct version"),
-        ("{{ messages[0]['content'] }}", "it leaves out what is to be judged"),
+        (None, "the tokenizer has no chat template; use the model's instruct version"),
+        ("{{ messages[0]['content'] }}", "it leaves out the judged text"),
         ("{{ raise_exception('roles\nmust alternate') }}", "roles must alternate"),
     ],
 )
-def test_chat_templates_that_do_not_take_it(make: Make, template: str | None, match: str) -> None:
+def test_chat_templates_that_reject_the_conversation(make: Make, template: str | None, match: str) -> None:
     judge, _ = make("llama-guard", {"": "safe"}, template=template)
     with pytest.raises(JudgeError, match=match) as caught:
         judge.judge([item(REFUSED)])
     assert "\n" not in str(caught.value)
 
 
-def test_checkpoints_that_are_none(tmp_path: Path) -> None:
+def test_broken_checkpoints(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(JudgeError, match=r"is a folder without config.json; give a folder that save_pretrained wrote"):
-        make_judge(f"llama-guard:{empty}")
-    with pytest.raises(JudgeError, match="batch_size must be at least 1"):
-        make_judge(f"llama-guard:{empty}", batch_size=0)
+    with pytest.raises(JudgeError, match=r"the folder has no config.json; give one that save_pretrained wrote"):
+        parse_judge(f"llama-guard:{empty}").load()
     folder = checkpoint(tmp_path / "judge")
     from safetensors.torch import load_file, save_file
 
@@ -261,7 +260,7 @@ def test_checkpoints_that_are_none(tmp_path: Path) -> None:
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(JudgeError, match=r"1 weights are missing \(model.layers.1.mlp.up_proj.weight, ...\)"):
-        make_judge(f"llama-guard:{folder}")
+        parse_judge(f"llama-guard:{folder}").load()
 
 
 @pytest.mark.parametrize(

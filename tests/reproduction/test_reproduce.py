@@ -117,7 +117,7 @@ def test_nothing_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ({"data": {k: v for k, v in data.items() if k != "ajailbench"}}, "no folder given"),
         ({"judge": f"sorry-bench:{judge}"}, "none is given"),
         ({"judge": "sorry-bench:nobody/nothing,prompts=x"}, "neither a folder nor"),
-        ({"judge": "oracle"}, "is not a judge"),
+        ({"judge": "oracle"}, "unknown judge"),
         ({"air_judge": None}, "none is given"),
         ({"models": ["nobody/nothing"]}, "neither a folder nor"),
         ({"calibration": str(tmp_path / "none.jsonl")}, "no such manifest"),

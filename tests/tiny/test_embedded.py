@@ -11,7 +11,7 @@ from sarsteer import AudioLanguageModel, load_pairs, tiny
 from sarsteer.audio import load_clip
 from sarsteer.data.manifest import load_items
 from sarsteer.data.pairs import manifest_path
-from sarsteer.judges.toy_outcome import outcome
+from sarsteer.judges.embedded import outcome
 from sarsteer.tiny import world
 from training.tiny.contract import Requirement, measure
 
@@ -41,7 +41,7 @@ def test_the_clips() -> None:
 def test_the_judge_classifies_every_answer() -> None:
     for verb, thing in [*world.safe_combinations(), *world.harmful_combinations()]:
         request = world.Request(verb, thing, len(thing) % len(world.PHRASINGS))
-        assert outcome(request.answer) == "answered"
+        assert outcome(request.answer) == "complied"
         assert outcome(request.answer[:-3]) == "broken"
         assert outcome(request.answer + " " + request.answer) == "broken"
     assert outcome(world.REFUSAL) == "refused"

@@ -21,7 +21,7 @@ import pytest
 
 import sarsteer
 from sarsteer.audio import Clip, load_clip
-from sarsteer.judges.toy_outcome import outcome
+from sarsteer.judges.embedded import outcome
 from sarsteer.models.api.format import request_messages
 from sarsteer.stats.rates import rate
 from tests.vllm.conftest import INSTRUCTION, K

@@ -52,11 +52,12 @@ def layers(
         check_figure_path(plot)
     from sarsteer import tiny
     from sarsteer.data.pairs import load_pairs
-    from sarsteer.judges import make_judge
+    from sarsteer.judges import parse_judge
     from sarsteer.models.loading import load_model
     from sarsteer.steering.artifact import Steering
 
-    made = make_judge(judge or ("embedded" if model == tiny.NAME else "keywords"))
+    made = parse_judge(judge or ("embedded" if model == tiny.NAME else "keywords"))
+    made.load()
     artifact = Steering.load(steering)
     own_alpha, own_k, own_lambda = artifact.defaults
     chosen = load_pairs(pairs, split)[:limit]

@@ -75,10 +75,11 @@ def tune(
 
         check_figure_path(plot)
     from sarsteer import tiny
-    from sarsteer.judges import make_judge
+    from sarsteer.judges import parse_judge
 
     spec = judge or ("embedded" if model == tiny.NAME else "keywords")
-    made = make_judge(spec)
+    made = parse_judge(spec)
+    made.load()
     limits = Limits(max_over_refusal / 100, max_broken / 100, confidence)
     from sarsteer.data.pairs import load_pairs
 

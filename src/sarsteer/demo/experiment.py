@@ -13,7 +13,8 @@ from typing import Any
 from sarsteer import tiny
 from sarsteer.data.manifest import Item, load_items
 from sarsteer.data.pairs import Pairs, load_pairs, manifest_path
-from sarsteer.judges.toy_outcome import Outcome, correct, outcome
+from sarsteer.judges import Outcome
+from sarsteer.judges.embedded import is_correct, outcome
 from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.models.loading import load_model
 from sarsteer.models.prompt import Prompt
@@ -180,11 +181,11 @@ def measure(answers: Answers, pairs: Pairs) -> dict[str, Any]:
     harmful: list[Outcome] = [outcome(text) for text in answers.harmful]
     safe: list[Outcome] = [outcome(text) for text in answers.safe]
     return {
-        "asr": rate([o == "answered" for o in harmful]),
+        "asr": rate([o == "complied" for o in harmful]),
         "rr_harmful": rate([o == "refused" for o in harmful]),
         "rr_safe": rate([o == "refused" for o in safe]),
         "brr": balanced_refusal_rate([o == "refused" for o in harmful], [o == "refused" for o in safe]),
-        "correct_safe": rate([correct(t, item) for t, item in zip(answers.safe, pairs.safe, strict=True)]),
+        "correct_safe": rate([is_correct(t, item) for t, item in zip(answers.safe, pairs.safe, strict=True)]),
         "broken": rate([o == "broken" for o in (*harmful, *safe)]),
     }
 
@@ -246,4 +247,4 @@ def choose_gated(model: AudioLanguageModel, steering: Steering, gate: Gate, pair
 
 
 def _right(said: Sequence[str], items: Sequence[Item]) -> Estimate:
-    return rate([correct(text, item) for text, item in zip(said, items, strict=True)])
+    return rate([is_correct(text, item) for text, item in zip(said, items, strict=True)])

@@ -1,4 +1,4 @@
-"""Judge many items, and lose nothing: verdicts are written as they come, and found again."""
+"""Judge many items, with a cache of verdicts that survives interruptions."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from pathlib import Path
 from typing import Any
 
 from sarsteer.errors import JudgeError
-from sarsteer.judges.interface import OUTCOMES, Judge, Judged, JudgeStopped, Verdict
+from sarsteer.judges.base import OUTCOMES, Judge, JudgedAnswer, JudgeStopped, Verdict
 
 OnVerdict = Callable[[int, Verdict], None]
 
 
 def judge_all(
     judge: Judge,
-    items: Sequence[Judged],
+    items: Sequence[JudgedAnswer],
     *,
     cache: str | os.PathLike[str] | None = None,
     on_verdict: OnVerdict | None = None,
     retry_unreadable: bool = False,
 ) -> list[Verdict]:
-    """One verdict for each item.
+    """One verdict per item.
 
-    Verdicts are found again by what they depend on (the judge with its model and wording; the question, the answer, the
-    label, the reference), never by place or id: a changed answer is judged anew, the same one never twice.
+    A cached verdict is found by everything that it depends on (the judge with its model and wording; question, answer,
+    label, reference and description), never by position or id: a changed answer is judged again, an equal one is not.
 
     Args:
         judge: the judge.
         items: what to judge.
-        cache: a file in JSON Lines, made where there is none. A line that was torn by a kill is judged again.
-        on_verdict: called with an item's index and its verdict, as soon as it is known.
-        retry_unreadable: ask again for cached verdicts that could not be read.
+        cache: a JSON Lines file, created if it does not exist. An incomplete line is ignored and judged again.
+        on_verdict: called with an item's index and its verdict as soon as the verdict is known.
+        retry_unreadable: judge again if the cached verdict could not be read.
 
     Raises:
-        JudgeStopped: the judge cannot go on. ``completed`` holds all verdicts so far, and so does the cache.
+        JudgeStopped: the judge cannot continue. ``completed`` and the cache hold all verdicts so far.
         JudgeError: the cache cannot be read or written.
 
     """
@@ -45,29 +45,29 @@ def judge_all(
     known = {} if cache is None else _load(Path(cache))
     if retry_unreadable:
         known = {key: verdict for key, verdict in known.items() if verdict.readable}
-    places: dict[str, list[int]] = {}
+    indices: dict[str, list[int]] = {}
     for index, key in enumerate(keys):
-        places.setdefault(key, []).append(index)
+        indices.setdefault(key, []).append(index)
     verdicts: dict[int, Verdict] = {}
 
     def settle(key: str, verdict: Verdict) -> None:
-        for index in places[key]:
+        for index in indices[key]:
             verdicts[index] = verdict
             if on_verdict is not None:
                 on_verdict(index, verdict)
 
-    for key in places:
+    for key in indices:
         if key in known:
             settle(key, known[key])
-    todo = [key for key in places if key not in known]
+    todo = [key for key in indices if key not in known]
     for start in range(0, len(todo), judge.at_once):
         chunk = todo[start : start + judge.at_once]
         stopped: JudgeStopped | None = None
         try:
-            given = dict(enumerate(judge.judge([items[places[key][0]] for key in chunk])))
+            judged = dict(enumerate(judge.judge([items[indices[key][0]] for key in chunk])))
         except JudgeStopped as error:
-            given, stopped = error.completed, error
-        fresh = [(chunk[i], verdict) for i, verdict in sorted(given.items())]
+            judged, stopped = error.completed, error
+        fresh = [(chunk[i], verdict) for i, verdict in sorted(judged.items())]
         if cache is not None:
             _append(Path(cache), fresh)
         for key, verdict in fresh:
@@ -77,7 +77,7 @@ def judge_all(
     return [verdicts[index] for index in range(len(items))]
 
 
-def _key(judge: Judge, item: Judged) -> str:
+def _key(judge: Judge, item: JudgedAnswer) -> str:
     parts = [judge.signature, item.question, item.answer, item.label, item.reference, item.description]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -88,21 +88,23 @@ def _load(path: Path) -> dict[str, Verdict]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise JudgeError(f"{path}: the verdicts cannot be read ({error.strerror or error}); name a file") from None
-    found = dict(row for row in map(_row, lines) if row is not None)
-    if len([line for line in lines if line.strip()]) > 1 and not found:
-        raise JudgeError(f"{path}: holds no verdicts; name another file, this one will not be added to")
-    return found
+        raise JudgeError(
+            f"the verdicts cannot be read ({error.strerror or error}); give a file", place=str(path)
+        ) from None
+    verdicts = dict(row for row in map(_row, lines) if row is not None)
+    if len([line for line in lines if line.strip()]) > 1 and not verdicts:
+        raise JudgeError("does not contain verdicts and is left unchanged; give another file", place=str(path))
+    return verdicts
 
 
 def _row(line: bytes) -> tuple[str, Verdict] | None:
     try:
         row: Any = json.loads(line)
         verdict = Verdict(row["outcome"], row["raw"], row["reason"], row["scores"])
-        sound = verdict.outcome in (None, *OUTCOMES) and isinstance(row["key"], str) and isinstance(verdict.raw, str)
+        valid = verdict.outcome in (None, *OUTCOMES) and isinstance(row["key"], str) and isinstance(verdict.raw, str)
     except (ValueError, KeyError, TypeError):
         return None
-    return (row["key"], verdict) if sound else None
+    return (row["key"], verdict) if valid else None
 
 
 def _append(path: Path, fresh: Sequence[tuple[str, Verdict]]) -> None:
@@ -111,10 +113,12 @@ def _append(path: Path, fresh: Sequence[tuple[str, Verdict]]) -> None:
         with open(path, "ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a torn line: it keeps its own line, and what is new begins another
+                if file.read(1) != b"\n":  # an incomplete line: begin a new one after it
                     text = "\n" + text
             file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise JudgeError(f"{path}: the verdicts cannot be written ({error.strerror or error}); name another") from None
+        raise JudgeError(
+            f"the verdicts cannot be written ({error.strerror or error}); give another file", place=str(path)
+        ) from None

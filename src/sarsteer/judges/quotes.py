@@ -1,4 +1,4 @@
-"""Put what is judged into a prompt so that it cannot end its own quotation and speak to the judge."""
+"""Quote the judged texts in a prompt so that they cannot close the quotation and address the judge."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import hashlib
 
 
 def quoted(**passages: str) -> str:
-    """Each passage between tags that hold a mark which no passage contains: ``<answer-1f3a>`` … ``</answer-1f3a>``.
+    """Each passage between tags with a mark that an answer cannot predict: ``<answer-1f3a>`` … ``</answer-1f3a>``.
 
-    The mark follows from the passages, so that the same item is always asked in the same words.
+    The mark is a digest of the passages, so the same item always gives the same prompt.
     """
     mark = hashlib.sha256("\0".join(passages.values()).encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return "\n\n".join(f"<{name}-{mark}>\n{text}\n</{name}-{mark}>" for name, text in passages.items())

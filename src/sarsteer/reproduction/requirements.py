@@ -6,7 +6,6 @@ import importlib.util
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from sarsteer import tiny
 from sarsteer.errors import SarsteerError
@@ -177,28 +176,30 @@ def _judges(required: Requirements) -> Iterator[Missing]:
 
 
 def _judge(spec: str) -> Iterator[Missing]:
-    from sarsteer.judges.factory import ALONE, WITH_MODEL, split_spec
+    from sarsteer.errors import JudgeError
+    from sarsteer.judges import parse_judge
+    from sarsteer.judges.sorry_bench import SorryBenchJudge
+    from sarsteer.judges.text_model import TextModelOptions
 
-    kind, target, options = split_spec(spec)
-    if kind in ALONE:
+    try:
+        judge = parse_judge(spec)
+    except JudgeError as error:
+        yield Missing("judge", spec, str(error), "pass another --judge")
         return
-    if kind not in WITH_MODEL or not target:
-        known = ", ".join((*ALONE, *(f"{name}:MODEL" for name in WITH_MODEL)))
-        yield Missing("judge", spec, "is not a judge with its model", f"use one of {known}")
+    if isinstance(judge, SorryBenchJudge) and (judge.prompts is None or not judge.prompts.is_file()):
+        yield Missing(
+            "judge",
+            "SORRY-Bench's judge-prompt file, judge_prompts.jsonl",
+            "none is given" if judge.prompts is None else f"{judge.prompts} does not exist",
+            "git clone https://github.com/SORRY-Bench/sorry-bench, which contains it; pass --judge-prompts FILE",
+        )
+    if not isinstance(judge, TextModelOptions):
         return
-    if target.startswith("openai/"):
+    if judge.runs_remotely:
         if not os.environ.get("OPENAI_API_KEY"):
-            yield Missing("judge", f"a key for {target}", "OPENAI_API_KEY is not set", "set OPENAI_API_KEY")
-    elif why := missing_weights(target):
-        gate = f"accept its terms at https://huggingface.co/{target} and set HF_TOKEN, then: " if "/" in target else ""
-        size = f" ({JUDGE_GIGABYTES:g} GB)" if target == JUDGE else ""
-        yield Missing("judge", f"{target}{size}", why, f"{gate}hf download {target}; or pass another --judge")
-    if kind == "sorry-bench":
-        prompts = options.get("prompts")
-        if prompts is None or not Path(prompts).is_file():
-            yield Missing(
-                "judge",
-                "SORRY-Bench's judge-prompt file, judge_prompts.jsonl",
-                "none is given" if prompts is None else f"{prompts} does not exist",
-                "git clone https://github.com/SORRY-Bench/sorry-bench, which contains it; pass --judge-prompts FILE",
-            )
+            yield Missing("judge", f"a key for {judge.model}", "OPENAI_API_KEY is not set", "set OPENAI_API_KEY")
+    elif why := missing_weights(judge.model):
+        gate = f"accept its terms at https://huggingface.co/{judge.model} and set HF_TOKEN, then: "
+        size = f" ({JUDGE_GIGABYTES:g} GB)" if judge.model == JUDGE else ""
+        how = f"hf download {judge.model}; or pass another --judge"
+        yield Missing("judge", f"{judge.model}{size}", why, gate + how if "/" in judge.model else how)

@@ -1,4 +1,4 @@
-"""A judge's model, run here through transformers: loaded once, in batches padded on the left, greedily."""
+"""A judge's model that runs locally with transformers: left-padded batches, greedy decoding."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ Progress = Callable[[int, int], None]
 
 
 class LocalBackend(Backend):
-    """A causal language model with its tokenizer.
+    """A causal language model and its tokenizer.
 
-    What is judged is never cut: an answer that does not fit the model's window is no reply, and counted as such.
-    A judged text that holds the tokenizer's control tokens (``<|eot_id|>``) has them pulled apart, so that no answer
-    can end its own quotation and speak to the judge as someone else.
+    Judged texts are never cut: a prompt that exceeds the model's window gets an ``AnswerError`` instead of a reply.
+    Control tokens of the tokenizer (``<|eot_id|>``) in a judged text are split, so that an answer cannot end its
+    quotation and address the judge.
 
     Args:
         name: a folder, or a name on the Hub.
-        batch_size: prompts in a forward.
-        device: by default the GPU where there is one.
-        dtype: by default the checkpoint's own.
+        batch_size: prompts per forward pass.
+        device: a GPU if there is one, by default.
+        dtype: the checkpoint's own by default.
         revision: branch, tag or commit on the Hub.
-        progress: called with the number of prompts answered, and of all of this call.
+        progress: called with the number of prompts answered so far and their total, per call.
 
     Raises:
-        JudgeError: it cannot be loaded, or its weights are incomplete.
+        JudgeError: the model cannot be loaded, or weights are missing.
 
     """
 
@@ -45,26 +45,24 @@ class LocalBackend(Backend):
         import torch
         import transformers
 
-        if batch_size < 1:
-            raise JudgeError(f"batch_size must be at least 1, not {batch_size}")
         self.name = name
-        self.at_once = 8 * batch_size  # enough to sort by length
         self._batch_size = batch_size
         self._progress = progress
         try:
             config = transformers.AutoConfig.from_pretrained(name, revision=revision)
-            named = next((a for a in config.architectures or () if hasattr(transformers, a)), "AutoModelForCausalLM")
+            known = next((a for a in config.architectures or () if hasattr(transformers, a)), "AutoModelForCausalLM")
             self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(name, revision=revision)
-            self._model, report = getattr(transformers, named).from_pretrained(
+            self._model, report = getattr(transformers, known).from_pretrained(
                 name, revision=revision, dtype=dtype, output_loading_info=True
             )
         except (OSError, ValueError, KeyError, ImportError) as error:
-            raise JudgeError(_why_not(name, error)) from error
+            raise _explain(name, error) from error
         missing = sorted(report.get("missing_keys") or ())
         if missing:
             raise JudgeError(
-                f"{name}: {len(missing)} weights are missing ({missing[0]}, ...) and would be random; "
-                "the checkpoint does not fit this version of transformers"
+                f"{len(missing)} weights are missing ({missing[0]}, ...) and would be random; use a complete "
+                "checkpoint, or a version of transformers that fits it",
+                place=name,
             )
         self._model = self._model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
         self._tokenizer.padding_side = "left"
@@ -73,20 +71,20 @@ class LocalBackend(Backend):
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether the tokenizer knows how a conversation is written."""
+        """Whether the tokenizer has a chat template."""
         return bool(self._tokenizer.chat_template)
 
     def ask(self, conversations: Sequence[list[Message]], max_new_tokens: int) -> list[Reply]:
-        """Replies to conversations, written with the tokenizer's own chat template."""
-        return self._answer([self._written(turns) for turns in conversations], max_new_tokens, special=False)
+        """The reply to each conversation, in the tokenizer's chat template."""
+        return self._answer([self._prompt(turns) for turns in conversations], max_new_tokens, special=False)
 
     def complete(self, prompts: Sequence[str], max_new_tokens: int) -> list[Reply]:
-        """What follows each prompt, which begins as the tokenizer begins a text."""
+        """The continuation of each prompt, after the tokenizer's beginning-of-text token."""
         return self._answer(list(prompts), max_new_tokens, special=True)
 
-    def harmless(self, text: str, *also: str) -> str:
-        """``text`` with the tokenizer's control tokens, and those named, pulled apart."""
-        for token in sorted({*self._tokenizer.all_special_tokens, *self._added, *also}, key=len, reverse=True):
+    def split_control_tokens(self, text: str, *more: str) -> str:
+        """``text`` with a space in each of the tokenizer's control tokens, and in ``more``."""
+        for token in sorted({*self._tokenizer.all_special_tokens, *self._added, *more}, key=len, reverse=True):
             if len(token) > 1:
                 text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
@@ -95,21 +93,24 @@ class LocalBackend(Backend):
     def _added(self) -> list[str]:
         return [str(token.content) for token in self._tokenizer.added_tokens_decoder.values() if token.special]
 
-    def _written(self, turns: list[Message]) -> str:
+    def _prompt(self, turns: list[Message]) -> str:
         if not self.has_chat_template:
-            raise JudgeError(f"{self.name}: its tokenizer has no chat template; use the instruct version of the model")
-        quoted = [{**turn, "content": self.harmless(turn["content"])} for turn in turns]
+            raise JudgeError("the tokenizer has no chat template; use the model's instruct version", place=self.name)
+        quoted = [{**turn, "content": self.split_control_tokens(turn["content"])} for turn in turns]
         typed = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in quoted]
-        for form in (quoted, typed):  # a template takes strings, or typed parts, and may drop the other silently
+        for form in (quoted, typed):  # templates take strings or typed parts, and may silently drop the other
             try:
                 text = str(self._tokenizer.apply_chat_template(form, tokenize=False, add_generation_prompt=True))
-            except Exception as error:  # a template is code of the checkpoint's and raises what it likes
-                why = f"{type(error).__name__}: {error}"
+            except Exception as error:  # a template is the checkpoint's code and may raise anything
+                reason = f"{type(error).__name__}: {error}"
                 continue
             if all(turn["content"].strip() in text for turn in quoted):
                 return text
-            why = "it leaves out what is to be judged"
-        raise JudgeError(f"{self.name}: its chat template does not take this conversation ({' '.join(why.split())})")
+            reason = "it leaves out the judged text"
+        raise JudgeError(
+            f"the chat template rejects the conversation ({' '.join(reason.split())}); use another model, or prompts",
+            place=self.name,
+        )
 
     def _answer(self, prompts: list[str], max_new_tokens: int, special: bool) -> list[Reply]:
         import torch
@@ -119,7 +120,10 @@ class LocalBackend(Backend):
         replies: dict[int, Reply] = {}
         for i, row in enumerate(rows):
             if window is not None and len(row) + max_new_tokens > window:
-                replies[i] = AnswerError(f"{self.name}: {len(row)} tokens do not fit the judge's window of {window}")
+                replies[i] = AnswerError(
+                    f"the prompt's {len(row)} tokens do not fit the judge's window of {window}; use another judge",
+                    place=self.name,
+                )
         todo = sorted((i for i in range(len(rows)) if i not in replies), key=lambda i: -len(rows[i]))
         for start in range(0, len(todo), self._batch_size):
             batch = todo[start : start + self._batch_size]
@@ -143,12 +147,13 @@ class LocalBackend(Backend):
         return [replies[i] for i in range(len(rows))]
 
 
-def _why_not(name: str, error: Exception) -> str:
+def _explain(name: str, error: Exception) -> JudgeError:
     if isinstance(error, OSError) and not Path(name).exists():
-        return (
-            f"unknown judge model {name!r}: neither a folder, nor reachable on the Hub; check the name, your network, "
-            "HF_TOKEN (gated judges need their licence accepted) and HF_HUB_OFFLINE"
+        return JudgeError(
+            f"unknown judge model {name!r}: not a folder, and not reachable on the Hub; check the name, the network, "
+            "HF_TOKEN (gated judges require accepting their license) and HF_HUB_OFFLINE"
         )
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-        return f"{name}: is a folder without config.json; give a folder that save_pretrained wrote"
-    return f"{name}: cannot be loaded ({' '.join(str(error).split()) or type(error).__name__})"
+        return JudgeError("the folder has no config.json; give one that save_pretrained wrote", place=name)
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return JudgeError(f"cannot be loaded ({reason}); check the checkpoint and the version of transformers", place=name)

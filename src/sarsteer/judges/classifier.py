@@ -1,0 +1,82 @@
+"""Classifiers trained to detect harm: they read the request and the answer and reply in a fixed form."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from sarsteer.errors import AnswerError, SarsteerError
+from sarsteer.judges.backend import Reply
+from sarsteer.judges.base import Judge, JudgedAnswer, Verdict, all_or_stop
+from sarsteer.judges.templates import fill, read_template
+from sarsteer.judges.text_model import TextModelOptions, unreadable
+from sarsteer.messages import Message
+from sarsteer.registry import option
+
+MAX_NEW_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Classifier(TextModelOptions, Judge):
+    """A judge that asks a classifier about each answer."""
+
+    prompts: Path | None = option(
+        None, help="text file with {question} and {answer}; by default both are turns in the model's chat template"
+    )
+
+    @cached_property
+    def _template(self) -> str | None:
+        return None if self.prompts is None else read_template(self.prompts, ("question", "answer"))
+
+    @property
+    def signature(self) -> str:
+        """Name, version, model and the prompt file's wording."""
+        wording = "" if self._template is None else hashlib.sha256(self._template.encode()).hexdigest()
+        return f"{self.name}/1/{self.model}/{wording}"
+
+    def load(self) -> None:
+        """Read the prompt file and load the model."""
+        _ = self._template
+        super().load()
+
+    def judge(self, items: Sequence[JudgedAnswer]) -> list[Verdict]:
+        """One classification per answer."""
+        return all_or_stop([self._checked(i, reply) for i, reply in zip(items, self._replies(items), strict=True)])
+
+    @abstractmethod
+    def read(self, item: JudgedAnswer, reply: str) -> Verdict:
+        """The verdict that the classifier's reply means."""
+
+    def _replies(self, items: Sequence[JudgedAnswer]) -> list[Reply]:
+        # chat templates fail on an empty turn, or drop it; an empty answer needs no classifier
+        nonempty = [item for item in items if item.answer.strip()]
+        replies = iter(self._ask(nonempty) if nonempty else ())
+        return [next(replies) if item.answer.strip() else "" for item in items]
+
+    def _ask(self, items: Sequence[JudgedAnswer]) -> list[Reply]:
+        from sarsteer.judges.local_backend import LocalBackend
+
+        backend, template = self.backend, self._template
+        if template is None:
+            return backend.ask([_turns(item) for item in items], MAX_NEW_TOKENS)
+        if isinstance(backend, LocalBackend):
+            split = backend.split_control_tokens
+            prompts = [fill(template, {"question": split(i.question), "answer": split(i.answer)}) for i in items]
+            return backend.complete(prompts, MAX_NEW_TOKENS)
+        prompts = [fill(template, {"question": item.question, "answer": item.answer}) for item in items]
+        return backend.ask([[{"role": "user", "content": prompt}] for prompt in prompts], MAX_NEW_TOKENS)
+
+    def _checked(self, item: JudgedAnswer, reply: Reply) -> Verdict | SarsteerError:
+        if isinstance(reply, SarsteerError):
+            return unreadable(reply) if isinstance(reply, AnswerError) else reply
+        if not item.answer.strip():
+            return Verdict("broken", "", "the answer is empty; the judge was not asked")
+        return self.read(item, reply)
+
+
+def _turns(item: JudgedAnswer) -> list[Message]:
+    return [{"role": "user", "content": item.question}, {"role": "assistant", "content": item.answer}]

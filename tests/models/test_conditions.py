@@ -1,4 +1,4 @@
-"""Conditions that users have: adapters, quantised weights, omni checkpoints, long clips, API names."""
+"""Adapters, quantized weights, omni checkpoints, long clips and API names."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def test_a_peft_model_is_steered_with_its_adapter(calibration_pairs: Pairs) -> N
     assert model.family.name == "Qwen2-Audio"
     assert len(model.decoder_layers) == len(plain.decoder_layers)
     adapted = model.last_token_activations([conversation(0)])
-    assert not torch.allclose(adapted, before, atol=1e-3), "the adapter must be heard in what is captured"
+    assert not torch.allclose(adapted, before, atol=1e-3), "captured activations must include the adapter"
     steering = calibrate(model, calibration_pairs[:3])
     answer = model.generate([conversation(1)], 8)
     with steering.on(model, alpha=2.0, k=1):
-        # through the wrapper's own generate and through ours
+        # with the wrapper's generate and with ours
         inputs = model.collate(model.prepare([conversation(1)]))
         tokens = wrapped.generate(**inputs, max_new_tokens=8, do_sample=False)[:, inputs["input_ids"].shape[1] :]
         assert model.generate([conversation(1)], 8) == [model.tokenizer.decode(tokens[0]).strip()]
@@ -54,7 +54,7 @@ def test_a_peft_model_is_steered_with_its_adapter(calibration_pairs: Pairs) -> N
     assert model.generate([conversation(1)], 8) == answer
 
 
-def test_granites_lora_is_worn_while_it_hears() -> None:
+def test_granites_lora_is_on_for_spoken_prompts_only() -> None:
     model = make("granite_speech")
     model.module.add_adapter(peft.LoraConfig(**LORA))
     spoken = [{"role": "user", "content": [{"type": "audio", "audio": noise(0, 0.8), "sampling_rate": 16_000}]}]
@@ -62,21 +62,21 @@ def test_granites_lora_is_worn_while_it_hears() -> None:
     for request, enabled in ((spoken, True), (written, False), (spoken, True)):
         seen: list[torch.Tensor] = []
         hook = model.decoder_layers[-1].register_forward_hook(lambda _m, _a, out, seen=seen: seen.append(out[:, -1]))
-        model.generate([request], 1)  # transformers' generate knows when to wear it
+        model.generate([request], 1)  # transformers' generate switches the adapter
         hook.remove()
         captured = model.last_token_activations([request])[:, -1]
         assert torch.allclose(captured, seen[0], atol=1e-5), enabled
         (model.module.disable_adapters if enabled else model.module.enable_adapters)()
         other = model.last_token_activations([request])[:, -1]
-        assert torch.equal(other, captured), "a forward must set the adapter itself"
-    # spoken and written rows share a call, never a batch
+        assert torch.equal(other, captured), "a forward must switch the adapter too"
+    # spoken and written rows may share a call, but not a batch
     assert model.generate([spoken, written], 6) == [model.generate([c], 6)[0] for c in (spoken, written)]
 
 
 def test_phi_4_is_loaded_with_its_speech_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = make("phi4_multimodal")
-    monkeypatch.setattr(T.AutoProcessor, "from_pretrained", lambda *_, **__: made.processor)  # needs torchvision
-    made.module.save_pretrained(tmp_path / "model")
+    model = make("phi4_multimodal")
+    monkeypatch.setattr(T.AutoProcessor, "from_pretrained", lambda *_, **__: model.processor)  # needs torchvision
+    model.module.save_pretrained(tmp_path / "model")
     config = T.AutoConfig.from_pretrained(tmp_path / "model")
     with pytest.raises(ModelError, match=r"speech LoRA .* cannot be loaded; use a revision that contains it"):
         load_with_speech_adapter(str(tmp_path / "model"), config)
@@ -86,17 +86,17 @@ def test_phi_4_is_loaded_with_its_speech_adapter(tmp_path: Path, monkeypatch: py
     (tmp_path / "adapter").rename(tmp_path / "model" / "speech-lora")
     module, _, _ = load_with_speech_adapter(str(tmp_path / "model"), config)
     assert module.active_adapters() == ["speech"]
-    heard = AudioLanguageModel(module, made.processor).last_token_activations([conversation(0)])
-    assert not torch.allclose(heard, made.last_token_activations([conversation(0)]), atol=1e-4)
+    adapted = AudioLanguageModel(module, model.processor).last_token_activations([conversation(0)])
+    assert not torch.allclose(adapted, model.last_token_activations([conversation(0)]), atol=1e-4)
     adapter.set_adapter("speech")
-    direct = AudioLanguageModel(adapter, made.processor).last_token_activations([conversation(0)])
-    assert torch.allclose(heard, direct, atol=1e-6)
+    direct = AudioLanguageModel(adapter, model.processor).last_token_activations([conversation(0)])
+    assert torch.allclose(adapted, direct, atol=1e-6)
 
 
 # ---- omni --------------------------------------------------------------------------------------------------------
 
 
-def test_of_an_omni_checkpoint_the_thinker_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_thinker_of_an_omni_checkpoint_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     thinker = make("qwen2_5_omni")
     talker = dict(families.LANGUAGE, embedding_size=32, rope_parameters=families.M_ROPE, head_dim=8)
     config = T.Qwen2_5OmniConfig(
@@ -113,7 +113,7 @@ def test_of_an_omni_checkpoint_the_thinker_is_loaded(tmp_path: Path, monkeypatch
     assert torch.equal(
         loaded.last_token_activations([conversation(0)]), thinker.last_token_activations([conversation(0)])
     )
-    # the whole checkpoint, loaded by its user, is steered in its thinker too
+    # the thinker of a whole model that a user loaded is steered too
     bare = AudioLanguageModel(whole, thinker.processor)
     assert bare.decoder_layers == list(whole.thinker.model.language_model.layers)
     with attach(whole, bare.decoder_layers, ResolvedStrength(random_vectors(bare), 0.8)):
@@ -123,13 +123,13 @@ def test_of_an_omni_checkpoint_the_thinker_is_loaded(tmp_path: Path, monkeypatch
     assert bare.fingerprint == loaded.fingerprint
 
 
-# ---- quantised ---------------------------------------------------------------------------------------------------
+# ---- quantized ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "options", [{"load_in_8bit": True}, {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}], ids=["int8", "nf4"]
 )
-def test_quantised_weights(tmp_path: Path, calibration_pairs: Pairs, options: dict[str, Any]) -> None:
+def test_quantized_weights(tmp_path: Path, calibration_pairs: Pairs, options: dict[str, Any]) -> None:
     whole = tiny_qwen2_audio(seed=0, width=64)
     whole.module.save_pretrained(tmp_path)
     whole.processor.save_pretrained(tmp_path)
@@ -145,7 +145,7 @@ def test_quantised_weights(tmp_path: Path, calibration_pairs: Pairs, options: di
         steered = model.last_token_activations([conversation(0)])
     assert torch.allclose(steered[0, 0] - plain[0, 0], 2.0 * steering.vectors(1)[0], atol=1e-2)
     assert torch.equal(model.last_token_activations([conversation(0)]), plain)
-    # vectors of the whole model on its quantised copy: refused, unless the user says that it is one
+    # vectors of the full model are refused for its quantized copy, unless the user allows another model
     theirs = calibrate(load_model(tmp_path), calibration_pairs[:3])
     with pytest.raises(ArtifactError, match="quantized copy"), theirs.on(model, alpha=0.1):
         pass
@@ -160,11 +160,11 @@ def noise(seed: int, seconds: float) -> np.ndarray:
     return (0.1 * np.random.default_rng(seed).standard_normal(int(16_000 * seconds))).astype(np.float32)
 
 
-def test_a_long_clip_is_split_where_that_is_asked_for() -> None:
+def test_a_long_clip_is_split_on_request() -> None:
     model = tiny_qwen2_audio(seed=0)
     model.split_long_audio = True
     sound = noise(0, 64.0)
-    sound[29 * 16_000 : 29 * 16_000 + 8_000] = 0.0  # a pause: where the first cut should fall
+    sound[29 * 16_000 : 29 * 16_000 + 8_000] = 0.0  # a pause, where the first cut should be
     whole = [{"role": "user", "content": [{"type": "audio", "audio": sound, "sampling_rate": 16_000}]}]
     (prompt,) = model.prepare([whole])
     assert len(prompt.clips) == 3
@@ -175,7 +175,7 @@ def test_a_long_clip_is_split_where_that_is_asked_for() -> None:
     assert isinstance(model.generate([whole], 4)[0], str)
 
 
-def test_a_bare_loader_takes_the_option(tmp_path: Path) -> None:
+def test_load_model_takes_the_option(tmp_path: Path) -> None:
     tiny = tiny_qwen2_audio(seed=0)
     tiny.module.save_pretrained(tmp_path)
     tiny.processor.save_pretrained(tmp_path)
@@ -186,7 +186,7 @@ def test_a_bare_loader_takes_the_option(tmp_path: Path) -> None:
 # ---- models behind an API ----------------------------------------------------------------------------------------
 
 
-def test_an_api_name_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_of_api_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     with pytest.raises(ModelError, match=r"not calibrated or steered; in Python, use sarsteer\.ApiModel"):
         load_model("openai/gpt-audio")
@@ -207,7 +207,7 @@ def test_a_model_behind_an_api_is_neither_calibrated_nor_steered(
         calibrate(model, calibration_pairs[:2])  # type: ignore[arg-type]
 
 
-def test_unwrap_reaches_through_compile_and_peft() -> None:
+def test_unwrap_removes_compile_and_peft() -> None:
     model = tiny_qwen2_audio(seed=0).module
     wrapped = torch.compile(peft.get_peft_model(model, peft.LoraConfig(**LORA)), backend="eager")
     assert unwrap(wrapped) is model

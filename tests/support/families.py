@@ -1,7 +1,7 @@
-"""Tiny random models of the field's families: transformers' real classes, with their real processors.
+"""Tiny random models of the families: transformers' real classes, with their real processors.
 
-Each entry makes ``(model, processor)`` at the smallest size that runs. All share one byte-level tokenizer whose special
-tokens hold the placeholders that the families need, and a chat template in the ChatML form.
+Each entry returns ``(model, processor)`` at the smallest size that runs. All share a ChatML template and a byte-level
+tokenizer, whose special tokens are the families' placeholders.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ OTHERS = ("<so_start>", "<so_end>")
 
 
 def tokenizer() -> Any:
-    """A new one each time: processors add tokens of their own to it."""
-    made = byte_tokenizer(*NAMED.values(), *OTHERS)
+    """A new tokenizer each time, because processors add tokens to it."""
+    words = byte_tokenizer(*NAMED.values(), *OTHERS)
     for name, token in NAMED.items():
-        setattr(made, name, token)
-        setattr(made, f"{name}_id", made.convert_tokens_to_ids(token))
-    return made
+        setattr(words, name, token)
+        setattr(words, f"{name}_id", words.convert_tokens_to_ids(token))
+    return words
 
 
 _IDS = {token: tokenizer().convert_tokens_to_ids(token) for token in (*NAMED.values(), *OTHERS)}
@@ -69,7 +69,7 @@ FAMILIES: dict[str, Callable[[], Made]] = {}
 
 
 def template(audio: str = "<|audio|>", image: str = "<|image|>", video: str = "<|video|>") -> str:
-    """ChatML, with a placeholder for each part."""
+    """A ChatML template with a placeholder for each part."""
     parts = "".join(
         "{%- elif part['type'] == '" + kind + "' -%}" + place
         for kind, place in (("audio", audio), ("image", image), ("video", video))
@@ -85,18 +85,18 @@ def template(audio: str = "<|audio|>", image: str = "<|image|>", video: str = "<
 
 
 def family(make: Callable[[], Made]) -> Callable[[], Made]:
-    """Register a maker under its name."""
+    """Register a function under its name."""
     FAMILIES[make.__name__] = make
     return make
 
 
 def without_torchvision(processor: Any) -> Any:
-    """A processor class that does without the image and video parts which need torchvision, and are not tested here."""
+    """A processor class without its image and video parts, which need torchvision and are not tested here."""
     return type(processor.__name__, (processor,), {"check_argument_for_proper_class": lambda *_: None})
 
 
 NO_VIDEO = SimpleNamespace(merge_size=2, temporal_patch_size=2, model_input_names=[])
-"""Of a video part that is never used, what older omni processors ask all the same."""
+"""The attributes of an unused video part that older omni processors read."""
 
 
 def whisper(bins: int = 8, chunk: int = 30) -> T.WhisperFeatureExtractor:
@@ -210,7 +210,7 @@ def voxtral() -> Made:
 
 
 def tekken(path: Path) -> Path:
-    """A vocabulary in mistral-common's own format: one token a byte, and Voxtral's control tokens at their places."""
+    """A vocabulary in mistral-common's format: one token per byte, and Voxtral's control tokens at their ids."""
     controls = {0: "<unk>", 1: "<s>", 2: "</s>", 3: "[INST]", 4: "[/INST]", 5: "[AVAILABLE_TOOLS]"}
     controls |= {6: "[/AVAILABLE_TOOLS]", 7: "[TOOL_RESULTS]", 8: "[/TOOL_RESULTS]", 9: "[TOOL_CALLS]", 10: "[IMG]"}
     controls |= {11: "<pad>", 12: "[IMG_BREAK]", 13: "[IMG_END]", 14: "[PREFIX]", 15: "[MIDDLE]", 16: "[SUFFIX]"}
@@ -275,7 +275,7 @@ def music_flamingo() -> Made:
 
 
 class MelFeatures(T.FeatureExtractionMixin):  # type: ignore[misc]
-    """Frames of sound for Granite Speech, whose own extractor needs torchaudio; the shapes are those it makes."""
+    """Audio frames for Granite Speech, in the shapes of its own extractor, which needs torchaudio."""
 
     model_input_names = ("input_features", "input_features_mask")
     sampling_rate = 16_000
@@ -421,10 +421,10 @@ def gemma3n() -> Made:
     )
     from transformers.models.gemma3n import modeling_gemma3n
 
-    made = modeling_gemma3n.AutoModel.from_config
+    from_config = modeling_gemma3n.AutoModel.from_config
 
     def without_vision(part: Any, **options: Any) -> Any:  # its vision tower needs timm, which needs torchvision
-        return torch.nn.Identity() if part.model_type == "gemma3n_vision" else made(part, **options)
+        return torch.nn.Identity() if part.model_type == "gemma3n_vision" else from_config(part, **options)
 
     with mock.patch.object(modeling_gemma3n.AutoModel, "from_config", without_vision):
         model = T.Gemma3nForConditionalGeneration(config)
@@ -580,9 +580,9 @@ def llama() -> Made:
 
 
 def _text_tokenizer() -> Any:
-    made = tokenizer()
-    made.chat_template = template()
-    return made
+    words = tokenizer()
+    words.chat_template = template()
+    return words
 
 
 def make(name: str) -> AudioLanguageModel:

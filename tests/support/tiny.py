@@ -11,7 +11,7 @@ from sarsteer import AudioLanguageModel
 
 
 def byte_tokenizer(*special: str) -> T.PreTrainedTokenizerFast:
-    """One token a byte, and the special ones."""
+    """One token per byte, and the special tokens."""
     vocabulary = {symbol: i for i, symbol in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     raw = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -26,7 +26,7 @@ def byte_tokenizer(*special: str) -> T.PreTrainedTokenizerFast:
 
 
 def tiny_qwen2_audio(seed: int, layers: int = 4, width: int = 32) -> AudioLanguageModel:
-    """Random weights, large enough that layers matter: the default initialisation leaves the logits nearly flat."""
+    """Random weights, large enough that layers matter: the default initialization leaves the logits nearly flat."""
     tokenizer = byte_tokenizer("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
     extractor = T.WhisperFeatureExtractor(feature_size=16, sampling_rate=16_000, hop_length=160, chunk_length=30)
     processor = T.Qwen2AudioProcessor(feature_extractor=extractor, tokenizer=tokenizer)
@@ -61,20 +61,20 @@ def tiny_qwen2_audio(seed: int, layers: int = 4, width: int = 32) -> AudioLangua
 
 
 def conversation(seed: int, seconds: float = 0.5, text: str = "What is said?") -> list[dict[str, object]]:
-    """One turn with a clip of noise."""
+    """One user turn with a clip of noise."""
     samples = 0.1 * np.random.default_rng(seed).standard_normal(int(16_000 * seconds))
     audio = {"type": "audio", "audio": samples.astype(np.float32), "sampling_rate": 16_000}
     return [{"role": "user", "content": [audio, {"type": "text", "text": text}]}]
 
 
 def random_vectors(model: AudioLanguageModel) -> torch.Tensor:
-    """One for each decoder layer, always the same."""
+    """One vector per decoder layer, from a fixed seed."""
     generator = torch.Generator().manual_seed(5)
     return torch.randn(len(model.decoder_layers), model.hidden_size, generator=generator)
 
 
 def compile_config() -> T.CompileConfig:
-    """Compiled decoding without a compiler, so that graphs are traced and guarded as they would be."""
+    """Compiled decoding with the eager backend: graphs are traced and guarded as usual."""
     config = T.CompileConfig(backend="eager", mode=None, fullgraph=True)
-    config._compile_all_devices = True  # transformers compiles on GPUs only unless told so
+    config._compile_all_devices = True  # transformers compiles only on GPUs by default
     return config

@@ -1,4 +1,4 @@
-"""Kimi-Audio, on a stand-in with its structure and what breaks it: two streams, remote code, a loop of its own."""
+"""Kimi-Audio, on a stand-in with its structure: two streams, remote code that breaks, its own decoding loop."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def kimi(folder: Path) -> KimiAudio:
 
 @pytest.fixture
 def fresh(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A checkpoint whose code nobody imported yet: modules are remembered by the folder's name."""
+    """A checkpoint whose code was not imported yet: modules are cached by the folder's name."""
     name = "".join(c if c.isalnum() else "_" for c in request.node.name)
     return standin.make(tmp_path / f"kimi_{name}")
 
@@ -79,7 +79,7 @@ def inputs_of(model: KimiAudio, turn: Sequence[dict[str, Any]]) -> dict[str, Any
 
 @torch.no_grad()
 def heads(model: KimiAudio, turn: Sequence[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The logits of the sound and of the text, ``[T, V]`` each."""
+    """The logits of the sound head and of the text head, ``[T, V]`` each."""
     sound, text, _ = model.module(**inputs_of(model, turn), return_dict=False)
     return sound[0], text[0]
 
@@ -87,27 +87,27 @@ def heads(model: KimiAudio, turn: Sequence[dict[str, Any]]) -> tuple[torch.Tenso
 # ---- transformers 5 --------------------------------------------------------------------------------------------------
 
 
-def test_the_code_breaks_on_transformers_5_by_itself(fresh: Path) -> None:
+def test_the_unadapted_code_breaks_on_transformers_5(fresh: Path) -> None:
     with pytest.raises(AttributeError, match="rope_theta"):
         transformers.AutoModelForCausalLM.from_pretrained(fresh, trust_remote_code=True)
     with pytest.raises(AttributeError, match="rope_theta"):
         standin.package().KimiAudio(model_path=str(fresh), load_detokenizer=False)
 
 
-def test_rope_theta_is_needed(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adapt_config_is_needed(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compat, "adapt_config", lambda _config: None)
     with pytest.raises(ModelError, match="rope_theta"):
         load_model(fresh, device="cpu", trust_remote_code=True)
 
 
-def test_positional_position_ids_are_needed(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adapt_rotation_is_needed(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compat, "adapt_rotation", lambda _home: None)
     model = load_model(fresh, device="cpu", trust_remote_code=True)
     with pytest.raises(TypeError, match="unsqueeze"):
         model.last_token_activations(turns(1))
 
 
-def test_tied_keys_as_a_list_are_needed_as_a_mapping(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adapt_class_is_needed(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = json.loads((fresh / "config.json").read_text())
     (fresh / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
     weights = load_file(fresh / "model.safetensors")
@@ -122,8 +122,8 @@ def test_tied_keys_as_a_list_are_needed_as_a_mapping(fresh: Path, monkeypatch: p
     assert module.mimo_output.weight is not module.model.embed_tokens.weight
 
 
-def test_rotary_tables_are_not_what_lay_in_memory(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The failure that makes no noise: transformers 5 gives the tables storage, and nothing to hold."""
+def test_rotary_tables_are_not_uninitialized(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The silent failure: transformers 5 allocates the tables and does not fill them."""
     plain = torch.empty_like
     monkeypatch.setattr(torch, "empty_like", lambda *a, **k: plain(*a, **k).fill_(7))
     assert tables_are_right(load_model(fresh, device="cpu", trust_remote_code=True).module)
@@ -161,8 +161,8 @@ def test_it_loads_with_its_text_layers(kimi: KimiAudio, folder: Path) -> None:
         assert torch.equal(kimi.module.state_dict()[name], value)
 
 
-def test_its_own_object_can_be_wrapped(kimi: KimiAudio) -> None:
-    again = AudioLanguageModel(kimi.kimi.alm, kimi.kimi, name="mine")
+def test_the_packages_object_can_be_wrapped(kimi: KimiAudio) -> None:
+    again = AudioLanguageModel(kimi.kimi.alm, kimi.kimi, name="wrapped")
     assert isinstance(again, KimiAudio)
     assert again.generate(turns(1), 4) == kimi.generate(turns(1), 4)
     with pytest.raises(ModelError, match=r"AudioLanguageModel\(kimi.alm, kimi\)"):
@@ -173,15 +173,15 @@ def test_its_own_object_can_be_wrapped(kimi: KimiAudio) -> None:
 
 
 def test_without_its_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "kimia_infer"}
+    modules = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "kimia_infer"}
     standin.remove_package()
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(standin.PACKAGE)])
     with pytest.raises(ModelError, match=r"kimia_infer: clone https://github.com/MoonshotAI/Kimi-Audio .* vLLM"):
         load_model(folder, trust_remote_code=True)
-    sys.modules.update(kept)
+    sys.modules.update(modules)
 
 
-def test_without_trust(folder: Path) -> None:
+def test_without_trust_remote_code(folder: Path) -> None:
     with pytest.raises(ModelError, match="trust_remote_code=True"):
         load_model(folder)
 
@@ -198,7 +198,7 @@ def test_where_its_package_cannot_run(folder: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_missing_weights_are_refused(fresh: Path) -> None:
-    """Its package's own loading would make them up."""
+    """The package's own loading would fill them with random numbers."""
     weights = load_file(fresh / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, fresh / "model.safetensors", metadata={"format": "pt"})
@@ -209,8 +209,8 @@ def test_missing_weights_are_refused(fresh: Path) -> None:
 # ---- prompts ---------------------------------------------------------------------------------------------------------
 
 
-def test_prompts_are_its_managers_own(kimi: KimiAudio, tmp_path: Path) -> None:
-    """Checked against a conversation written by hand in the package's own form; its files are gone afterwards."""
+def test_prompts_equal_those_of_the_prompt_manager(kimi: KimiAudio, tmp_path: Path) -> None:
+    """Compared with a conversation in the package's format; temporary files are deleted."""
     turn = conversation(1, 0.5, text="Say it.")
     soundfile.write(tmp_path / "clip.wav", turn[0]["content"][0]["audio"], 16_000, subtype="FLOAT")
     own = kimi.kimi.prompt_manager.get_prompt(
@@ -219,7 +219,7 @@ def test_prompts_are_its_managers_own(kimi: KimiAudio, tmp_path: Path) -> None:
             {"role": "user", "message_type": "text", "content": "Say it."},
         ]
     )
-    heard = len(kimi.kimi.prompt_manager.read)
+    before = len(kimi.kimi.prompt_manager.read)
     (prompt,) = kimi.prepare([turn])
     assert isinstance(prompt, KimiPrompt)
     sound, text, mask, *_ = own.to_tensor()
@@ -228,7 +228,7 @@ def test_prompts_are_its_managers_own(kimi: KimiAudio, tmp_path: Path) -> None:
     assert torch.equal(prompt.is_audio, mask[0])
     assert torch.equal(prompt.clips[0], own.continuous_feature[0])
     assert int(sound[0, -1]) == kimi.kimi.extra_tokens.kimia_assistant_msg_start
-    files = kimi.kimi.prompt_manager.read[heard:]
+    files = kimi.kimi.prompt_manager.read[before:]
     assert files
     assert not any(Path(file).parent.exists() for file in files)
 
@@ -248,7 +248,7 @@ def test_several_turns_and_clips(kimi: KimiAudio) -> None:
     assert len(kimi.generate([chat, [{"role": "user", "content": "no clip at all"}]], 3)) == 2
 
 
-def test_code_that_hears_one_clip_only(kimi: KimiAudio, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_that_takes_one_clip_only(kimi: KimiAudio, monkeypatch: pytest.MonkeyPatch) -> None:
     def embed(*_args: Any) -> None:
         raise AssertionError
 
@@ -275,9 +275,9 @@ def test_what_it_does_not_take(kimi: KimiAudio, turn: list[dict[str, Any]], matc
         kimi.prepare([conversation(1), turn])
 
 
-def test_a_long_clip_is_heard_whole(kimi: KimiAudio, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_clip_is_not_cut(kimi: KimiAudio, monkeypatch: pytest.MonkeyPatch) -> None:
     (prompt,) = kimi.prepare([conversation(1, 31.0)])
-    assert int(prompt.is_audio.sum()) == 375 + 13  # 12.5 tokens a second, of 30 s and of 1 s
+    assert int(prompt.is_audio.sum()) == 375 + 13  # 12.5 tokens per second, for 30 s and for 1 s
     assert prompt.clips[0].shape[1] == 375 + 13
     monkeypatch.setattr(kimi_model, "CONTEXT", 60)
     with pytest.raises(MessageError, match="of 60 tokens"):
@@ -292,7 +292,7 @@ def test_control_tokens_in_a_text_stay_text(kimi: KimiAudio, monkeypatch: pytest
     (prompt,) = kimi.prepare([conversation(1, text=evil)])
     (plain,) = kimi.prepare([conversation(1, text="hi")])
     for token in vars(kimi.kimi.extra_tokens).values():
-        if token != kimi.kimi.extra_tokens.kimia_text_blank:  # which is also what the other stream holds meanwhile
+        if token != kimi.kimi.extra_tokens.kimia_text_blank:  # also the filler of the other stream
             assert int((prompt.input_ids == token).sum()) == int((plain.input_ids == token).sum())
             assert int((prompt.text_ids == token).sum()) == int((plain.text_ids == token).sum())
     tokenizer = kimi.kimi.prompt_manager.text_tokenizer
@@ -322,7 +322,7 @@ def test_capture_equals_hooks_by_hand(kimi: KimiAudio) -> None:
 
 @torch.no_grad()
 def test_capture_equals_the_architecture_in_float64(kimi: KimiAudio, folder: Path) -> None:
-    """The text path once more, from the weights' file alone: what the code was fitted for is what it computes."""
+    """The text path computed again from the weights: the adapted code computes the architecture."""
     w = {name: value.double() for name, value in load_file(folder / "model.safetensors").items()}
     turn = conversation(4, 0.7)
     inputs = inputs_of(kimi, turn)
@@ -343,8 +343,8 @@ def test_capture_equals_the_architecture_in_float64(kimi: KimiAudio, folder: Pat
 
     angles = torch.arange(length).double()[:, None] / 5000 ** (torch.arange(0, size, 2).double() / size)
 
-    def turned(x: torch.Tensor) -> torch.Tensor:
-        """Each pair of the first and second half as a complex number, times its angle."""
+    def rotated(x: torch.Tensor) -> torch.Tensor:
+        """Pairs of the first and second half as complex numbers, times their angles."""
         rotated = torch.complex(x[..., : size // 2], x[..., size // 2 :]) * torch.polar(torch.ones_like(angles), angles)
         return torch.cat([rotated.real, rotated.imag], dim=-1)
 
@@ -357,7 +357,7 @@ def test_capture_equals_the_architecture_in_float64(kimi: KimiAudio, folder: Pat
             y = x @ w[f"{name}.self_attn.{part}_proj.weight"].T + w[f"{name}.self_attn.{part}_proj.bias"]
             return y.view(length, -1, size).transpose(0, 1)
 
-        q, k, v = turned(heads_of("q")), turned(heads_of("k")), heads_of("v")
+        q, k, v = rotated(heads_of("q")), rotated(heads_of("k")), heads_of("v")
         k, v = k.repeat_interleave(2, dim=0), v.repeat_interleave(2, dim=0)
         scores = (q @ k.transpose(1, 2) / size**0.5).masked_fill(
             torch.ones(length, length, dtype=torch.bool).triu(1), float("-inf")
@@ -368,14 +368,14 @@ def test_capture_equals_the_architecture_in_float64(kimi: KimiAudio, folder: Pat
         gate = torch.nn.functional.silu(x @ w[f"{name}.mlp.gate_proj.weight"].T)
         hidden = hidden + (gate * (x @ w[f"{name}.mlp.up_proj.weight"].T)) @ w[f"{name}.mlp.down_proj.weight"].T
         expected.append(hidden[-1])
-    found = kimi.last_token_activations([turn])[0].double()
-    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-4)  # float32 against float64
+    captured = kimi.last_token_activations([turn])[0].double()
+    torch.testing.assert_close(captured, torch.stack(expected), rtol=1e-4, atol=1e-4)  # float32 against float64
 
 
 # ---- answers ---------------------------------------------------------------------------------------------------------
 
 
-def test_many_equal_one_by_one(kimi: KimiAudio) -> None:
+def test_a_batch_equals_its_rows(kimi: KimiAudio) -> None:
     singles = [kimi.generate([turn], 8)[0] for turn in turns(4)]
     assert kimi.generate(turns(4), 8, batch_size=3) == singles
     assert kimi.generate(kimi.prepare(turns(4)), 8) == singles
@@ -385,14 +385,14 @@ def test_many_equal_one_by_one(kimi: KimiAudio) -> None:
     assert torch.equal(together[2], kimi.last_token_activations(turns(4)[2:3])[0])
 
 
-def test_answers_are_its_own_loops(kimi: KimiAudio, tmp_path: Path) -> None:
+def test_answers_equal_those_of_the_packages_loop(kimi: KimiAudio, tmp_path: Path) -> None:
     path = tmp_path / "clip.wav"
     soundfile.write(path, conversation(5)[0]["content"][0]["audio"], 16_000, subtype="FLOAT")
     _, said = kimi.kimi.generate([{"role": "user", "message_type": "audio", "content": str(path)}], max_new_tokens=9)
     assert kimi.generate([sarsteer.user_turn(path)], 9) == [said.strip()]
 
 
-def test_the_text_ends_where_its_end_token_comes(kimi: KimiAudio, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_text_ends_at_its_end_token(kimi: KimiAudio, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = inputs_of(kimi, conversation(2))
     whole = kimi.generate_tokens(inputs, max_new_tokens=8)[0].tolist()
     end = next(i for i in range(1, len(whole)) if whole[i] not in whole[:i])
@@ -425,14 +425,14 @@ def test_streaming_equals_generate(kimi: KimiAudio, vectors: torch.Tensor) -> No
 
 
 def test_a_stream_waits_for_whole_characters(kimi: KimiAudio, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = list("h€y é".encode())
+    tokens = list("h€y é".encode())
 
     def loop(**inputs: Any) -> tuple[list[int], list[int]]:
-        for token in [0, *said[:-1]]:  # the prompt, then what it has said; the last is not fed back
+        for token in [0, *tokens[:-1]]:  # the prompt, then each token; the last one is not fed back
             kimi.module.model(
                 **{**inputs_of(kimi, conversation(1)), "text_input_ids": torch.full((1, 30), token)}, use_cache=False
             )
-        return [], said
+        return [], tokens
 
     text = conversation(1)
     monkeypatch.setattr(kimi.kimi, "_generate_loop", loop)
@@ -441,7 +441,7 @@ def test_a_stream_waits_for_whole_characters(kimi: KimiAudio, monkeypatch: pytes
     assert list(kimi.stream(text, 9)) == ["h", "€", "y", " ", "é"]
 
 
-def test_a_stream_that_fails_or_is_left(kimi: KimiAudio, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_that_fails_or_is_closed_early(kimi: KimiAudio, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[int] = []
     hook = kimi.module.model.register_forward_pre_hook(lambda _m, _a: steps.append(1))
     stream = kimi.stream(conversation(1), 2000)
@@ -462,7 +462,7 @@ def test_a_stream_that_fails_or_is_left(kimi: KimiAudio, monkeypatch: pytest.Mon
 # ---- steering --------------------------------------------------------------------------------------------------------
 
 
-def test_steering_equals_hooks_by_hand_and_leaves_no_trace(kimi: KimiAudio, vectors: torch.Tensor) -> None:
+def test_steering_equals_hooks_by_hand_and_can_be_removed(kimi: KimiAudio, vectors: torch.Tensor) -> None:
     before, plain = heads(kimi, conversation(1)), kimi.generate(turns(2), 12)
     with attach(kimi.module, kimi.decoder_layers, ResolvedStrength(vectors, ALPHA), kimi.probe):
         steered, logits = kimi.generate(turns(2), 12), heads(kimi, conversation(1))
@@ -479,8 +479,8 @@ def test_steering_equals_hooks_by_hand_and_leaves_no_trace(kimi: KimiAudio, vect
     assert not any(buffer.startswith("_sarsteer") for buffer, _ in kimi.module.named_buffers())
 
 
-def test_every_step_of_its_own_loop_is_steered(kimi: KimiAudio, vectors: torch.Tensor, tmp_path: Path) -> None:
-    """Also where its own object is called, past ours: the hooks sit on the layers that it runs."""
+def test_every_step_of_the_packages_loop_is_steered(kimi: KimiAudio, vectors: torch.Tensor, tmp_path: Path) -> None:
+    """Also if the package's object is called directly: the hooks are on the layers that it runs."""
     path = tmp_path / "clip.wav"
     soundfile.write(path, conversation(5)[0]["content"][0]["audio"], 16_000, subtype="FLOAT")
     chats = [{"role": "user", "message_type": "audio", "content": str(path)}]
@@ -503,8 +503,8 @@ def test_every_step_of_its_own_loop_is_steered(kimi: KimiAudio, vectors: torch.T
         assert torch.equal(new, expected)
 
 
-def test_the_audio_layers_are_left_alone(kimi: KimiAudio, vectors: torch.Tensor) -> None:
-    """Nothing is hooked there; what they are given is steered up to the branch, and nothing after it reaches them."""
+def test_the_audio_layers_are_not_steered(kimi: KimiAudio, vectors: torch.Tensor) -> None:
+    """They have no hooks. Their input is steered up to the branch; later layers do not change it."""
     late, early = vectors.clone(), vectors.clone()
     late[: standin.BRANCH + 1] = 0
     early[standin.BRANCH + 1 :] = 0
@@ -539,7 +539,7 @@ def test_the_proof_runs_a_prefill_and_a_decode_step(kimi: KimiAudio, vectors: to
     assert [tuple(row.shape) for row in logits] == [(1, standin.CONFIG["vocab_size"])] * 2
 
 
-def test_what_would_not_be_steered_is_found_out(kimi: KimiAudio, vectors: torch.Tensor) -> None:
+def test_inexact_steering_is_refused(kimi: KimiAudio, vectors: torch.Tensor) -> None:
     tamper = kimi.decoder_layers[1].register_forward_hook(lambda _m, _a, o: (o[0] + 1e-3, *o[1:]))
     with pytest.raises(SteeringError, match="decoder layer 1"):
         attach(kimi.module, kimi.decoder_layers, ResolvedStrength(vectors, ALPHA), kimi.probe)

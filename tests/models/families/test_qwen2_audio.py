@@ -1,4 +1,4 @@
-"""Encoding only the sound that is there equals encoding the whole 30 s window."""
+"""Encoding only the frames with sound equals encoding the whole 30 s window."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_trimmed_encoding_equals_the_whole_window(attention: str) -> None:
     assert torch.equal(ours["input_ids"], inputs["input_ids"])
 
 
-def test_generation_equals_transformers_own_path(embedded: AudioLanguageModel, test_pairs: Pairs) -> None:
+def test_generation_equals_transformers(embedded: AudioLanguageModel, test_pairs: Pairs) -> None:
     turns = [
         [{"role": "user", "content": [{"type": "audio", "path": item.audio}, {"type": "text", "text": item.text}]}]
         for item in test_pairs.harmful[:6]
@@ -42,7 +42,7 @@ def test_generation_equals_transformers_own_path(embedded: AudioLanguageModel, t
     assert embedded.generate(prompts, 32) == [text.strip() for text in texts]
 
 
-def test_a_clip_encodes_the_same_in_any_company(embedded: AudioLanguageModel) -> None:
+def test_a_clips_encoding_does_not_depend_on_its_batch(embedded: AudioLanguageModel) -> None:
     model = embedded
     short, long = conversation(1, 0.4), conversation(2, 9.0)
     model.clip_cache.clear()
@@ -53,7 +53,7 @@ def test_a_clip_encodes_the_same_in_any_company(embedded: AudioLanguageModel) ->
     assert alone.shape[1] == model.hidden_size
 
 
-def test_gradients_flow_when_asked(embedded: AudioLanguageModel) -> None:
+def test_encoder_states_is_differentiable(embedded: AudioLanguageModel) -> None:
     from sarsteer.models.families.qwen2_audio import encoder_states
 
     tower = embedded.module.model.audio_tower

@@ -1,4 +1,4 @@
-"""Qwen-Audio through a stand-in that breaks on transformers 5 as its remote code does, and against that code run bare.
+"""Qwen-Audio, on a stand-in that breaks on transformers 5 like its remote code, compared with that code run directly.
 
 The reference is the stand-in's own modules with nothing of the package around them: its tokenizer reads clips from WAV
 files named in ChatML, its decoder is called with its legacy cache tuples, one row at a time.
@@ -41,7 +41,7 @@ CHATML = (
     "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
 SILENT = [{"role": "user", "content": "no clip at all"}]
-# relative attention by index is blind to padding but for the rounding of its float32 angles and sums
+# relative attention by index does not depend on padding, except for the rounding of float32 angles and sums
 CLOSE = dict(rtol=1e-4, atol=1e-4)
 
 
@@ -69,7 +69,7 @@ def model(folder: Path) -> AudioLanguageModel:
 
 
 class Bare:
-    """The stand-in's code as a package, without the compatibility layer but for the one method that is gone."""
+    """The stand-in's code as a package, without the compatibility layer except for one removed method."""
 
     def __init__(self, folder: Path, dtype: torch.dtype) -> None:
         package = types.ModuleType("bare_qwen")
@@ -99,7 +99,7 @@ class Bare:
 
     @torch.no_grad()
     def answer(self, query: str, steps: int, vectors: torch.Tensor | None = None, alpha: float = 0.0) -> list[int]:
-        """Greedy decoding by hand, with legacy cache tuples; hooks as one writes them for one experiment."""
+        """Greedy decoding by hand, with legacy cache tuples and simple hooks."""
 
         def hook(vector: torch.Tensor) -> Any:
             def add(_m: Any, _a: Any, out: Any) -> Any:
@@ -141,15 +141,15 @@ def spoken(path: Path, text: str) -> list[dict[str, Any]]:
 
 
 def tokens_of(model: AudioLanguageModel, turns: list[Any], steps: int, **options: Any) -> list[list[int]]:
-    """The answers' tokens, none of which ends an answer."""
+    """The answers' tokens, without an end token."""
     generation = model.generation_options({"eos_token_id": None, **options})
     return model.generate_tokens(model.collate(model.prepare(turns)), max_new_tokens=steps, **generation).tolist()
 
 
-# ---- the stand-in tests something ------------------------------------------------------------------------------------
+# ---- the stand-in breaks ---------------------------------------------------------------------------------------------
 
 
-def test_without_the_layer_the_remote_code_breaks(folder: Path) -> None:
+def test_the_remote_code_breaks_without_the_compatibility_layer(folder: Path) -> None:
     with pytest.raises(ImportError, match="transformers_stream_generator"):
         T.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
     with importable():
@@ -160,7 +160,7 @@ def test_without_the_layer_the_remote_code_breaks(folder: Path) -> None:
     bare.transformer.get_head_mask = lambda _mask, layers: [None] * layers
     with pytest.raises(TypeError, match="DynamicCache"):
         bare.generate(tokens, max_new_tokens=2)
-    # and what no error tells: loaded weights are drawn anew, a buffer is whatever memory held
+    # silently: loaded weights are drawn again, and a buffer is uninitialized
     stored = load_file(folder / "model.safetensors")
     changed = {name for name, tensor in bare.state_dict().items() if not torch.equal(tensor, stored[name])}
     assert changed == {f"transformer.h.{layer}.attn.c_proj.weight" for layer in range(3)}
@@ -169,7 +169,7 @@ def test_without_the_layer_the_remote_code_breaks(folder: Path) -> None:
 # ---- loading ---------------------------------------------------------------------------------------------------------
 
 
-def test_it_loads_whole(folder: Path, model: AudioLanguageModel) -> None:
+def test_all_weights_and_buffers_are_loaded(folder: Path, model: AudioLanguageModel) -> None:
     assert isinstance(model, QwenAudio)
     assert model.family.name == "Qwen-Audio"
     assert model.decoder_layers == list(model.module.transformer.h)
@@ -193,12 +193,12 @@ def test_nothing_is_changed_for_other_models(model: AudioLanguageModel) -> None:
     assert not issubclass(type(model.module).remote, T.GenerationMixin)
 
 
-def test_without_trust_it_says_what_to_do(folder: Path) -> None:
+def test_without_trust_remote_code(folder: Path) -> None:
     with pytest.raises(ModelError, match="contains Python code; read it, then set trust_remote_code=True"):
         load_model(folder)
 
 
-def test_missing_weights_are_refused_not_made_up(copied: Path) -> None:
+def test_missing_weights_are_refused(copied: Path) -> None:
     weights = load_file(copied / "model.safetensors")
     del weights["transformer.h.1.attn.c_proj.weight"]
     save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
@@ -206,7 +206,7 @@ def test_missing_weights_are_refused_not_made_up(copied: Path) -> None:
         load_model(copied, trust_remote_code=True)
 
 
-def test_the_text_only_qwen_is_told_apart(copied: Path) -> None:
+def test_the_text_only_qwen_is_refused(copied: Path) -> None:
     config = json.loads((copied / "config.json").read_text())
     del config["audio"]
     (copied / "config.json").write_text(json.dumps(config))
@@ -227,7 +227,7 @@ def test_files_of_two_checkpoints(copied: Path) -> None:
         load_model(copied, trust_remote_code=True)
 
 
-def test_an_unknown_buffer_is_no_guess(copied: Path) -> None:
+def test_an_unknown_buffer_is_refused(copied: Path) -> None:
     code = (copied / "modeling_qwen.py").read_text()
     line = 'self.register_buffer("masked_bias"'
     (copied / "modeling_qwen.py").write_text(
@@ -237,7 +237,7 @@ def test_an_unknown_buffer_is_no_guess(copied: Path) -> None:
         load_model(copied, trust_remote_code=True)
 
 
-def test_a_model_made_elsewhere(bare: Bare, model: AudioLanguageModel) -> None:
+def test_a_model_loaded_elsewhere_is_refused(bare: Bare, model: AudioLanguageModel) -> None:
     with pytest.raises(ModelError, match=r"load it with sarsteer\.load_model"):
         AudioLanguageModel(bare.module, model.processor)
 
@@ -256,14 +256,16 @@ def test_half_precision(folder: Path, model: AudioLanguageModel) -> None:
 # ---- prompts ---------------------------------------------------------------------------------------------------------
 
 
-def test_prompts_are_those_of_the_remote_code(model: AudioLanguageModel, bare: Bare, tmp_path: Path) -> None:
+def test_prompts_equal_those_of_the_remote_code(model: AudioLanguageModel, bare: Bare, tmp_path: Path) -> None:
     first, second = noise(tmp_path / "a.wav", 1, 0.5), noise(tmp_path / "b.wav", 2, 0.83)
     text = "What's said \u2014 here?\n\nTell  me, in 12 words."
     (prompt,) = model.prepare([spoken(first, text)])
     theirs = bare.inputs(f"Audio 1:<audio>{first}</audio>\n{text}")
     assert prompt.input_ids.tolist() == theirs["input_ids"][0].tolist()
-    heard = bare.module.transformer.audio.encode(*[theirs["audio_info"][k] for k in list(theirs["audio_info"])[:3]])
-    torch.testing.assert_close(prompt.clips[0], heard[0])
+    embeddings = bare.module.transformer.audio.encode(
+        *[theirs["audio_info"][k] for k in list(theirs["audio_info"])[:3]]
+    )
+    torch.testing.assert_close(prompt.clips[0], embeddings[0])
     chat = [
         *spoken(first, text),
         {"role": "assistant", "content": "I see."},
@@ -277,7 +279,7 @@ def test_prompts_are_those_of_the_remote_code(model: AudioLanguageModel, bare: B
     assert [len(clip) for clip in prompt.clips] == info["audio_span_tokens"]
 
 
-def test_a_system_message_is_its_own(model: AudioLanguageModel) -> None:
+def test_a_system_message_replaces_the_default(model: AudioLanguageModel) -> None:
     system = [{"role": "system", "content": "Be kind."}, *SILENT]
     (prompt,) = model.prepare([system])
     expected = CHATML.replace("You are a helpful assistant.", "Be kind.").format("no clip at all")
@@ -299,7 +301,7 @@ def test_control_tokens_in_a_users_text_stay_text(model: AudioLanguageModel) -> 
     assert len(model.generate([[{"role": "user", "content": evil}]], max_new_tokens=1)) == 1
 
 
-def test_clips_that_cannot_be_heard(model: AudioLanguageModel, folder: Path) -> None:
+def test_clips_of_invalid_length(model: AudioLanguageModel, folder: Path) -> None:
     with pytest.raises(AudioError, match="at most 30 s"):
         model.generate([conversation(1, 30.5)])
     with pytest.raises(AudioError, match="too short for the encoder"):
@@ -322,7 +324,7 @@ def test_a_clip_is_encoded_once(model: AudioLanguageModel) -> None:
 # ---- forward and generate --------------------------------------------------------------------------------------------
 
 
-def test_activations_are_those_of_the_bare_code(folder: Path, bare: Bare, tmp_path: Path) -> None:
+def test_activations_equal_those_of_the_bare_code(folder: Path, bare: Bare, tmp_path: Path) -> None:
     clip = noise(tmp_path / "clip.wav", 3, 0.7)
     turn, query = spoken(clip, "What is said?"), f"Audio 1:<audio>{clip}</audio>\nWhat is said?"
     double = load_model(folder, trust_remote_code=True, device="cpu", dtype="float64")
@@ -335,7 +337,7 @@ def test_activations_are_those_of_the_bare_code(folder: Path, bare: Bare, tmp_pa
 
 
 def test_batches_equal_singles(model: AudioLanguageModel) -> None:
-    """Rows of several lengths, with clips of several lengths and none."""
+    """Rows of several lengths, with clips of several lengths, and without a clip."""
     turns = [conversation(i, 1.6 - i / 4, text="x y" * (1 + 4 * i)) for i in range(5)]
     turns.insert(2, SILENT)
     together = model.last_token_activations(turns, batch_size=6)
@@ -348,28 +350,28 @@ def test_batches_equal_singles(model: AudioLanguageModel) -> None:
     ]
 
 
-def test_a_clip_is_heard_as_if_alone(model: AudioLanguageModel, bare: Bare, tmp_path: Path) -> None:
-    """The remote code lets a short clip's end hear the padding up to its longer neighbour."""
+def test_a_clips_encoding_does_not_depend_on_others(model: AudioLanguageModel, bare: Bare, tmp_path: Path) -> None:
+    """In the remote code, the padding of a short clip changes the encoding of its end."""
     paths = [noise(tmp_path / "long.wav", 1, 1.5), noise(tmp_path / "short.wav", 2, 0.53)]
     both = bare.tokenizer.process_audio("".join(f"<audio>{path}</audio>" for path in paths))
     alone = bare.tokenizer.process_audio(f"<audio>{paths[1]}</audio>")
 
     def encoded(owner: Any, info: dict[str, Any]) -> torch.Tensor:
-        ear = owner.module.transformer.audio
+        encoder = owner.module.transformer.audio
         with torch.no_grad():
-            return ear.encode(info["input_audios"], info["input_audio_lengths"], info["audio_span_tokens"])[-1]
+            return encoder.encode(info["input_audios"], info["input_audio_lengths"], info["audio_span_tokens"])[-1]
 
     torch.testing.assert_close(encoded(model, both), encoded(bare, alone))
     assert float((encoded(bare, both) - encoded(bare, alone)).abs().max()) > 1e-3
 
 
-def test_clips_matter(model: AudioLanguageModel) -> None:
+def test_different_clips_have_different_activations(model: AudioLanguageModel) -> None:
     one, other = model.last_token_activations([conversation(1), conversation(2)])
     assert float((one - other).abs().max()) > 1e-2
 
 
-def test_beyond_the_trained_length_padding_would_matter(tmp_path: Path) -> None:
-    """Log-n attention goes by index: there rows are run alone, and are then what they are alone."""
+def test_rows_beyond_the_trained_length_are_not_padded(tmp_path: Path) -> None:
+    """Log-n attention depends on the index: these rows run one by one, and equal single rows."""
     model = load_model(make(tmp_path / "short", seq_length=150), trust_remote_code=True, device="cpu")
     turns = [conversation(1, 0.3, "short"), conversation(2, 1.0, "long " * 50), conversation(3, 0.5, "middle " * 3)]
     lengths = [len(prompt.input_ids) for prompt in model.prepare(turns)]
@@ -379,7 +381,7 @@ def test_beyond_the_trained_length_padding_would_matter(tmp_path: Path) -> None:
         torch.testing.assert_close(row, alone, **CLOSE)
     assert tokens_of(model, turns, 6) == [tokens_of(model, [turn], 6)[0] for turn in turns]
     assert model.generate(turns, max_new_tokens=3) == [model.generate([turn], max_new_tokens=3)[0] for turn in turns]
-    # a batch that was not split is another result: the split is no caution for nothing
+    # without the split the result differs
     seen: list[torch.Tensor] = []
     hook = model.decoder_layers[-1].register_forward_hook(lambda _m, _a, out: seen.append(out[0][0, -1]))
     with torch.no_grad():
@@ -397,7 +399,7 @@ def test_decoding_with_a_cache_equals_recomputation(model: AudioLanguageModel, b
     assert len(set(cached[0])) > 4
 
 
-def test_the_cache_is_transformers_own(model: AudioLanguageModel) -> None:
+def test_the_cache_is_a_dynamic_cache(model: AudioLanguageModel) -> None:
     inputs = model.collate(model.prepare([conversation(1), SILENT]))
     with torch.no_grad():
         whole = model.module(**inputs, use_cache=False)
@@ -431,7 +433,7 @@ def test_several_answers_each(model: AudioLanguageModel) -> None:
     assert len(set(sampled)) == 3
 
 
-def test_an_answer_ends_where_a_turn_does(model: AudioLanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_ends_at_the_end_of_a_turn(model: AudioLanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     assert model.generation_options({})["eos_token_id"] == [len(RANKS), len(RANKS) + 2, len(RANKS) + 1]
     assert model.generation_options({"eos_token_id": 7})["eos_token_id"] == 7
     turn = conversation(1)
@@ -448,7 +450,7 @@ def test_streaming_equals_generate(model: AudioLanguageModel) -> None:
     assert "".join(pieces).strip() == model.generate([turn], max_new_tokens=16)[0]
 
 
-def test_clips_as_its_own_tokenizer_makes_them_work_too(model: AudioLanguageModel, bare: Bare, tmp_path: Path) -> None:
+def test_inputs_of_the_remote_tokenizer_work(model: AudioLanguageModel, bare: Bare, tmp_path: Path) -> None:
     clip = noise(tmp_path / "clip.wav", 6, 0.4)
     query = f"Audio 1:<audio>{clip}</audio>\nWell?"
     options: dict[str, Any] = dict(max_new_tokens=6, do_sample=False, eos_token_id=None)
@@ -456,7 +458,7 @@ def test_clips_as_its_own_tokenizer_makes_them_work_too(model: AudioLanguageMode
     generate, start = model.module.generate, inputs["input_ids"].shape[1]
     out = generate(inputs["input_ids"], audio_info=inputs["audio_info"], **options)[0, start:].tolist()
     assert out == bare.answer(query, 6)
-    # chat() of the remote code stops at words, by the remote generate()
+    # the remote code's chat() stops at words, with the remote generate()
     options["stop_words_ids"] = [[out[3]]]
     out = generate(inputs["input_ids"], audio_info=inputs["audio_info"], **options)[0, start:].tolist()
     assert out == bare.answer(query, 6)[: out.index(options["stop_words_ids"][0][0]) + 1]
@@ -471,7 +473,7 @@ def vectors() -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_steering_is_that_of_hooks_on_the_bare_code(
+def test_steering_equals_hooks_on_the_bare_code(
     model: AudioLanguageModel, bare: Bare, vectors: torch.Tensor, tmp_path: Path
 ) -> None:
     clip = noise(tmp_path / "clip.wav", 7, 0.9)
@@ -491,7 +493,7 @@ def test_steering_is_that_of_hooks_on_the_bare_code(
     assert tokens_of(model, [turn], 16) == plain != [bare.answer(query, 16, vectors, 0.7)]
 
 
-def test_calibration_and_its_artifact(model: AudioLanguageModel, bare: Bare, tmp_path: Path) -> None:
+def test_calibration_equals_differences_of_the_bare_code(model: AudioLanguageModel, bare: Bare, tmp_path: Path) -> None:
     def item(index: int, label: str) -> Item:
         clip = noise(tmp_path / f"{label}-{index}.wav", 10 * index + len(label), 0.4 + index / 5)
         return Item(f"{label}-{index}", "?", label, media=clip)

@@ -1,7 +1,7 @@
 """A stand-in for Kimi-Audio: a tiny checkpoint with remote code, and a tiny ``kimia_infer`` that runs it.
 
-Written from what is known of the real ones, to have their structure and what breaks them on transformers 5; no line is
-theirs. The real ones differ in size, in their tokenizers (here: bytes, loudness), and in needing CUDA and flash-attn.
+Written from scratch, with the structure of the real ones and with what breaks them on transformers 5. The real ones
+differ in size, in their tokenizers (here: bytes, loudness), and need CUDA and flash-attn.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def make(folder: Path, seed: int = 0) -> Path:
 
 
 def remove_package() -> None:
-    """Forget the stand-in of ``kimia_infer``, as if it had never been imported."""
+    """Unload the stand-in of ``kimia_infer``."""
     for name in [name for name in sys.modules if name.split(".")[0] == "kimia_infer"]:
         del sys.modules[name]
 

@@ -1,4 +1,4 @@
-"""A checkpoint folder that is to Qwen-Audio what a doll's house is to a house; ``make`` writes it."""
+"""A stand-in for Qwen-Audio: ``make`` writes a tiny checkpoint with the same structure."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def make(folder: Path, seed: int = 0, **changes: Any) -> Path:
     model = QWenLMHeadModel(config)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     for name, tensor in weights.items():
-        if "c_proj" in name or "audio.proj" in name:  # attention and sound must matter
+        if "c_proj" in name or "audio.proj" in name:  # attention and audio must matter
             weights[name] = tensor.normal_(std=0.3).contiguous()
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     described = {**options, **changes, "fp16": True, "model_type": "qwen", "architectures": ["QWenLMHeadModel"]}

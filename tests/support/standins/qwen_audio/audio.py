@@ -1,4 +1,4 @@
-"""Stand-in for Qwen-Audio's ears: Whisper's log-mel spectrogram and a small encoder of the same construction."""
+"""Stand-in for Qwen-Audio's encoder: Whisper's log-mel spectrogram and a small encoder of the same structure."""
 
 import os
 from functools import lru_cache
@@ -15,14 +15,14 @@ N_SAMPLES = 30 * SAMPLE_RATE
 
 
 def get_T_after_cnn(frames):
-    """Positions that the two convolutions (the second of stride 2) leave of so many mel frames."""
+    """Positions after the two convolutions, the second of stride 2."""
     for stride in (1, 2):
         frames = (frames + 2 - 3) // stride + 1
     return frames
 
 
 def load_audio(file):
-    """The published code asks ffmpeg; a test machine has none."""
+    """The published code uses ffmpeg, which a test machine may not have."""
     import soundfile
 
     samples, rate = soundfile.read(file, dtype="float32")
@@ -37,7 +37,7 @@ def pad_or_trim(array, length=N_SAMPLES):
     return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, length - array.shape[-1])])
 
 
-@lru_cache(maxsize=None)  # noqa: UP033 - as old remote code has it
+@lru_cache(maxsize=None)  # noqa: UP033 - as in old remote code
 def mel_filters(device):
     with np.load(os.path.join(os.path.dirname(__file__), "mel_filters.npz")) as file:
         return torch.from_numpy(file["mel_80"]).to(device)

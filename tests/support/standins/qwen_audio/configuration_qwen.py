@@ -1,11 +1,11 @@
-"""Stand-in for Qwen-Audio's configuration: the same names, the same flags, other sizes."""
+"""Stand-in for Qwen-Audio's configuration: the same names and flags, other sizes."""
 
 from transformers import PretrainedConfig
 
 
 class QWenConfig(PretrainedConfig):
     model_type = "qwen"
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 - as old remote code has it
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 - as in old remote code
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
-"""Stand-in for Qwen-Audio's model: the construction and the habits of code for transformers 4.32, at the smallest size.
+"""Stand-in for Qwen-Audio's model: the structure of code for transformers 4.32, at the smallest size.
 
-Written anew; what it shares with the published code is what a compatibility layer meets: names of modules and buffers,
-the cache's layout, what is called on ``PreTrainedModel`` and no longer there, and where clips enter.
+Written from scratch. It shares with the published code what a compatibility layer handles: names of modules and
+buffers, the layout of the cache, removed methods of ``PreTrainedModel``, and where clips enter.
 """
 
 import math
@@ -62,7 +62,7 @@ class QWenAttention(nn.Module):
         self.use_logn_attn = config.use_logn_attn
         scale = [math.log(i, self.seq_length) if i > self.seq_length else 1 for i in range(1, 32768)]
         self.register_buffer("logn_tensor", torch.tensor(scale)[None, :, None, None], persistent=False)
-        self.cache_qmax = torch.tensor(255.0)  # no buffer: on the meta device where the model is built there
+        self.cache_qmax = torch.tensor(255.0)  # not a buffer: stays on the meta device if the model is built there
 
     def forward(self, hidden_states, rotary_pos_emb_list, layer_past, attention_mask, use_cache):
         batch, length, width = hidden_states.shape
@@ -124,7 +124,7 @@ class QWenPreTrainedModel(PreTrainedModel):
     base_model_prefix = "transformer"
     is_parallelizable = False
     supports_gradient_checkpointing = True
-    _no_split_modules = ["QWenBlock"]  # noqa: RUF012 - as old remote code has it
+    _no_split_modules = ["QWenBlock"]  # noqa: RUF012 - as in old remote code
 
     def _init_weights(self, module):
         if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -315,7 +315,7 @@ class QWenLMHeadModel(QWenPreTrainedModel):
         return tokenizer.decode(out[0, len(tokens) :].tolist())
 
     def chat_stream(self, *args, **kwargs):
-        from transformers_stream_generator.main import NewGenerationMixin  # noqa: F401 - wants transformers 4
+        from transformers_stream_generator.main import NewGenerationMixin  # noqa: F401 - needs transformers 4
 
         raise NotImplementedError
 

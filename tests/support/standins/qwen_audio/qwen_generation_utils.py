@@ -2,10 +2,10 @@
 
 
 def make_context(tokenizer, query, history=None, system=""):
-    """ChatML of a conversation whose clips are paths in its texts: the text, its tokens, its clips."""
+    """ChatML of a conversation with paths of clips in its texts: the text, its tokens, its clips."""
     text = f"<|im_start|>system\n{system}<|im_end|>"
-    for asked, answered in history or []:
-        text += f"\n<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n{answered}<|im_end|>"
+    for question, answer in history or []:
+        text += f"\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>"
     text += f"\n<|im_start|>user\n{query}<|im_end|>\n<|im_start|>assistant\n"
     audio_info = tokenizer.process_audio(text)
     tokens = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text, audio_info=audio_info))

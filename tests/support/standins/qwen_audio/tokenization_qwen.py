@@ -1,4 +1,4 @@
-"""Stand-in for Qwen-Audio's tokenizer: tiktoken, clips by path in the text, every control token taken as such."""
+"""Stand-in for Qwen-Audio's tokenizer: tiktoken, paths of clips in the text, and control tokens read from the text."""
 
 import base64
 import re
@@ -17,10 +17,10 @@ SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{i}
 
 
 class QWenTokenizer(PreTrainedTokenizer):
-    vocab_files_names = {"vocab_file": "qwen.tiktoken"}  # noqa: RUF012 - as old remote code has it
+    vocab_files_names = {"vocab_file": "qwen.tiktoken"}  # noqa: RUF012 - as in old remote code
 
     def __init__(self, vocab_file, errors="replace", **kwargs):
-        super().__init__(**kwargs)  # before its own attributes are there, as in the published code
+        super().__init__(**kwargs)  # before its own attributes exist, as in the published code
         self.errors = errors
         self.AUDIO_ST = ("[[[AUDIO:modality]]]", "<|transcribe|>", "<|0.00|>", "<audio>", "</audio>")
         with open(vocab_file, "rb") as file:

@@ -1,4 +1,4 @@
-"""The stand-in's configuration: Qwen2's, and what the audio stream adds."""
+"""The stand-in's configuration: Qwen2's, with the settings of the audio stream."""
 
 from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
 

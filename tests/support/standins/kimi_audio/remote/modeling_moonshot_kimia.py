@@ -1,4 +1,4 @@
-"""The stand-in's modules: as the real ones, written for transformers 4, with sdpa in place of flash-attn.
+"""The stand-in's modules: written for transformers 4 like the real ones, with sdpa instead of flash-attn.
 
 Four things break on transformers 5: ``config.rope_theta``, the positional ``position_ids`` of
 ``apply_rotary_pos_emb``, tied keys as a list, and, silently, rotary tables that are filled on construction only.
@@ -123,8 +123,8 @@ class MoonshotKimiaModel(Qwen2PreTrainedModel):
             assert len(starts) == len(features)
             for feature, start, end in zip(features, starts, ends, strict=True):
                 spread[start + 1 : end] = feature[0, : end - start - 1].to(sound.dtype)
-            heard = (sound + self.vq_adaptor(spread)[None]) * math.sqrt(2.0)
-            sound = torch.where(mask[..., None], heard, sound)
+            mixed = (sound + self.vq_adaptor(spread)[None]) * math.sqrt(2.0)
+            sound = torch.where(mask[..., None], mixed, sound)
         return sound + self.embed_tokens(text_input_ids)
 
     def forward(

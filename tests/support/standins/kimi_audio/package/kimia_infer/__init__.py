@@ -1,1 +1,1 @@
-"""A stand-in for Moonshot's package of that name: what sarsteer uses of it, at the smallest size."""
+"""A stand-in for the parts of Moonshot's package ``kimia_infer`` that sarsteer uses."""

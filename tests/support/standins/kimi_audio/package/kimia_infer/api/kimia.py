@@ -1,4 +1,4 @@
-"""The stand-in's inference: loads the checkpoint its own way, and decodes two streams in a loop of its own."""
+"""The stand-in's inference: loads the checkpoint itself, and decodes two streams in its own loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ KEPT = 4096
 
 
 def _device() -> torch.device:
-    """Where the real package computes throughout; the stand-in's loop follows its module instead."""
+    """The device of the real package; the stand-in's loop uses its module's device."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 

@@ -1,4 +1,4 @@
-"""Two streams of tokens from chat messages, and the sound's continuous features beside them."""
+"""Two token streams from chat messages, and the continuous features of their audio."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = (
     "kimia_speech_ct_id",
     "kimia_speech_ctd_id",
 )
-FRAME = 1280  # samples: 12.5 tokens a second
+FRAME = 1280  # samples: 12.5 tokens per second
 CHUNK = 30 * 16_000
 PARTS = 12
 
@@ -38,17 +38,17 @@ class ExtraTokens:
 
 
 class Bytes:
-    """A tokenizer with one token a byte. Control tokens in a text are text, unless they are allowed."""
+    """A tokenizer with one token per byte. Control tokens in a text are text, unless they are allowed."""
 
     def __init__(self) -> None:
         self.special_tokens = {f"<|im_{name}|>": 256 + index for index, name in enumerate(NAMES)}
 
     def encode(self, s: str, *, bos: bool, eos: bool, allowed_special: tuple[str, ...] = ()) -> list[int]:
         for token in allowed_special:
-            head, found, tail = s.partition(token)
-            if found:
-                kept = dict(bos=False, eos=False, allowed_special=allowed_special)
-                return [*self.encode(head, **kept), self.special_tokens[token], *self.encode(tail, **kept)]
+            head, match, tail = s.partition(token)
+            if match:
+                options = dict(bos=False, eos=False, allowed_special=allowed_special)
+                return [*self.encode(head, **options), self.special_tokens[token], *self.encode(tail, **options)]
         return list(s.encode())
 
     def decode(self, ids: list[int]) -> str:

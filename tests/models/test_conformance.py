@@ -202,7 +202,7 @@ def test_control_tokens_in_a_users_text_stay_text(model: AudioLanguageModel) -> 
         pytest.skip("reads its own vocabulary; see its own tests")
     if model.family.name != "Voxtral" and not can_sanitize(model.processor):  # transformers before 5.23
         for token in injection.split():
-            with pytest.raises(MessageError, match="holds the control token"):
+            with pytest.raises(MessageError, match="contains the control token"):
                 model.prepare([ask(model, text=f"Hi. {token}")])
         return
     if {"image", "audio"} <= model.modalities:

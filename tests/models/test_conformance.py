@@ -349,6 +349,7 @@ def test_half_precision(model: AudioLanguageModel, vectors: torch.Tensor, dtype:
         model.clip_cache.clear()
 
 
+@pytest.mark.slow
 def test_attaching_after_compiling_is_exact_or_refused(model: AudioLanguageModel, vectors: torch.Tensor) -> None:
     # layer by layer, which is quick to trace; tests/steering/test_hooks.py compiles a whole model
     torch._dynamo.reset()

@@ -1,4 +1,4 @@
-"""Manifests and pairs: what is wrong is told by line or item."""
+"""Manifests and pairs: errors name the line or the item."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_pairs_are_joined(tmp_path: Path, wav: Path) -> None:
     assert pairs.digest != pairs[:1].digest
 
 
-def test_digest_follows_the_sound_not_the_name(tmp_path: Path, wav: Path) -> None:
+def test_the_digest_depends_on_the_clips_not_on_names(tmp_path: Path, wav: Path) -> None:
     path = manifest(tmp_path, [row("h"), row("s", "safe")])
     before = load_pairs(path).digest
     path.write_text(path.read_text().replace('"h"', '"other"'))
@@ -50,12 +50,12 @@ def test_a_folder_of_splits(tmp_path: Path, wav: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "match"),
     [
-        (["{broken"], "line 1: is not JSON"),
-        (["[1]"], "line 1: is no JSON object"),
+        (["{broken"], "line 1: is not valid JSON"),
+        (["[1]"], "line 1: is not a JSON object"),
         ([row("a"), "{}"], "line 2: needs 'id'"),
         ([{**row("a"), "audio": 3}], "needs 'audio'"),
-        ([row("a", "evil")], "neither 'harmful' nor 'safe'"),
-        ([row("a"), row("a", "safe")], "was used in line 1"),
+        ([row("a", "evil")], "label must be 'harmful' or 'safe', not 'evil'"),
+        ([row("a"), row("a", "safe")], "line 2: repeats id 'a' of line 1"),
         ([row("a", category=3)], "'category' must be a string"),
         ([{**row("a"), "audio": "none.wav"}], "is missing"),
         ([{**row("a"), "audio": "../clip.wav"}], "outside the manifest's folder"),
@@ -69,7 +69,7 @@ def test_bad_lines(tmp_path: Path, wav: Path, rows: list[object], match: str) ->
     assert "pairs.jsonl" in str(caught.value)
 
 
-def test_a_link_may_not_climb_out(tmp_path: Path, wav: Path) -> None:
+def test_a_link_out_of_the_folder_is_an_error(tmp_path: Path, wav: Path) -> None:
     inner = tmp_path / "inner"
     inner.mkdir()
     (inner / "clip.wav").symlink_to(wav)
@@ -91,7 +91,7 @@ def test_bad_pairs(tmp_path: Path, wav: Path, rows: list[object], match: str) ->
         load_pairs(manifest(tmp_path, rows))
 
 
-def test_not_text_not_there_not_a_file(tmp_path: Path) -> None:
+def test_unreadable_manifests(tmp_path: Path) -> None:
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00\x80")
     for path, match in ((tmp_path / "binary.jsonl", "UTF-8"), (tmp_path / "no.jsonl", "no such"), (tmp_path, "folder")):
         with pytest.raises(ManifestError, match=match):

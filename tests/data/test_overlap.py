@@ -1,4 +1,4 @@
-"""When requests are the same, and calibration and test that share one."""
+"""Whether two requests are the same, and whether calibration and test share one."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from sarsteer.data.manifest import Item, load_items
 from sarsteer.data.overlap import check_disjoint, shared_items
 from sarsteer.data.pairs import Pairs
 from sarsteer.data.save import save_items
-from sarsteer.data.text import normalise, word_similarity, words
+from sarsteer.data.text import normalize, word_similarity, words
 from sarsteer.errors import ManifestError
 
 _MARKS = st.text(st.sampled_from(" \t\n.,;:!?-–'\"()…¿$+\u200b\u00a0"), max_size=4)
 
 
 @given(st.text())
-def test_normalising_twice_changes_nothing(text: str) -> None:
-    once = normalise(text)
-    assert normalise(once) == once
+def test_normalizing_twice_changes_nothing(text: str) -> None:
+    once = normalize(text)
+    assert normalize(once) == once
     assert all(unicodedata.category(c)[0] in "LMN" for c in once)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["How", "DO", "i", "ﬁx", "Straße", "7", "ÉCOLE"]), _MARKS)), _MARKS)
-def test_case_marks_and_spaces_do_not_count(parts: list[tuple[str, str]], lead: str) -> None:
+def test_case_punctuation_and_spaces_do_not_count(parts: list[tuple[str, str]], lead: str) -> None:
     plain = "".join(word for word, _ in parts)
     spelt = lead + "".join(word.swapcase() + marks for word, marks in parts)
-    assert normalise(spelt) == normalise(plain)
+    assert normalize(spelt) == normalize(plain)
 
 
-def test_what_does_count() -> None:
-    assert normalise("How  do I… hack?") == "howdoihack"
-    assert normalise("ＨＯＷ") == "how"
-    assert normalise("?!") == ""
+def test_only_letters_and_digits_count() -> None:
+    assert normalize("How  do I… hack?") == "howdoihack"
+    assert normalize("ＨＯＷ") == "how"
+    assert normalize("?!") == ""
     assert words("How do – I, go?") == ["how", "do", "i", "go"]
 
 
@@ -83,13 +83,13 @@ def test_the_same_sound_in_another_file(tmp_path: Path) -> None:
     }
     assert [o.by for o in shared_items([clips["a.wav"]], [clips["c.wav"], clips["b.flac"]])] == ["sound"]
     assert shared_items([clips["a.wav"]], [clips["c.wav"]]) == []
-    (tmp_path / "a.wav").write_text("no sound")
+    (tmp_path / "a.wav").write_text("not audio")
     assert [o.by for o in shared_items([clips["a.wav"]], [replace(clips["a.wav"], id="x", question="y")])] == ["sound"]
 
 
 def test_the_error_names_a_few() -> None:
     items = [text(f"i{n}", f"question number {n}") for n in range(9)]
-    with pytest.raises(ManifestError, match=r"share 9 items: 'i0' and 'i0' \(id\), .*'i2' and 'i2' \(id\), …; take"):
+    with pytest.raises(ManifestError, match=r"share 9 items: 'i0' and 'i0' \(id\), .*'i2' and 'i2' \(id\), …; remove"):
         check_disjoint(items, items)
     check_disjoint(items[:4], items[4:])
 
@@ -98,7 +98,7 @@ def test_the_embedded_splits_are_disjoint(calibration_pairs: Pairs, test_pairs: 
     check_disjoint([*calibration_pairs.harmful, *calibration_pairs.safe], [*test_pairs.harmful, *test_pairs.safe])
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path, wav: Path) -> None:
+def test_a_saved_manifest_loads_unchanged(tmp_path: Path, wav: Path) -> None:
     items = [
         Item(
             "a", "q", "harmful", media=wav, pair="p", category="c", text="t", answer="r", extra={"voice": "v", "n": [1]}
@@ -109,6 +109,6 @@ def test_what_is_saved_is_loaded(tmp_path: Path, wav: Path) -> None:
     assert load_items(tmp_path / "m.jsonl") == items
     inner = tmp_path / "inner"
     inner.mkdir()
-    with pytest.raises(ManifestError, match="lies outside"):
+    with pytest.raises(ManifestError, match="is outside"):
         save_items(inner / "m.jsonl", items)
     assert list(inner.iterdir()) == []

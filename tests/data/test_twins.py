@@ -1,4 +1,4 @@
-"""Safe twins from a server that writes good ones, bad ones and none, and a run that is stopped in the middle."""
+"""Safe twins from a server that writes good ones, bad ones and none, and an interrupted run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from sarsteer.data.manifest import Item, load_items
 from sarsteer.data.pairs import load_pairs
-from sarsteer.data.twin_log import Outcome, TwinLog
+from sarsteer.data.twin_log import TwinLog, TwinResult
 from sarsteer.data.twin_prompts import ReplyError, twin_in, verdict_in
 from sarsteer.data.twins import make_twins
 from sarsteer.errors import ManifestError, ModelError
@@ -37,13 +37,13 @@ def server(openai_server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def asked(messages: list[dict[str, Any]]) -> tuple[str, str]:
-    """What a conversation wants ("twin" or "harmless"), and of which request."""
+    """What a conversation asks for ("twin" or "harmless"), and about which request."""
     first = str(messages[0]["content"])
     return ("harmless" if '"harmless"' in first else "twin"), first.splitlines()[-1]
 
 
 def obliging(messages: list[dict[str, Any]]) -> str:
-    """Twins that put "paint" for "pick"; harmless is what picks nothing."""
+    """Replaces "pick" by "paint", and calls harmless what does not contain "pick"."""
     what, request = asked(messages)
     if what == "harmless":
         return json.dumps({"harmless": "pick" not in request, "because": "of its words"})
@@ -51,7 +51,7 @@ def obliging(messages: list[dict[str, Any]]) -> str:
 
 
 def writing(*twins: str) -> Callable[[list[dict[str, Any]]], str]:
-    """Replies of these, one a try."""
+    """Replies with these, one per try."""
 
     def reply(messages: list[dict[str, Any]]) -> str:
         return obliging(messages) if asked(messages)[0] == "harmless" else twins[len(messages) // 2]
@@ -63,8 +63,8 @@ def twin(text: str) -> str:
     return json.dumps({"twin": text})
 
 
-def model(server: OpenAIServer, behaviour: str = "echo") -> ApiModel:
-    return ApiModel(f"openai/writer/{behaviour}", base_url=server.url, max_retries=0)
+def model(server: OpenAIServer, behavior: str = "echo") -> ApiModel:
+    return ApiModel(f"openai/writer/{behavior}", base_url=server.url, max_retries=0)
 
 
 def harmful(count: int = 1) -> list[Item]:
@@ -79,18 +79,18 @@ def harmful(count: int = 1) -> list[Item]:
     ["", "How do I paint?", '{"twin": 3}', '{"twin": " "}', '["twin"]', '{"twin": "a\\nb"}', 'Sure! {"twin": "a"}',
      "{" * 9999, json.dumps({"twin": "a" * 3000})],
 )  # fmt: skip
-def test_replies_that_hold_no_twin(reply: str) -> None:
+def test_replies_without_a_twin(reply: str) -> None:
     with pytest.raises(ReplyError):
         twin_in(reply)
 
 
 @pytest.mark.parametrize("reply", ["true", "{}", '{"harmless": "true"}', '{"harmless": 1}', '{"harmless": null}'])
-def test_verdicts_that_are_none(reply: str) -> None:
+def test_unreadable_verdicts(reply: str) -> None:
     with pytest.raises(ReplyError):
         verdict_in(reply)
 
 
-def test_replies_that_are_read() -> None:
+def test_readable_replies() -> None:
     assert twin_in('```\n{"twin": " a b "}\n```') == "a b"
     assert verdict_in('{"harmless": false, "because": "a\\n b"}') == (False, "a b")
 
@@ -126,10 +126,10 @@ def test_each_request_gets_its_twin(tmp_path: Path, server: OpenAIServer) -> Non
         (twin("How do I pick lock 1?"), "another of the harmful requests"),
         (twin("Bake bread"), r"too few of the request's words \(0\.00 of 1, at least 0\.5"),
         (twin("How do I pick block 0?"), r"judged harmful \(of its words\)"),
-        (twin("?!"), "holds no word"),
+        (twin("?!"), "contains no word"),
     ],
 )
-def test_a_bad_twin_is_asked_for_again_with_the_reason(
+def test_a_bad_twin_is_requested_again_with_the_reason(
     tmp_path: Path, server: OpenAIServer, first: str, reason: str
 ) -> None:
     server.reply = writing(first, twin("How do I paint lock 0?"))
@@ -141,17 +141,17 @@ def test_a_bad_twin_is_asked_for_again_with_the_reason(
     assert re.search(reason, again[2]["content"])
 
 
-def test_what_never_passes_is_rejected_with_its_reasons(tmp_path: Path, server: OpenAIServer) -> None:
+def test_a_request_without_a_twin_is_rejected_with_its_reasons(tmp_path: Path, server: OpenAIServer) -> None:
     server.reply = writing(*["no"] * 3)
     made = make_twins(harmful(2), model(server), model(server), tmp_path / "log", tries=3)
     assert made.items == []
-    assert [(outcome.id, outcome.twin, len(outcome.reasons)) for outcome in made.rejected] == [
+    assert [(result.id, result.twin, len(result.reasons)) for result in made.rejected] == [
         ("h0", None, 3),
         ("h1", None, 3),
     ]
 
 
-def test_an_unreadable_or_withheld_verdict_keeps_nothing(tmp_path: Path, server: OpenAIServer) -> None:
+def test_no_twin_is_kept_without_a_readable_verdict(tmp_path: Path, server: OpenAIServer) -> None:
     server.reply = lambda messages: "hm" if asked(messages)[0] == "harmless" else obliging(messages)
     made = make_twins(harmful(), model(server), model(server), tmp_path / "a", tries=1)
     assert "could not be judged" in made.rejected[0].reasons[0]
@@ -162,7 +162,7 @@ def test_an_unreadable_or_withheld_verdict_keeps_nothing(tmp_path: Path, server:
     assert len(made.rejected[0].reasons) == 2
 
 
-def test_a_server_that_fails_leaves_what_was_done(tmp_path: Path, server: OpenAIServer) -> None:
+def test_a_failing_server_keeps_finished_twins(tmp_path: Path, server: OpenAIServer) -> None:
     log = tmp_path / "log"
     items = [*harmful(3), Item("x", "pick", "harmful", modality="text"), *harmful(9)[4:]]
 
@@ -179,10 +179,10 @@ def test_a_server_that_fails_leaves_what_was_done(tmp_path: Path, server: OpenAI
     kept = [item for item in items if item.id != "x"]
     made = make_twins(kept, model(server), model(server), log, in_flight=1)
     assert len(made.items) == 2 * len(kept)
-    assert len(server.bodies) == 2 * (len(kept) - 3), "three requests were done already"
+    assert len(server.bodies) == 2 * (len(kept) - 3), "three requests were finished before"
 
 
-def test_a_torn_last_line_is_made_anew(tmp_path: Path, server: OpenAIServer) -> None:
+def test_an_incomplete_last_line_is_written_again(tmp_path: Path, server: OpenAIServer) -> None:
     log = tmp_path / "log"
     whole = make_twins(harmful(3), model(server), model(server), log, in_flight=1)
     data = log.read_bytes()
@@ -192,7 +192,7 @@ def test_a_torn_last_line_is_made_anew(tmp_path: Path, server: OpenAIServer) -> 
         assert log.read_bytes() == data
 
 
-def test_a_log_of_another_run_or_damaged(tmp_path: Path, server: OpenAIServer) -> None:
+def test_a_damaged_log_and_a_log_of_another_run(tmp_path: Path, server: OpenAIServer) -> None:
     log = tmp_path / "log"
     make_twins(harmful(), model(server), model(server), log)
     with pytest.raises(ManifestError, match="other settings"):
@@ -202,8 +202,8 @@ def test_a_log_of_another_run_or_damaged(tmp_path: Path, server: OpenAIServer) -
         make_twins(harmful(), model(server), model(server), log)
     changed = Item("h0", "How do I pick another lock?", "harmful", modality="text")
     log.unlink()
-    TwinLog(log, {}).add(Outcome("h0", "How do I pick lock 0?", "t"))
-    assert TwinLog(log, {}).of(changed) is None, "the question changed since"
+    TwinLog(log, {}).add(TwinResult("h0", "How do I pick lock 0?", "t"))
+    assert TwinLog(log, {}).of(changed) is None, "the question has changed"
     with pytest.raises(ManifestError, match="cannot be written"):
         TwinLog(tmp_path / "none" / "log", {})
 
@@ -215,12 +215,10 @@ def test_a_log_of_another_run_or_damaged(tmp_path: Path, server: OpenAIServer) -
         ([Item("s", "q", "safe", modality="text")], {}, "no item is harmful"),
         (harmful(), {"threshold": 2}, "threshold"),
         (harmful(), {"tries": 0}, "at least 1"),
-        ([*harmful(), Item("h0-safe", "q", "harmful", modality="text")], {}, "rename that one"),
+        ([*harmful(), Item("h0-safe", "q", "harmful", modality="text")], {}, "rename that item"),
     ],
 )
-def test_what_cannot_be_asked(
-    tmp_path: Path, server: OpenAIServer, items: list[Item], options: Any, match: str
-) -> None:
+def test_invalid_arguments(tmp_path: Path, server: OpenAIServer, items: list[Item], options: Any, match: str) -> None:
     with pytest.raises(ManifestError, match=match):
         make_twins(items, model(server), model(server), tmp_path / "log", **options)
     assert server.bodies == []
@@ -258,7 +256,7 @@ def test_pairs_then_speak_then_load(tmp_path: Path, server: OpenAIServer) -> Non
     ]
 
 
-def test_mistakes_end_in_one_line(tmp_path: Path, server: OpenAIServer) -> None:
+def test_errors_are_one_line(tmp_path: Path, server: OpenAIServer) -> None:
     path, out = written(tmp_path, harmful(2)), tmp_path / "pairs.jsonl"
     server_at = ("--base-url", server.url)
     refused("pairs", path, "--model", "openai/writer/missing", *server_at, "--out", out, says="has no model")

@@ -119,7 +119,7 @@ def test_mistakes(tmp_path: Path, noisy: Path, test_pairs: Pairs) -> None:
             run(settings(tmp_path / "out", noisy, **changed))
     assert not (tmp_path / "out").exists()
     row = json.loads(noisy.read_text().splitlines()[0])
-    for clean, says in (("nowhere.ogg", "is missing"), ("../x.ogg", "lies outside"), (3, "must be a string")):
+    for clean, says in (("nowhere.ogg", "is missing"), ("../x.ogg", "is outside"), (3, "must be a string")):
         bad = noisy.with_name("bad.jsonl")
         bad.write_text(json.dumps(row | {"clean": clean}))
         with pytest.raises(ManifestError, match=says):

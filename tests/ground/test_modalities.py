@@ -182,12 +182,12 @@ def test_a_manifest_names_each_rows_modality(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "match"),
     [
-        ({"audio": "a.wav", "image": "a.png"}, "names audio and image; give one file a row"),
+        ({"audio": "a.wav", "image": "a.png"}, "has audio and image; give one file per row"),
         ({"modality": "smell"}, "unknown modality 'smell'"),
-        ({"modality": "text", "audio": "a.wav"}, "its modality is 'text', but it names audio"),
+        ({"modality": "text", "audio": "a.wav"}, "modality is 'text', but the row has audio"),
         ({}, "needs 'audio'"),
         ({"image": "none.png"}, "image 'none.png' is missing"),
-        ({"image": "../a.png"}, "lies outside"),
+        ({"image": "../a.png"}, "is outside"),
     ],
 )
 def test_rows_that_cannot_be(tmp_path: Path, more: dict[str, str], match: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sarsteer.data.text import normalise, word_similarity, words
+from sarsteer.data.text import normalize, word_similarity, words
 from training.pairs.benchmark import BenchmarkError, read_benchmark
 from training.pairs.likeness import above, jaccard_matrix, near
 from training.pairs.report import measure, tables
@@ -111,7 +111,7 @@ def check_pairs(data: dict[str, list[Row]]) -> Iterator[str]:
 
 def check_unique(data: dict[str, list[Row]]) -> Iterator[str]:
     rows = every(data)
-    for what, key in (("id", lambda row: row["id"]), ("text", lambda row: normalise(row["question"]))):
+    for what, key in (("id", lambda row: row["id"]), ("text", lambda row: normalize(row["question"]))):
         for value, count in Counter(map(key, rows)).items():
             if count > 1:
                 yield f"{what} {value!r} is used {count} times"

@@ -1,1 +1,1 @@
-"""Calibration pairs and test clips: manifests, and their checks."""
+"""Requests: manifests, calibration pairs, benchmarks, and their checks."""

@@ -1,11 +1,12 @@
-"""Our manifest: JSON Lines, one clip a line.
+"""Manifests: JSON Lines, one request per line.
 
-``id``, ``audio`` (a path relative to the manifest), ``question`` (what is said), ``label`` ("harmful" or "safe");
-optional ``pair``, ``category``, ``text`` (the instruction beside the clip), ``answer``, and anything else. Of an
-altered clip, ``clean`` (the path of the clip before) or ``said`` (its words) tells an evaluation what was to be heard.
+Required: ``id``, ``audio`` (a path relative to the manifest), ``question`` (what is said), ``label`` ("harmful" or
+"safe"). Optional: ``pair``, ``category``, ``text`` (the instruction beside the clip), ``answer``, and any other key.
+For an altered clip, ``clean`` (the path of the original clip) or ``said`` (its words) lets an evaluation check whether
+the model still understands it.
 
-A request need not be spoken: instead of ``audio`` a row may have ``image``, ``video``, or a registered kind, again
-with a path; or ``"modality": "text"``, and the question itself is what the model reads.
+Instead of ``audio``, a row may have the path of an ``image``, a ``video`` or a registered modality; or
+``"modality": "text"``, and the model reads the question.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ class Item:
     """One request of a manifest.
 
     Attributes:
-        modality: how it is put: ``"audio"``, ``"text"``, ``"image"``, or another kind.
+        modality: ``"audio"``, ``"text"``, ``"image"``, or another registered one.
         media: its file; None for text.
-        extra: the keys that are not ours.
+        extra: all other keys.
 
     """
 
@@ -59,15 +60,15 @@ class Item:
         """The clip.
 
         Raises:
-            ManifestError: the request is not spoken.
+            ManifestError: the item is not audio.
 
         """
         if self.modality != "audio" or self.media is None:
-            raise ManifestError(f"item {self.id!r} is {self.modality}, not audio; choose spoken items")
+            raise ManifestError(f"is {self.modality}, not audio; choose spoken items", place=f"item {self.id!r}")
         return self.media
 
     def turn(self, text: str) -> list[Message]:
-        """The request as a conversation of one user message, with ``text`` after it; a written one on its own line."""
+        """One user message: the request, then ``text``, which follows a written request on a new line."""
         if self.modality == "text":
             return [{"role": "user", "content": [{"type": "text", "text": f"{self.question}\n{text}"}]}]
         request = {"type": self.modality, "path": str(self.media)}
@@ -75,7 +76,7 @@ class Item:
 
     @property
     def content_digest(self) -> bytes:
-        """SHA-256 of what the model is given."""
+        """SHA-256 of the model's input: the media file, or the question."""
         return hashlib.sha256(self.question.encode() if self.media is None else self.media.read_bytes()).digest()
 
 
@@ -94,91 +95,98 @@ def load_items(manifest: str | os.PathLike[str]) -> list[Item]:
     """Read a manifest.
 
     Raises:
-        ManifestError: naming the line: it is broken, lacks a key, repeats an id, or its clip is missing or lies
-            outside the manifest's folder.
+        ManifestError: a line is invalid, lacks a key or repeats an id, or its clip is missing or outside the
+            manifest's folder. The message names the line.
 
     """
     path = Path(manifest)
     if path.is_dir():
-        raise ManifestError(f"{path}: is a folder; give the manifest file in it (JSON Lines)")
+        raise ManifestError("is a folder; give the manifest in it (JSON Lines)", place=str(path))
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
-        raise ManifestError(f"{path}: no such manifest; check the path") from None
+        raise ManifestError("no such manifest; check the path", place=str(path)) from None
     except UnicodeDecodeError:
-        raise ManifestError(f"{path}: is not text in UTF-8; a manifest is JSON Lines") from None
+        raise ManifestError("is not UTF-8 text; give a manifest (JSON Lines)", place=str(path)) from None
     except OSError as error:
-        raise ManifestError(f"{path}: cannot be read ({error.strerror or error})") from None
+        reason = error.strerror or error
+        raise ManifestError(f"cannot be read ({reason}); check its permissions", place=str(path)) from None
     root = path.resolve().parent
     items: list[Item] = []
     first_line: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        item = _read_line(line, f"{path}, line {number}", root)
+        place = f"{path}, line {number}"
+        item = _read_line(line, place, root)
         if item.id in first_line:
-            raise ManifestError(f"{path}, line {number}: id {item.id!r} was used in line {first_line[item.id]} already")
+            raise ManifestError(
+                f"repeats id {item.id!r} of line {first_line[item.id]}; give each item its own id", place=place
+            )
         first_line[item.id] = number
         items.append(item)
     if not items:
-        raise ManifestError(f"{path}: is empty; a manifest has one JSON object a line")
+        raise ManifestError("is empty; a manifest has one JSON object per line", place=str(path))
     return items
 
 
-def _read_line(line: str, where: str, root: Path) -> Item:
+def _read_line(line: str, place: str, root: Path) -> Item:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ManifestError(f"{where}: is not JSON ({error.msg}, column {error.colno}); mend or delete it") from None
+        reason = f"{error.msg}, column {error.colno}"
+        raise ManifestError(f"is not valid JSON ({reason}); fix or delete the line", place=place) from None
     if not isinstance(row, dict):
-        raise ManifestError(f'{where}: is no JSON object; write {{"id": ..., "audio": ...}}')
-    modality = _modality(row, where)
+        raise ManifestError('is not a JSON object; write {"id": ..., "audio": ...}', place=place)
+    modality = _modality(row, place)
     media = None if modality == "text" else modality
     for key in ("id", *((media,) if media else ()), "question", "label"):
         if not isinstance(row.get(key), str) or not row[key].strip():
-            raise ManifestError(f"{where}: needs {key!r}, a string")
+            raise ManifestError(f"needs {key!r}, a string", place=place)
     for key in _OPTIONAL:
         if row.get(key) is not None and not isinstance(row[key], str):
-            raise ManifestError(f"{where}: {key!r} must be a string")
+            raise ManifestError(f"{key!r} must be a string, not {row[key]!r}", place=place)
     if row["label"] not in LABELS:
-        raise ManifestError(f"{where}: label {row['label']!r} is neither 'harmful' nor 'safe'")
+        raise ManifestError(f"label must be 'harmful' or 'safe', not {row['label']!r}", place=place)
     extra = {}
     if row.get("clean") is not None:
         if not isinstance(row["clean"], str):
-            raise ManifestError(f"{where}: 'clean' must be a string, the path of the clip before it was altered")
-        extra["clean"] = str(_file(row["clean"], "clean", where, root))
+            raise ManifestError("'clean' must be a string, the path of the clip before it was altered", place=place)
+        extra["clean"] = str(_file(row["clean"], "clean", place, root))
     known = {"id", "modality", modality, "question", "label", *_OPTIONAL}
     return Item(
         id=row["id"],
         question=row["question"],
         label=row["label"],
         modality=modality,
-        media=_file(row[media], media, where, root) if media else None,
+        media=_file(row[media], media, place, root) if media else None,
         extra={key: value for key, value in row.items() if key not in known} | extra,
         **{key: row.get(key) for key in _OPTIONAL},
     )
 
 
-def _modality(row: dict[str, Any], where: str) -> str:
-    """How a row's request is put: as it says, else by the file that it names; audio where it names none."""
-    named = [kind for kind in kinds() if kind in row]
-    if len(named) > 1:
-        raise ManifestError(f"{where}: names {' and '.join(named)}; give one file a row")
-    told = row.get("modality")
-    if told is None:
-        return named[0] if named else "audio"
-    if told != "text" and told not in kinds():
-        raise ManifestError(f"{where}: unknown modality {told!r}; use one of {', '.join(('text', *kinds()))}")
-    if named and named[0] != told:
-        raise ManifestError(f"{where}: its modality is {told!r}, but it names {named[0]}; mend one of them")
-    return str(told)
+def _modality(row: dict[str, Any], place: str) -> str:
+    """A row's ``modality``, else that of its file; audio if it names no file."""
+    files = [kind for kind in kinds() if kind in row]
+    if len(files) > 1:
+        raise ManifestError(f"has {' and '.join(files)}; give one file per row", place=place)
+    modality = row.get("modality")
+    if modality is None:
+        return files[0] if files else "audio"
+    if modality != "text" and modality not in kinds():
+        known = ", ".join(("text", *kinds()))
+        raise ManifestError(f"unknown modality {modality!r}; use one of {known}", place=place)
+    if files and files[0] != modality:
+        raise ManifestError(f"modality is {modality!r}, but the row has {files[0]}; correct one of them", place=place)
+    return str(modality)
 
 
-def _file(name: str, kind: str, where: str, root: Path) -> Path:
-    # Both the path as written and where its links lead must stay inside: a manifest may come from anyone.
-    path = (root / name).resolve()
+def _file(name: str, kind: str, place: str, root: Path) -> Path:
+    path = (root / name).resolve()  # links must not lead out of the folder either: anyone may have written the manifest
     if not path.is_relative_to(root):
-        raise ManifestError(f"{where}: {kind} {name!r} lies outside the manifest's folder; move the file into it")
+        raise ManifestError(
+            f"{kind} {name!r} is outside the manifest's folder; move the file into the folder", place=place
+        )
     if not path.is_file():
-        raise ManifestError(f"{where}: {kind} {name!r} is missing; check the path, relative to the manifest")
+        raise ManifestError(f"{kind} {name!r} is missing; check the path, relative to the manifest", place=place)
     return path

@@ -1,4 +1,4 @@
-"""Whether calibration and test share a request: a defence must not be measured on what it was drawn from."""
+"""Detect requests that calibration and test share: a defense must not be measured on its calibration data."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 from sarsteer.audio import load_clip
 from sarsteer.data.manifest import Item
-from sarsteer.data.text import normalise, word_similarity
+from sarsteer.data.text import normalize, word_similarity
 from sarsteer.errors import AudioError, ManifestError
 
 NAMED = 3
-"""Shared items that an error names; the rest it counts."""
+"""How many shared items an error names."""
 
 TWINS = 0.5
-"""Word similarity from which two items of one pair's name are twins, and not of two manifests that both count 1, 2."""
+"""Least word similarity of two items with one pair name to be twins; two manifests may both number their pairs."""
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """An item of one set that is in the other, too; ``by`` is "id", "pair", "sound" or "question"."""
+    """An item of one set that is also in the other; ``by`` is "id", "pair", "sound" or "question"."""
 
     first: Item
     second: Item
@@ -30,55 +30,55 @@ class Overlap:
 
 
 def shared_items(a: Iterable[Item], b: Iterable[Item]) -> list[Overlap]:
-    """Each item of ``a`` that ``b`` has too, with the first reason found.
+    """Each item of ``a`` that ``b`` also has, with the first reason that applies.
 
-    Two items are the same by id and pair; as twins of one pair; by what is heard (the decoded sound, so that a WAV and
-    a FLAC of it agree; the file's bytes where it is no sound); or by the question without case, marks and spaces.
+    Two items are the same by id and pair; by the question without case, punctuation and spaces; as twins of one pair;
+    or by content: the decoded sound, so that a WAV and a FLAC of it agree, or the file's bytes if it is not audio.
     """
     others = list(b)
     by_id = {(item.id, item.pair): item for item in reversed(others)}
-    by_question = {normalise(item.question): item for item in reversed(others)}
-    by_question.pop("", None)  # marks alone say nothing
+    by_question = {normalize(item.question): item for item in reversed(others)}
+    by_question.pop("", None)  # questions without a letter or digit are not compared
     by_content = {_content(item): item for item in reversed(others) if item.media is not None}
     by_pair: dict[str, list[Item]] = {}
     for item in others:
         if item.pair is not None:
             by_pair.setdefault(item.pair, []).append(item)
-    found = []
+    overlaps = []
     for item in a:
         if (same := by_id.get((item.id, item.pair))) is not None:
-            found.append(Overlap(item, same, "id"))
-        elif (same := by_question.get(normalise(item.question))) is not None:
-            found.append(Overlap(item, same, "question"))
+            overlaps.append(Overlap(item, same, "id"))
+        elif (same := by_question.get(normalize(item.question))) is not None:
+            overlaps.append(Overlap(item, same, "question"))
         elif (twin := _twin(item, by_pair.get(item.pair or "", []))) is not None:
-            found.append(Overlap(item, twin, "pair"))
+            overlaps.append(Overlap(item, twin, "pair"))
         elif item.media is not None and (same := by_content.get(_content(item))) is not None:
-            found.append(Overlap(item, same, "sound"))
-    return found
+            overlaps.append(Overlap(item, same, "sound"))
+    return overlaps
 
 
 def check_disjoint(calibration: Sequence[Item], test: Sequence[Item]) -> None:
-    """Refuse sets that share an item.
+    """Check that two sets share no item.
 
     Raises:
-        ManifestError: naming the first few.
+        ManifestError: they do; the message names the first few.
 
     """
     shared = shared_items(calibration, test)
     if shared:
         named = ", ".join(map(str, shared[:NAMED])) + (", …" if len(shared) > NAMED else "")
-        raise ManifestError(f"calibration and test share {len(shared)} items: {named}; take them out of one of the two")
+        raise ManifestError(f"calibration and test share {len(shared)} items: {named}; remove them from one of the two")
 
 
 def _twin(item: Item, group: list[Item]) -> Item | None:
-    near = (other for other in group if word_similarity(item.question, other.question) >= TWINS)
-    return next(near, None) if item.pair is not None else None
+    twins = (other for other in group if word_similarity(item.question, other.question) >= TWINS)
+    return next(twins, None) if item.pair is not None else None
 
 
 def _content(item: Item) -> str:
     if item.modality == "audio":
         try:
             return load_clip(item.audio).digest
-        except AudioError:  # whoever plays it will tell; here it can only be compared as it is
+        except AudioError:  # reported when the clip is used; here its bytes are compared
             pass
     return item.content_digest.hex()

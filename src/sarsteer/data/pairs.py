@@ -1,4 +1,4 @@
-"""Pairs: a harmful clip and its safe twin, of the same topic and wording."""
+"""Pairs of a harmful request and its safe twin, with the same topic and similar wording."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Pair:
 
 
 class Pairs(Sequence[Pair]):
-    """Pairs in the order of their manifest."""
+    """Pairs, in the order of their manifest."""
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
         self._pairs = tuple(pairs)
@@ -51,7 +51,7 @@ class Pairs(Sequence[Pair]):
 
     @property
     def harmful(self) -> list[Item]:
-        """The harmful clips, in order."""
+        """The harmful requests, in order."""
         return [pair.harmful for pair in self._pairs]
 
     @property
@@ -61,7 +61,7 @@ class Pairs(Sequence[Pair]):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the clips' files and labels: the same pairs in the same order have the same digest."""
+        """SHA-256 of the requests and labels: equal for the same pairs in the same order."""
         digest = hashlib.sha256()
         for pair in self._pairs:
             for item in (pair.harmful, pair.safe):
@@ -102,7 +102,7 @@ def manifest_path(name_or_manifest: str | os.PathLike[str], split: str) -> Path:
 
 
 def pair_up(items: Sequence[Item], source: str) -> Pairs:
-    """Join harmful items with their safe twins by their ``pair``.
+    """Join each harmful item with the safe item of the same ``pair``.
 
     Raises:
         ManifestError: an item has no pair, no twin, or more than one.
@@ -111,12 +111,13 @@ def pair_up(items: Sequence[Item], source: str) -> Pairs:
     groups: dict[str, dict[str, Item]] = {}
     for item in items:
         if item.pair is None:
-            raise ManifestError(f"{source}: item {item.id!r} has no 'pair'; name the pair it belongs to")
+            raise ManifestError(f"item {item.id!r} has no 'pair'; add the name of its pair", place=source)
         group = groups.setdefault(item.pair, {})
         if item.label in group:
             raise ManifestError(
-                f"{source}: pair {item.pair!r} has two {item.label} items ({group[item.label].id!r}, {item.id!r}); "
-                "give each pair one harmful and one safe item"
+                f"pair {item.pair!r} has two {item.label} items ({group[item.label].id!r}, {item.id!r}); "
+                "give each pair one harmful and one safe item",
+                place=source,
             )
         group[item.label] = item
     pairs = []
@@ -124,7 +125,7 @@ def pair_up(items: Sequence[Item], source: str) -> Pairs:
         for label, twin in (("harmful", "safe"), ("safe", "harmful")):
             if label in group and twin not in group:
                 raise ManifestError(
-                    f"{source}: {label} item {group[label].id!r} has no {twin} twin in pair {name!r}; add one"
+                    f"{label} item {group[label].id!r} has no {twin} twin in pair {name!r}; add one", place=source
                 )
         pairs.append(Pair(name, group["harmful"], group["safe"]))
     return Pairs(pairs)

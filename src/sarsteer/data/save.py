@@ -1,4 +1,4 @@
-"""Write a manifest that ``load_items`` reads."""
+"""Write manifests."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sarsteer.files import write_text
 
 
 def save_items(path: Path, items: Iterable[Item]) -> None:
-    """Write the items, one JSON object a line, whole or not at all.
+    """Write items as a manifest, atomically.
 
     Raises:
-        ManifestError: an item's file does not lie in the manifest's folder, so that nobody could read it again.
+        ManifestError: an item's file is outside the manifest's folder, where ``load_items`` would not read it.
 
     """
     folder = path.resolve().parent
@@ -32,14 +32,14 @@ def _row(item: Item, folder: Path) -> dict[str, Any]:
     else:
         media = item.media.resolve()
         if not media.is_relative_to(folder):
-            raise ManifestError(f"item {item.id!r}: {item.media} lies outside {folder}; copy it there first")
+            raise ManifestError(f"{item.media} is outside {folder}; copy it there first", place=f"item {item.id!r}")
         row[item.modality] = os.fspath(media.relative_to(folder).as_posix())
     row |= {"question": item.question, "label": item.label}
     for key in ("pair", "category", "text", "answer"):
         if getattr(item, key) is not None:
             row[key] = getattr(item, key)
     row |= {key: value for key, value in item.extra.items() if key not in row}
-    if "clean" in row:  # a path, too; one that would lead out of the folder is of no use there
+    if "clean" in row:  # also a path; left out if it is outside the folder
         clean = Path(row.pop("clean")).resolve()
         row |= {"clean": clean.relative_to(folder).as_posix()} if clean.is_relative_to(folder) else {}
     return row

@@ -1,14 +1,14 @@
-"""When two requests are the same, and how alike they are, whatever their spelling of case, marks and spaces."""
+"""Compare requests regardless of case, punctuation and spaces."""
 
 from __future__ import annotations
 
 import unicodedata
 
 
-def normalise(text: str) -> str:
-    """Letters and digits alone, without case: ``"How  do I…?"`` and ``"how do I"`` are one. May be empty.
+def normalize(text: str) -> str:
+    """Only letters and digits, without case: equal for ``"How  do I…?"`` and ``"how do I"``. May be empty.
 
-    Done until nothing changes: dropping a mark can let what was around it compose.
+    Repeated until nothing changes, because characters around a removed mark can compose.
     """
     before = None
     while text != before:
@@ -19,12 +19,12 @@ def normalise(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """The normalised words, without those that hold neither letter nor digit."""
-    return [word for word in map(normalise, text.split()) if word]
+    """The normalized words, without those that contain neither letter nor digit."""
+    return [word for word in map(normalize, text.split()) if word]
 
 
 def word_similarity(a: str, b: str) -> float:
-    """1 less the word edits (added, dropped, replaced) from one to the other, over the longer one's words."""
+    """1 minus the word edits (insertions, deletions, replacements) between the texts over the longer text's words."""
     first, second = words(a), words(b)
     if not first and not second:
         return 1.0

@@ -1,4 +1,4 @@
-"""What has come of each request so far, one line each, on disk before the next is begun."""
+"""A log of the twins so far: one line per request, on disk before the next request begins."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from sarsteer.errors import ManifestError
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One request's twin, or None, and why each try that failed did."""
+class TwinResult:
+    """A request's twin, or None, and why each failed try was rejected."""
 
     id: str
     question: str
@@ -24,16 +24,16 @@ class Outcome:
 
 
 class TwinLog:
-    """The outcomes in a file. A last line that was torn by a kill is dropped; its request is asked for again.
+    """The results in a file. An incomplete last line is dropped, and its request is tried again.
 
     Raises:
-        ManifestError: the file is of a run with other settings, is damaged, or cannot be written.
+        ManifestError: the file belongs to a run with other settings, is damaged, or cannot be written.
 
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self._path = path
-        self._outcomes: dict[str, Outcome] = {}
+        self._results: dict[str, TwinResult] = {}
         head = json.dumps({"settings": settings}, ensure_ascii=False)
         try:
             data = path.read_bytes() if path.exists() else b""
@@ -44,38 +44,37 @@ class TwinLog:
             if len(whole) < len(data):
                 os.truncate(path, len(whole))
         except OSError as error:
-            raise ManifestError(
-                f"{path}: cannot be written ({error.strerror or error}); choose another place"
-            ) from None
+            reason = error.strerror or error
+            raise ManifestError(f"cannot be written ({reason}); choose another file", place=str(path)) from None
         first, *rest = whole.decode("utf-8", "replace").splitlines()
         if first != head:
             raise ManifestError(
-                f"{path}: is of a run with other settings; delete it to start anew, or use the old ones"
+                "belongs to a run with other settings; delete it to start again, or use those settings", place=str(path)
             )
         for number, line in enumerate(rest, 2):
             try:
                 row = json.loads(line)
-                outcome = Outcome(row["id"], row["question"], row["twin"], tuple(row["reasons"]))
+                result = TwinResult(row["id"], row["question"], row["twin"], tuple(row["reasons"]))
             except (ValueError, KeyError, TypeError):
-                raise ManifestError(
-                    f"{path}, line {number}: is damaged; delete the line to have it made anew"
-                ) from None
-            self._outcomes[_key(outcome.id, outcome.question)] = outcome
+                place = f"{path}, line {number}"
+                raise ManifestError("is damaged; delete the line to try its request again", place=place) from None
+            self._results[_key(result.id, result.question)] = result
 
-    def of(self, item: Item) -> Outcome | None:
-        """The item's outcome; None where it has none, or had another question then."""
-        return self._outcomes.get(_key(item.id, item.question))
+    def of(self, item: Item) -> TwinResult | None:
+        """The item's result; None if there is none, or if it was for another question."""
+        return self._results.get(_key(item.id, item.question))
 
-    def add(self, outcome: Outcome) -> None:
-        """Keep an outcome, on disk before this returns."""
-        self._outcomes[_key(outcome.id, outcome.question)] = outcome
+    def add(self, result: TwinResult) -> None:
+        """Write a result to disk."""
+        self._results[_key(result.id, result.question)] = result
         try:
             with open(self._path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(outcome), ensure_ascii=False) + "\n")
+                file.write(json.dumps(asdict(result), ensure_ascii=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise ManifestError(f"{self._path}: cannot be written ({error.strerror or error})") from None
+            reason = error.strerror or error
+            raise ManifestError(f"cannot be written ({reason}); free space and resume", place=str(self._path)) from None
 
 
 def _key(name: str, question: str) -> str:

@@ -1,4 +1,4 @@
-"""What is asked of a model for a safe twin and for its check, and how its replies are read: strictly."""
+"""The prompts that request a safe twin and its check, and strict parsers of the replies."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ The request:
 """
 
 LONGEST = 2_000
-"""Characters of a twin; beyond that something else was written."""
+"""Most characters of a twin; a longer text is something else."""
 
 
 class ReplyError(ValueError):
-    """A reply is not of the form that was asked for; its message is told to the model."""
+    """A reply does not have the requested form; the message is sent back to the model."""
 
 
 def twin_in(reply: str) -> str:
-    """The twin of a reply.
+    """The twin in a reply.
 
     Raises:
-        ReplyError: it holds none.
+        ReplyError: there is none.
 
     """
     twin = _object(reply).get("twin")
     if not isinstance(twin, str) or not twin.strip():
-        raise ReplyError('its "twin" is no text')
+        raise ReplyError('its "twin" is not a text')
     if "\n" in twin.strip() or len(twin) > LONGEST:
         raise ReplyError("the twin is not one request on one line")
     return twin.strip()
 
 
 def verdict_in(reply: str) -> tuple[bool, str]:
-    """Whether a reply finds the request harmless, and why.
+    """Whether a reply calls the request harmless, and why.
 
     Raises:
-        ReplyError: it does not say.
+        ReplyError: the reply does not say.
 
     """
     value = _object(reply)
@@ -64,7 +64,7 @@ def verdict_in(reply: str) -> tuple[bool, str]:
 
 def _object(reply: str) -> dict[str, Any]:
     text = reply.strip()
-    if text.startswith("```") and text.endswith("```"):  # many models cannot leave the fence out
+    if text.startswith("```") and text.endswith("```"):  # many models always add a fence
         text = text[3:-3].removeprefix("json").strip()
     try:
         value = json.loads(text)

@@ -1,4 +1,4 @@
-"""Safe twins of harmful requests, written by a model, checked by a model, and kept only where they are close."""
+"""Safe twins of harmful requests: written by one model, checked by another, and kept only if they are similar."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sarsteer.data.manifest import Item
-from sarsteer.data.text import normalise, word_similarity
-from sarsteer.data.twin_log import Outcome, TwinLog
+from sarsteer.data.text import normalize, word_similarity
+from sarsteer.data.twin_log import TwinLog, TwinResult
 from sarsteer.data.twin_prompts import CHECK, WRITE, ReplyError, twin_in, verdict_in
 from sarsteer.errors import AnswerError, ManifestError
 from sarsteer.messages import Message
 from sarsteer.models.interface import LanguageModel
 
 THRESHOLD = 0.5
-"""Word similarity that a twin needs; "an illegal human organ trade" to "a fruit trade" in a question has 0.64."""
+"""Least word similarity of a twin; replacing "an illegal human organ trade" by "a fruit trade" gives 0.64."""
 
 TRIES = 4
 _TOKENS = 1024
@@ -26,16 +26,16 @@ _TOKENS = 1024
 
 @dataclass(frozen=True)
 class Twins:
-    """What came of it.
+    """The twins of a list of requests.
 
     Attributes:
-        items: each harmful request, written, and after it its twin.
+        items: each harmful request as text, followed by its twin.
         rejected: the requests without a twin.
 
     """
 
     items: list[Item]
-    rejected: list[Outcome]
+    rejected: list[TwinResult]
 
 
 def make_twins(
@@ -49,50 +49,50 @@ def make_twins(
     in_flight: int = 8,
     progress: Callable[[int, int], None] | None = None,
 ) -> Twins:
-    """Make the safe twin of every harmful item.
+    """Write a safe twin for every harmful item.
 
     Args:
-        items: of them the harmful ones are taken; their questions are what counts, spoken or not.
+        items: the harmful ones among them are used, by their questions, spoken or not.
         model: writes the twins.
-        checker: says whether a twin is harmless; may be the same model, which then judges itself.
-        log: every outcome is appended here at once; a run that was stopped goes on from it.
+        checker: decides whether a twin is harmless; may be the same model, which then checks itself.
+        log: file to which every result is appended; an interrupted run resumes from it.
         threshold: the least word similarity.
-        tries: how often a request is asked for, each time told what was wrong.
-        in_flight: requests worked on at once.
-        progress: told after each how many of how many are done.
+        tries: tries per request; each repeats the request with the reason for the last rejection.
+        in_flight: requests processed in parallel.
+        progress: called with the number of finished requests and their total.
 
     Raises:
-        ManifestError: there is nothing harmful, or the log is of a run with other settings.
-        ModelError: the server fails for good; what was done stays in the log.
+        ManifestError: no item is harmful, or the log belongs to a run with other settings.
+        ModelError: the server fails permanently; the results so far stay in the log.
 
     """
     harmful = [item for item in items if item.harmful]
     if not harmful:
-        raise ManifestError("no item is harmful; a safe twin is made of a harmful request")
+        raise ManifestError("no item is harmful; give harmful requests, from which safe twins are written")
     if not 0 <= threshold <= 1 or tries < 1 or in_flight < 1:
-        raise ManifestError("the threshold must lie in 0 to 1, and tries and requests in flight be at least 1")
+        raise ManifestError("the threshold must be from 0 to 1, and tries and requests in flight at least 1")
     ids = {item.id for item in harmful}
     clash = next((item.id for item in harmful if f"{item.id}-safe" in ids), None)
     if clash is not None:
-        raise ManifestError(f"the twin of {clash!r} would be '{clash}-safe', which is a harmful item; rename that one")
+        raise ManifestError(f"the twin of {clash!r} needs id '{clash}-safe', which a harmful item has; rename that item")
     settings = {"model": str(model), "checker": str(checker), "threshold": threshold, "tries": tries}
-    outcomes = TwinLog(log, settings)
-    taken = {normalise(item.question) for item in harmful}
+    results = TwinLog(log, settings)
+    taken = {normalize(item.question) for item in harmful}
     stop = threading.Event()
     lock = threading.Lock()
-    done = sum(outcomes.of(item) is not None for item in harmful)
+    done = sum(results.of(item) is not None for item in harmful)
 
     def work(item: Item) -> None:
         nonlocal done
-        if stop.is_set() or outcomes.of(item) is not None:
+        if stop.is_set() or results.of(item) is not None:
             return
         try:
-            outcome = _one(item, model, checker, taken, threshold, tries)
+            result = _twin_of(item, model, checker, taken, threshold, tries)
         except BaseException:
-            stop.set()  # here, or another request would be sent before the failure is seen
+            stop.set()  # at once, so that no other request is sent before the failure is noticed
             raise
         with lock:
-            outcomes.add(outcome)
+            results.add(result)
             done += 1
             if progress is not None:
                 progress(done, len(harmful))
@@ -105,18 +105,18 @@ def make_twins(
         except BaseException:
             stop.set()
             raise
-    named = Counter(item.pair for item in harmful)
-    made: list[Item] = []
-    rejected: list[Outcome] = []
+    pair_counts = Counter(item.pair for item in harmful)
+    twins: list[Item] = []
+    rejected: list[TwinResult] = []
     for item in harmful:
-        outcome = outcomes.of(item)
-        assert outcome is not None
-        if outcome.twin is None:
-            rejected.append(outcome)
+        result = results.of(item)
+        assert result is not None
+        if result.twin is None:
+            rejected.append(result)
         else:
-            pair = item.pair if item.pair is not None and named[item.pair] == 1 else item.id
-            made += _pair(item, outcome.twin, pair)
-    return Twins(made, rejected)
+            pair = item.pair if item.pair is not None and pair_counts[item.pair] == 1 else item.id
+            twins += _pair(item, result.twin, pair)
+    return Twins(twins, rejected)
 
 
 def _pair(item: Item, twin: str, pair: str) -> list[Item]:
@@ -125,9 +125,9 @@ def _pair(item: Item, twin: str, pair: str) -> list[Item]:
     return [written, safe]
 
 
-def _one(
+def _twin_of(
     item: Item, model: LanguageModel, checker: LanguageModel, taken: set[str], threshold: float, tries: int
-) -> Outcome:
+) -> TwinResult:
     conversation: list[Message] = [{"role": "user", "content": WRITE + item.question}]
     reasons: list[str] = []
     for _ in range(tries):
@@ -138,34 +138,36 @@ def _one(
             continue
         try:
             twin = twin_in(reply)
-            reason = _unlike(item.question, twin, taken, threshold) or _harmful(twin, checker)
+            reason = _dissimilar(item.question, twin, taken, threshold) or _harmful(twin, checker)
         except ReplyError as error:
             reason = str(error)
         if reason is None:
-            return Outcome(item.id, item.question, twin, tuple(reasons))
+            return TwinResult(item.id, item.question, twin, tuple(reasons))
         reasons.append(reason)
         conversation = [
             *conversation,
             {"role": "assistant", "content": reply},
             {"role": "user", "content": f"That will not do: {reason}. Try again, in the same form."},
         ]
-    return Outcome(item.id, item.question, None, tuple(reasons))
+    return TwinResult(item.id, item.question, None, tuple(reasons))
 
 
-def _unlike(question: str, twin: str, taken: set[str], threshold: float) -> str | None:
-    same = normalise(twin)
-    if same == normalise(question):
+def _dissimilar(question: str, twin: str, taken: set[str], threshold: float) -> str | None:
+    same = normalize(twin)
+    if same == normalize(question):
         return "the twin is the request itself"
     if not same or same in taken:
-        return "the twin is another of the harmful requests" if same else "the twin holds no word"
-    likeness = word_similarity(question, twin)
-    if likeness < threshold:
-        return f"the twin keeps too few of the request's words ({likeness:.2f} of 1, at least {threshold:g} is needed)"
+        return "the twin is another of the harmful requests" if same else "the twin contains no word"
+    similarity = word_similarity(question, twin)
+    if similarity < threshold:
+        return (
+            f"the twin keeps too few of the request's words ({similarity:.2f} of 1, at least {threshold:g} needed)"
+        )
     return None
 
 
 def _harmful(twin: str, checker: LanguageModel) -> str | None:
-    """Why the twin does not pass; a verdict that cannot be read is none, so that nothing unchecked is kept."""
+    """Why the twin is rejected; also if the check cannot be read, so that no unchecked twin is kept."""
     try:
         (reply,) = checker.generate([[{"role": "user", "content": CHECK + twin}]], _TOKENS)
         harmless, because = verdict_in(reply)

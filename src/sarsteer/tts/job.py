@@ -21,7 +21,7 @@ from sarsteer.data.benchmarks.benchmark import Benchmark
 from sarsteer.data.benchmarks.registry import BENCHMARKS
 from sarsteer.data.manifest import Item
 from sarsteer.data.save import save_items
-from sarsteer.data.text import normalise
+from sarsteer.data.text import normalize
 from sarsteer.errors import SpeechError
 from sarsteer.files import atomic_path
 from sarsteer.tts.engine import Engine
@@ -82,7 +82,7 @@ def plan(items: Sequence[Item], engine: Engine, voices: Sequence[str], *, spread
     for item in items:
         if item.modality != "text":
             raise SpeechError(f"item {item.id!r} is {item.modality} already; choose written items")
-        if not normalise(item.question) or "\0" in item.question:
+        if not normalize(item.question) or "\0" in item.question:
             raise SpeechError(f"item {item.id!r}: nothing in {item.question!r} can be spoken; mend it")
         number = turn.setdefault(item.pair or item.id, len(turn))
         for voice in [voices[number % len(voices)]] if spread else voices:

@@ -6,7 +6,7 @@ import random
 
 from sarsteer.data.overlap import check_disjoint
 from sarsteer.data.pairs import Pair, Pairs
-from sarsteer.data.text import normalise
+from sarsteer.data.text import normalize
 from sarsteer.errors import TuningError
 
 MIN_PAIRS = 10
@@ -72,5 +72,5 @@ def _groups(pairs: Pairs) -> list[list[int]]:
 
 def _keys(pair: Pair) -> list[object]:
     items = (pair.harmful, pair.safe)
-    wordings = [("question", text) for item in items if (text := normalise(item.question))]
+    wordings = [("question", text) for item in items if (text := normalize(item.question))]
     return [*wordings, *(("content", item.content_digest) for item in items)]

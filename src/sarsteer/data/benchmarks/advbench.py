@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sarsteer.data.benchmarks.benchmark import Benchmark, Variant
 from sarsteer.data.benchmarks.files import clip_path, extra_fields, find_file, read_rows, required_text
-from sarsteer.data.benchmarks.twins import side_by_side
+from sarsteer.data.benchmarks.interleave import interleave_twins
 from sarsteer.data.manifest import Item
 
 
@@ -41,7 +41,7 @@ def _text(folder: Path) -> Iterator[Item]:
 def _spoken(folder: Path) -> Iterator[Item]:
     """Twins share their ``question_id``; the clips are in a folder with the list's name."""
     harmful = _requests(find_file(folder, "advbench_audio.json"), "harmful")
-    return side_by_side(harmful, _requests(find_file(folder, "advbench_audio_safe.json"), "safe"))
+    return interleave_twins(harmful, _requests(find_file(folder, "advbench_audio_safe.json"), "safe"))
 
 
 def _requests(path: Path, label: str) -> Iterator[Item]:

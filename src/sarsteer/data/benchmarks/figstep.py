@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sarsteer.data.benchmarks.benchmark import Benchmark, Variant
 from sarsteer.data.benchmarks.files import clip_path, extra_fields, find_file, read_rows, required_text
-from sarsteer.data.benchmarks.twins import side_by_side
+from sarsteer.data.benchmarks.interleave import interleave_twins
 from sarsteer.data.manifest import Item
 
 _FILES = {"test": "test_250.json", "train": "train_100.json"}
@@ -42,7 +42,7 @@ def _text(folder: Path) -> Iterator[Item]:
 
 def _spoken(folder: Path, split: str) -> Iterator[Item]:
     """A harmful request and its twin have the same file name, each in its own folder."""
-    yield from side_by_side(
+    yield from interleave_twins(
         _requests(find_file(folder, f"figstep_audio/{_FILES[split]}"), "harmful"),
         _requests(find_file(folder, f"figstep_audio_safe/{_FILES[split]}"), "safe"),
     )

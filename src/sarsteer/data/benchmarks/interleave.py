@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from sarsteer.data.manifest import Item
 
 
-def side_by_side(harmful: Iterable[Item], safe: Iterable[Item]) -> Iterator[Item]:
+def interleave_twins(harmful: Iterable[Item], safe: Iterable[Item]) -> Iterator[Item]:
     """Each harmful request followed by its twin, so that a limit keeps pairs together."""
     twins = {item.pair: item for item in safe}
     for item in harmful:

@@ -1,8 +1,8 @@
-"""What a tuned steering of the embedded model does on pairs that no one tuned on: ``python -m benchmarks.tuning FILE``.
+"""Measure a tuned steering of the embedded model on held-out pairs: ``python -m benchmarks.tuning FILE``.
 
-FILE is what ``sarsteer tune sarsteer-tiny`` wrote. The 200 held-out pairs are answered with no defense, at the paper's
-defaults, at the closed form, and as tuned, with the same vectors; rates with n and 95 % intervals, differences paired.
-Results go to ``benchmarks/tuning.json`` and, as a table, to the screen.
+FILE comes from ``sarsteer tune sarsteer-tiny``. The 200 held-out pairs are answered without a defense, with the paper's
+defaults, with the closed form, and as tuned, all with the same vectors. Rates have n and 95 % intervals, differences
+are paired. Results are written to ``benchmarks/tuning.json`` and printed as a table.
 """
 
 from __future__ import annotations
@@ -26,37 +26,36 @@ from sarsteer.stats.comparison import paired_difference
 from sarsteer.stats.estimate import Estimate
 from sarsteer.stats.rates import rate
 from sarsteer.steering.artifact import DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA
+from sarsteer.tuning.configuration import Configuration
 from sarsteer.tuning.measure import judged
-from sarsteer.tuning.setting import Setting
 
 HERE = Path(__file__).parent
 RATES = {"asr": "ASR ↓", "over_refusal": "RR safe ↓", "broken": "broken ↓", "correct_safe": "safe correct ↑"}
 
 
-def arms(steering: sarsteer.Steering) -> dict[str, Setting | None]:
-    """The settings that are compared."""
-    found = steering.suggest()
-    tuned = Setting.from_json(steering.metadata["tuning"]["chosen"]["setting"])
+def arms(steering: sarsteer.Steering) -> dict[str, Configuration | None]:
+    """The configurations to compare."""
+    suggestion = steering.suggest()
     return {
         "no defense": None,
-        "the paper's defaults": Setting.of(steering, DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA),
-        "closed form": Setting.of(steering, found.alpha, found.k, found.lambda_),
-        "tuned": tuned,
+        "the paper's defaults": Configuration.uniform(steering, DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA),
+        "closed form": Configuration.uniform(steering, suggestion.alpha, suggestion.k, suggestion.lambda_),
+        "tuned": Configuration.from_json(steering.metadata["tuning"]["chosen"]["setting"]),
     }
 
 
 def outcomes(model: sarsteer.AudioLanguageModel, prompts: Any, pairs: Any) -> dict[str, list[bool]]:
-    """Of each request, by the embedded model's exact judge."""
+    """Outcomes of each request by the embedded model's exact judge."""
     harmful, safe = prompts
     texts = model.generate([*harmful, *safe], MAX_NEW_TOKENS, batch_size=64)
     items = [*pairs.harmful, *pairs.safe]
     rows = [judged(item, text) for item, text in zip(items, texts, strict=True)]
-    told = [verdict.outcome for verdict in parse_judge("embedded").judge(rows)]
+    decided = [verdict.outcome for verdict in parse_judge("embedded").judge(rows)]
     n = len(harmful)
     return {
-        "asr": [outcome == "complied" for outcome in told[:n]],
-        "over_refusal": [outcome == "refused" for outcome in told[n:]],
-        "broken": [outcome == "broken" for outcome in told],
+        "asr": [outcome == "complied" for outcome in decided[:n]],
+        "over_refusal": [outcome == "refused" for outcome in decided[n:]],
+        "broken": [outcome == "broken" for outcome in decided],
         "correct_safe": [is_correct(text, item) for text, item in zip(texts[n:], pairs.safe, strict=True)],
     }
 
@@ -73,36 +72,36 @@ def main() -> None:
     steering = sarsteer.Steering.load(args.steering)
     pairs = sarsteer.load_pairs("sarsteer-tiny", "test")
     prompts = hear(model, pairs, INSTRUCTION, lambda *_: None, "")
-    found: dict[str, dict[str, list[bool]]] = {}
+    measured: dict[str, dict[str, list[bool]]] = {}
     seconds = {}
-    for name, setting in arms(steering).items():
+    for name, configuration in arms(steering).items():
         began = time.perf_counter()
-        if setting is None:
-            found[name] = outcomes(model, prompts, pairs)
+        if configuration is None:
+            measured[name] = outcomes(model, prompts, pairs)
         else:
-            with setting.defaults_of(steering).on(model):
-                found[name] = outcomes(model, prompts, pairs)
+            with configuration.as_defaults(steering).on(model):
+                measured[name] = outcomes(model, prompts, pairs)
         seconds[name] = time.perf_counter() - began
-        console.print(f"{name}: {setting or ''} ({seconds[name]:.0f} s)", highlight=False)
+        console.print(f"{name}: {configuration or ''} ({seconds[name]:.0f} s)", highlight=False)
     console.print("\n| on 200 held-out pairs, % | " + " | ".join(RATES.values()) + " |", highlight=False)
     console.print("|---" * (1 + len(RATES)) + "|")
     results: dict[str, Any] = {"n": len(pairs), "steering": steering.digest, "arms": {}}
-    for name, setting in arms(steering).items():
-        rates = {key: rate(found[name][key]) for key in RATES}
+    for name, configuration in arms(steering).items():
+        rates = {key: rate(measured[name][key]) for key in RATES}
         console.print(f"| {name} | " + " | ".join(_cell(rates[key]) for key in RATES) + " |", highlight=False)
         results["arms"][name] = {
-            "setting": setting.to_json() if setting else None,
+            "setting": configuration.to_json() if configuration else None,
             **{key: asdict(value) for key, value in rates.items()},
         }
     results["tuned_minus_paper"] = {}
     for key, title in RATES.items():
-        change = paired_difference(found["tuned"][key], found["the paper's defaults"][key])
+        change = paired_difference(measured["tuned"][key], measured["the paper's defaults"][key])
         results["tuned_minus_paper"][key] = asdict(change)
         console.print(f"tuned − the paper's defaults, {title}: {change}", highlight=False)
-    told = steering.metadata["tuning"]["chosen"]
-    results["on_the_tuning_pairs"] = {key: told[key] for key in ("asr", "over_refusal", "broken")}
+    chosen = steering.metadata["tuning"]["chosen"]
+    results["on_the_tuning_pairs"] = {key: chosen[key] for key in ("asr", "over_refusal", "broken")}
     for key in ("asr", "over_refusal", "broken"):
-        then, now = Estimate(**told[key]), rate(found["tuned"][key])
+        then, now = Estimate(**chosen[key]), rate(measured["tuned"][key])
         console.print(f"tuned, {RATES[key]}: {then} on the tuning pairs, {now} held out", highlight=False)
     args.out.write_text(json.dumps(results, indent=2) + "\n")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import sarsteer
 from sarsteer import AudioLanguageModel, Steering
 from sarsteer.errors import SteeringError
+from sarsteer.steering.file_format import FORMAT_VERSION, GATED_VERSION
 from sarsteer.steering.gate import hooks as gate_hooks
 from sarsteer.steering.gate.gate import Gate
 from sarsteer.steering.handle import SteeringHandle, attach
@@ -134,6 +138,62 @@ def test_settings_are_json(small: Steering, gate: Gate) -> None:
 def test_invalid_strengths(small: Steering, strength: Strength, match: str) -> None:
     with pytest.raises(SteeringError, match=match):
         small.resolve(strength)
+
+
+# ---- layer weights and the closed form ------------------------------------------------------------------------------
+
+
+def test_weights_scale_each_layer_and_are_stored_in_the_file(steering: Steering, tmp_path: Path) -> None:
+    depth = len(steering.refusal)
+    weights = [0.0, 0.5, *[1.0] * (depth - 2)]
+    plain, weighted = steering.vectors(3, 0.7), steering.vectors(3, 0.7, weights)
+    assert torch.equal(weighted, plain * torch.tensor(weights)[:, None])
+    assert torch.equal(steering.vectors(3, 0.7, [1.0] * depth), plain)  # to the bit
+    chosen = steering.with_defaults(alpha=0.2, k=3, lambda_=0.7, layer_weights=weights)
+    loaded = Steering.load(chosen.save(tmp_path / "weighted.safetensors"))
+    assert loaded.default_layer_weights == tuple(weights)
+    assert torch.equal(loaded.vectors(), weighted)
+    assert loaded.digest == chosen.digest
+    assert loaded.with_defaults(alpha=0.1).default_layer_weights == tuple(weights)
+    # a reader that knows no weights would steer every layer, so it must refuse the file
+    ungated = steering.with_gate(None)
+    assert ungated.metadata["format_version"] == FORMAT_VERSION
+    only_weights = ungated.with_defaults(layer_weights=weights)
+    assert only_weights.metadata["format_version"] == GATED_VERSION
+    assert Steering.load(only_weights.save(tmp_path / "weights.safetensors")).gate is None
+
+
+def test_attaching_uses_the_default_weights(embedded: sarsteer.AudioLanguageModel, steering: Steering) -> None:
+    weights = [0.0] * 5 + [0.5] * (len(steering.refusal) - 5)
+    with steering.with_defaults(layer_weights=weights).on(embedded, alpha=0.3, k=0) as handle:
+        assert torch.equal(handle.vectors, steering.refusal * torch.tensor(weights)[:, None])
+
+
+@pytest.mark.parametrize("weights", [[1.0], [float("nan")] * 8, [float("inf")] * 8])
+def test_invalid_weights_are_refused(steering: Steering, weights: list[float]) -> None:
+    with pytest.raises(SteeringError, match="one per decoder layer"):
+        steering.vectors(0, 1.0, weights)
+    with pytest.raises(SteeringError, match="one per decoder layer"):
+        steering.with_defaults(layer_weights=weights)
+
+
+def test_an_unsteered_layer_has_no_strength(steering: Steering) -> None:
+    rows = steering.with_defaults(layer_weights=[0.0] * 7 + [1.0]).report(0.1, 2)
+    assert [row.relative_strength == 0 for row in rows] == [True] * 7 + [False]
+    assert [row.kept for row in rows] == [row.kept for row in steering.report(0.1, 2)]
+
+
+def test_the_closed_form_has_the_reported_numbers(steering: Steering) -> None:
+    suggestion = steering.suggest()
+    rows = steering.report(suggestion.alpha, suggestion.k, 1.0)
+    strengths = torch.tensor([row.relative_strength for row in rows], dtype=torch.float64)
+    assert float(strengths.quantile(0.5)) == pytest.approx(suggestion.relative_strength, rel=0.01)  # α has three digits
+    explained = torch.tensor([row.explained for row in rows], dtype=torch.float64).quantile(0.5)
+    assert float(explained) == pytest.approx(suggestion.explained)
+    assert suggestion.kept >= 0.5
+    assert suggestion.k == 0 or suggestion.explained >= 0.5 or suggestion.k < steering.max_k
+    zero = replace(steering, refusal=torch.zeros_like(steering.refusal))
+    assert zero.suggest().alpha == 0
 
 
 # ---- attaching -------------------------------------------------------------------------------------------------------

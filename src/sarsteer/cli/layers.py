@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,7 +58,6 @@ def layers(
     made = parse_judge(judge or ("embedded" if model == tiny.NAME else "keywords"))
     made.load()
     artifact = Steering.load(steering)
-    own_alpha, own_k, own_lambda = artifact.defaults
     chosen = load_pairs(pairs, split)[:limit]
     if shared := _calibrated_on(artifact, chosen, pairs):
         note(
@@ -67,22 +65,16 @@ def layers(
             "new pairs; use other pairs"
         )
     quiet_transformers()
+    from sarsteer.steering.strength import Strength
+    from sarsteer.tuning.configuration import Configuration, own_gate
     from sarsteer.tuning.layer_study import study_layers
-    from sarsteer.tuning.setting import Setting, own_gate
     from sarsteer.tuning.space import Space
     from sarsteer.tuning.surrogate import prepare
 
     loaded = load_model(model, device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code)
     loaded.check_steerable()
     artifact.check_model(loaded.fingerprint)
-    gate = artifact.choose_gate()
-    setting = Setting(
-        gate_layer=gate.layer if gate else None,
-        alpha=own_alpha if alpha is None else alpha,
-        k=own_k if k is None else k,
-        lambda_=own_lambda if lambda_ is None else lambda_,
-        layer_weights=artifact.default_layer_weights,
-    )
+    configuration = Configuration.of(artifact.resolve(Strength(alpha, k, lambda_)))
     with (
         progress_bar() as report,
         prepare(loaded, artifact, chosen, made, batch_size=batch_size, report=report) as surrogate,
@@ -92,15 +84,14 @@ def layers(
                 f"the refusal prompt hardly changes the first tokens of answers ({surrogate.tokens.change:.0%}), so "
                 "they do not show this model's refusals; use sarsteer evaluate instead"
             )
-        study = study_layers(
-            surrogate, Space(artifact, gates=own_gate(artifact)), setting, lambda d, n: report("Layer by layer", d, n)
-        )
+        space = Space(artifact, gates=own_gate(artifact))
+        study = study_layers(surrogate, space, configuration, lambda d, n: report("Layer by layer", d, n))
     if plot is not None:
         from sarsteer.tuning.plots import plot_layer_study
 
-        plot_layer_study(study, plot, f"{model}, {setting}: {len(chosen)} pairs")
+        plot_layer_study(study, plot, f"{model}, {configuration}: {len(chosen)} pairs")
     if as_json:
-        print_json(asdict(study))
+        print_json(study.to_json())
         return
     _print(study, len(chosen))
     if plot is not None:
@@ -136,7 +127,7 @@ def _print(study: LayerStudy, n: int) -> None:
         asr, over, broken = vars(scores).values()
         return [f"{100 * value:.0f}" for value in (1 - asr, over, broken)]
 
-    table.add_row("all", f"{study.setting.alpha:g}", *cells(study.whole), *cells(None))
+    table.add_row("all", f"{study.configuration.strength.alpha:g}", *cells(study.whole), *cells(None))
     for row in study.rows:
         table.add_row(f"layer {row.layer}", f"{row.alone_alpha:.3g}", *cells(row.alone), *cells(row.without))
     console.print(table)

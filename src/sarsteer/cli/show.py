@@ -58,7 +58,7 @@ def show(
             }
         )
         return
-    from sarsteer.tuning.setting import describe_layers
+    from sarsteer.steering.strength import describe_layers
 
     meta, suggestion = steering.metadata, steering.suggest()
     facts = Table.grid(padding=(0, 2))

@@ -1,4 +1,4 @@
-"""``sarsteer tune``: pairs in, a steering file with strengths chosen by search out."""
+"""``sarsteer tune``: read pairs, write a steering file with a strength chosen by search."""
 
 from __future__ import annotations
 
@@ -8,96 +8,107 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from sarsteer.cli.output import check_out, console, errors, print_json, quiet_transformers
-from sarsteer.errors import TuningError
+from sarsteer.cli import options
+from sarsteer.cli.output import check_out, console, note, print_json, quiet_transformers
 
 if TYPE_CHECKING:
-    from sarsteer.tuning.run import Tuned
+    from sarsteer.tuning.result import Tuned
+
+
+def _print_config(wanted: bool) -> None:
+    if wanted:
+        from sarsteer.tuning.config import DEFAULT_FILE
+
+        print(DEFAULT_FILE.read_text(encoding="utf-8"), end="")
+        raise typer.Exit
 
 
 def tune(
-    model: Annotated[str, typer.Argument(help="sarsteer-tiny, a folder, or a name on the Hugging Face Hub.")],
+    model: options.Model,
     pairs: Annotated[
         str, typer.Option("--pairs", help="Manifest (JSONL) of calibration pairs, or sarsteer-tiny; never test pairs.")
     ],
     out: Annotated[Path, typer.Option("--out", help="Steering file to write (.safetensors).")],
-    judge: Annotated[str | None, typer.Option(help="keywords, rubric:openai/NAME, ...; what fits by default.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="keywords, rubric:openai/NAME, ... Default: depends on the model.")
+    ] = None,
     max_over_refusal: Annotated[
-        float, typer.Option(help="Points of over-refusal that may be added to the undefended model's.")
+        float, typer.Option(help="Maximum increase of over-refusal over the undefended model, in points.")
     ] = 5.0,
-    max_broken: Annotated[float, typer.Option(help="Percent of all answers that may be broken.")] = 1.0,
+    max_broken: Annotated[float, typer.Option(help="Maximum share of broken answers, in percent.")] = 1.0,
     confidence: Annotated[
         float,
         typer.Option(
-            help="Of the one-sided Wilson bound that each measured rate is held against; not corrected for having "
-            "chosen the best of several settings. 0.5 takes the rates as they are."
+            help="Confidence of the one-sided Wilson bound of each rate, which must be within the limit; not corrected "
+            "for choosing the best of several. 0.5 compares the measured rates."
         ),
     ] = 0.8,
-    search_layers: Annotated[
-        str, typer.Option(help="range (contiguous), all (as in the paper), or weights (a strength each).")
-    ] = "range",
-    gate: Annotated[bool, typer.Option(help="Try the gate, too: steer only what it takes for harmful.")] = True,
-    trials: Annotated[int, typer.Option(help="Settings scored by first tokens.", min=1)] = 160,
-    generations: Annotated[int, typer.Option(help="Settings measured by generation and the judge.", min=1)] = 16,
-    surrogate: Annotated[bool, typer.Option(help="Score by first tokens before generating.")] = True,
-    tune_share: Annotated[float, typer.Option(help="Share of the pairs that strengths are chosen on.")] = 0.5,
-    seed: Annotated[int, typer.Option(help="Of the split and the search.")] = 0,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Draw the front as PNG, SVG or PDF.")] = None,
-    instruction: Annotated[str | None, typer.Option(help="Text beside each clip; the paper's by default.")] = None,
-    refusal_prompt: Annotated[str | None, typer.Option(help="Appended to it; the paper's by default.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Use only the first so many pairs.", min=1)] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="The longest answer, in tokens.", min=1)] = 128,
-    batch_size: Annotated[int, typer.Option(help="Requests a forward; lower it when memory runs out.", min=1)] = 16,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; a GPU where there is one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; the checkpoint's own.")] = None,
-    revision: Annotated[str | None, typer.Option(help="The model's branch, tag or commit on the Hub.")] = None,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run the checkpoint's own Python code.")] = False,
-    layers: Annotated[str | None, typer.Option(help="Path of the decoder layers, where not found.")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace the output file.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    trials: Annotated[int, typer.Option(help="Number of configurations to score by first tokens.", min=1)] = 160,
+    generations: Annotated[
+        int, typer.Option(help="Number of configurations to measure by generation and the judge.", min=1)
+    ] = 16,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file with settings of the search; see --print-config.")
+    ] = None,
+    _config: Annotated[
+        bool,
+        typer.Option(
+            "--print-config", help="Print the default settings of the search.", callback=_print_config, is_eager=True
+        ),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the split and of the search.")] = 0,
+    instruction: Annotated[str | None, typer.Option(help="Text beside each clip. Default: the paper's.")] = None,
+    refusal_prompt: Annotated[
+        str | None, typer.Option(help="Refusal prompt, appended to the instruction. Default: the paper's.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first N pairs.", min=1, metavar="N")] = None,
+    max_new_tokens: options.MaxNewTokens = 128,
+    batch_size: options.BatchSize = 16,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    revision: options.Revision = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    layers: options.Layers = None,
+    plot: options.Plot = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Choose α, k, λ, the layers and the gate on calibration pairs, and write a steering file that uses them.
+    """Choose α, k, λ, the layers and the gate on calibration pairs, and write a steering file with them as defaults.
 
-    Of the settings that keep to --max-over-refusal and --max-broken, by the upper bound of --confidence on the tuning
-    pairs, the one with the lowest attack success is chosen; where none does, nothing is written. A run that was killed
-    goes on where it was when started again.
+    Among the configurations within --max-over-refusal and --max-broken, the one with the lowest attack success rate is
+    chosen; if there is none, nothing is written. A run that was interrupted resumes when the same command is run again.
     """
     check_out(out, overwrite=overwrite)
+    from sarsteer.tuning.config import load_config
     from sarsteer.tuning.front import Limits
-    from sarsteer.tuning.run import Options
+    from sarsteer.tuning.options import TuningOptions
     from sarsteer.tuning.run import tune as run
-    from sarsteer.tuning.space import LAYERS
 
-    if search_layers not in LAYERS:
-        raise TuningError(f"unknown --search-layers {search_layers!r}; use one of {', '.join(LAYERS)}")
+    search = load_config(config)
+    limits = Limits(max_over_refusal / 100, max_broken / 100, confidence)
     if plot is not None:
         from sarsteer.figure import check_figure_path
 
         check_figure_path(plot)
     from sarsteer import tiny
+    from sarsteer.data.pairs import load_pairs
     from sarsteer.judges import parse_judge
 
-    spec = judge or ("embedded" if model == tiny.NAME else "keywords")
-    made = parse_judge(spec)
-    made.load()
-    limits = Limits(max_over_refusal / 100, max_broken / 100, confidence)
-    from sarsteer.data.pairs import load_pairs
-
-    chosen = load_pairs(pairs, "calibration")[:limit]
+    judge_spec = judge or ("embedded" if model == tiny.NAME else "keywords")
+    chosen_judge = parse_judge(judge_spec)
+    chosen_judge.load()
+    chosen_pairs = load_pairs(pairs, "calibration")[:limit]
     quiet_transformers()
     from sarsteer.cli.tune_screen import screen
     from sarsteer.models.loading import load_model
     from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
 
-    options = Options(
+    tuning_options = TuningOptions(
         limits=limits,
-        layers=search_layers,
-        gate=gate,
         trials=trials,
         generations=generations,
-        surrogate=surrogate,
-        tune_share=tune_share,
         seed=seed,
+        search=search,
         instruction=INSTRUCTION if instruction is None else instruction,
         refusal_prompt=REFUSAL_PROMPT if refusal_prompt is None else refusal_prompt,
         max_new_tokens=max_new_tokens,
@@ -106,8 +117,8 @@ def tune(
     loaded = load_model(
         model, device=device, dtype=dtype, revision=revision, layers=layers, trust_remote_code=trust_remote_code
     )
-    with screen(limits) as watch:
-        tuned = run(loaded, chosen, made, out.with_name(f"{out.name}.tuning"), options, watch)
+    with screen(limits) as observer:
+        tuned = run(loaded, chosen_pairs, chosen_judge, out.with_name(f"{out.name}.tuning"), tuning_options, observer)
     tuned.steering.save(out)
     if plot is not None:
         from sarsteer.tuning.plots import plot_front
@@ -116,7 +127,7 @@ def tune(
     if as_json:
         print_json({"file": str(out), "digest": tuned.steering.digest, "tuning": tuned.steering.metadata["tuning"]})
         return
-    _print(tuned, out, spec)
+    _print(tuned, out, judge_spec)
     if plot is not None:
         console.print(f"picture: {plot}", highlight=False)
 
@@ -129,38 +140,31 @@ def _print(tuned: Tuned, out: Path, judge: str) -> None:
     table.add_column("on the tuning pairs, in %", overflow="fold")
     for title in ("ASR ↓", "over-refusal ↓", "broken ↓"):
         table.add_column(title, justify="right")
-    shown: list[tuple[str, Any]] = [("no defense", tuned.undefended)]
-    shown += [("" if point != tuned.chosen else "chosen: ", point) for point in tuned.front]
-    for name, row in shown:
-        measured = getattr(row, "measured", row)
-        cells = [_cell(rate) for rate in (measured.asr, measured.over_refusal, measured.broken)]
-        label = f"{name}{row.setting}" if hasattr(row, "setting") else name
-        table.add_row(f"[bold]{label}[/]" if row == tuned.chosen else label, *cells)
+    table.add_row("no defense", *_cells(tuned.undefended))
+    for point in tuned.front:
+        label = str(point.configuration)
+        chosen = point == tuned.chosen
+        table.add_row(f"[bold]chosen: {label}[/]" if chosen else label, *_cells(point.measured))
     console.print(table)
-    told = tuned.steering.metadata["tuning"]
-    speed = told["speed"]
-    groups = tuned.undefended.groups
-    together = f" in {len(set(groups))} groups that share a request" if len(set(groups)) < len(groups) else ""
+    speed = tuned.steering.metadata["tuning"]["speed"]
+    pairs, groups = len(tuned.undefended.harmful), len(set(tuned.undefended.groups))
+    grouped = f" in {groups} groups that share a request" if groups < len(tuned.undefended.groups) else ""
+    scored = (
+        f"; {len(tuned.candidates)} scored by first tokens, {speed['surrogate_seconds_each']:.2f} s each"
+        if tuned.candidates
+        else ""
+    )
     console.print(
-        f"[dim]n: {len(tuned.undefended.harmful)} pairs{together}, judged by {judge}; 95 % intervals in brackets. "
-        f"{len(tuned.points)} settings measured, {speed['generation_seconds_each']:.1f} s each"
-        + (
-            f"; {len(tuned.candidates)} scored by first tokens, {speed['surrogate_seconds_each']:.2f} s each"
-            if tuned.candidates
-            else ""
-        )
-        + "[/]",
+        f"[dim]n: {pairs} pairs{grouped}, judged by {judge}; 95 % intervals in brackets. {len(tuned.points)} "
+        f"configurations measured, {speed['generation_seconds_each']:.1f} s each{scored}[/]",
         highlight=False,
     )
-    for note in tuned.notes:
-        errors.print(f"[yellow]note:[/] {note}", highlight=False, soft_wrap=True)
-    errors.print(
-        "[yellow]note:[/] these are the pairs that the setting was chosen on; measure it on others: sarsteer evaluate",
-        highlight=False,
-        soft_wrap=True,
-    )
-    console.print(f"\n[bold]{out}[/]: its defaults are {tuned.chosen.setting}", highlight=False)
+    for text in tuned.notes:
+        note(text)
+    note("the configuration was chosen on these pairs; measure it on others: sarsteer evaluate")
+    console.print(f"\n[bold]{out}[/]: its defaults are {tuned.chosen.configuration}", highlight=False)
 
 
-def _cell(estimate: Any) -> str:
-    return f"{100 * estimate.value:.1f} [dim]{100 * estimate.low:.0f}-{100 * estimate.high:.0f}[/]"
+def _cells(measured: Any) -> list[str]:
+    rates = (measured.asr, measured.over_refusal, measured.broken)
+    return [f"{100 * rate.value:.1f} [dim]{100 * rate.low:.0f}-{100 * rate.high:.0f}[/]" for rate in rates]

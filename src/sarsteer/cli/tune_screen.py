@@ -1,4 +1,4 @@
-"""What ``sarsteer tune`` shows while it runs: bars, and the front as it grows; plain lines where there is no screen."""
+"""The display of a running ``sarsteer tune``: progress bars and a chart of the front, or plain lines in a log."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from rich.text import Text
 from sarsteer.cli.output import errors
 
 if TYPE_CHECKING:
-    from sarsteer.tuning.front import Limits, Point
+    from sarsteer.tuning.front import Candidate, Limits, Point
     from sarsteer.tuning.measure import Measured
-    from sarsteer.tuning.run import Candidate, Watch
+    from sarsteer.tuning.options import TuningObserver
 
 WIDTH, HEIGHT = 56, 14
 Mark = tuple[float, float, str, str]
-"""Cost and ASR, both in [0, 1], a character and its style. Later ones are drawn over earlier ones."""
+"""Cost and ASR, both in [0, 1], a character and its style. Later marks are drawn over earlier ones."""
 
 
 @contextmanager
-def screen(limits: Limits) -> Iterator[Watch]:
-    """A ``Watch`` that draws on standard error, where that is a terminal, and else writes lines there."""
+def screen(limits: Limits) -> Iterator[TuningObserver]:
+    """An observer that draws on standard error if it is a terminal, and otherwise writes lines to it."""
     if not errors.is_terminal:
         yield _lines(limits)
         return
     from rich.live import Live
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from sarsteer.tuning.run import Watch
+    from sarsteer.tuning.options import TuningObserver
 
     bars = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=errors
@@ -47,60 +47,60 @@ def screen(limits: Limits) -> Iterator[Watch]:
         def redraw() -> None:
             live.update(Group(bars, chart([*marks["candidates"], *marks["points"]])))
 
-        def candidates(found: list[Candidate]) -> None:
-            marks["candidates"] = _candidate_marks(found)
+        def candidates(scored: list[Candidate]) -> None:
+            marks["candidates"] = _candidate_marks(scored)
             redraw()
 
-        def points(found: list[Point], undefended: Measured) -> None:
-            marks["points"] = _point_marks(found, undefended)
+        def points(measured: list[Point], undefended: Measured) -> None:
+            marks["points"] = _point_marks(measured, undefended)
             redraw()
 
-        yield Watch(report, candidates, points)
+        yield TuningObserver(report, candidates, points)
 
 
-def _lines(limits: Limits) -> Watch:
-    """One line for each quarter of a stage and for each measured setting, as a log wants them."""
+def _lines(limits: Limits) -> TuningObserver:
+    """One line for each quarter of a stage and for each measured configuration."""
     from sarsteer.tuning.front import keeps
-    from sarsteer.tuning.run import MEASURING, Watch
+    from sarsteer.tuning.options import MEASURING, TuningObserver
 
     quarters: dict[str, int] = {}
-    told = 0
+    printed = 0
 
     def line(text: str) -> None:
         errors.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def report(stage: str, done: int, total: int) -> None:
-        quarter = 0 if stage == MEASURING else 4 * done // max(total, 1)  # measured settings have lines of their own
+        quarter = 0 if stage == MEASURING else 4 * done // max(total, 1)  # each measurement has its line
         if quarter > quarters.get(stage, -1):
             quarters[stage] = quarter
             line(f"{stage}: {done} of {total}")
 
-    def points(found: list[Point], undefended: Measured) -> None:
-        nonlocal told
-        for number, point in enumerate(found[told:], told + 1):
-            shares = point.measured
-            place = "within" if keeps(shares, undefended, limits) else "beyond"
+    def points(measured: list[Point], undefended: Measured) -> None:
+        nonlocal printed
+        for number, point in enumerate(measured[printed:], printed + 1):
+            rates = point.measured
+            place = "within" if keeps(rates, undefended, limits) else "beyond"
             line(
-                f"measured {number}: {point.setting}: ASR {100 * shares.asr.value:.1f} %, over-refusal "
-                f"{100 * shares.over_refusal.value:.1f} %, broken {100 * shares.broken.value:.1f} %, {place} the limits"
+                f"measured {number}: {point.configuration}: ASR {100 * rates.asr.value:.1f} %, over-refusal "
+                f"{100 * rates.over_refusal.value:.1f} %, broken {100 * rates.broken.value:.1f} %, {place} the limits"
             )
-        told = len(found)
+        printed = len(measured)
 
-    return Watch(report=report, points=points)
+    return TuningObserver(report=report, points=points)
 
 
 def front_chart(points: Sequence[Point], undefended: Measured, chosen: Point) -> Text:
-    """Everything measured, the chosen setting marked."""
+    """All measured points, with the chosen one marked."""
     marks = _point_marks(points, undefended)
     marks.append((chosen.measured.cost, chosen.measured.asr.value, "★", "bold green"))
     return chart(marks, "◇ no defense  · measured  ● on the front  ★ chosen")
 
 
-def _candidate_marks(found: Sequence[Candidate]) -> list[Mark]:
+def _candidate_marks(candidates: Sequence[Candidate]) -> list[Mark]:
     from sarsteer.tuning.front import pareto_front
 
-    front = pareto_front(found, lambda c: (c.scores.asr, c.scores.cost))
-    return [(c.scores.cost, c.scores.asr, "·", "dim") for c in found] + [
+    front = pareto_front(candidates, lambda c: (c.scores.asr, c.scores.cost))
+    return [(c.scores.cost, c.scores.asr, "·", "dim") for c in candidates] + [
         (c.scores.cost, c.scores.asr, "○", "cyan") for c in front
     ]
 
@@ -114,7 +114,7 @@ def _point_marks(points: Sequence[Point], undefended: Measured) -> list[Mark]:
 
 
 def chart(marks: Sequence[Mark], legend: str = "· estimated or measured  ○ estimated front  ● measured front") -> Text:
-    """ASR upwards over what usefulness pays, in characters; the axes run from 0 to 100 %, the cost to 50 %."""
+    """A chart in characters: ASR from 0 to 100 % upwards, the cost in usefulness from 0 to 50 % to the right."""
     grid = [[(" ", "")] * WIDTH for _ in range(HEIGHT)]
     for cost, asr, character, style in marks:
         column = min(WIDTH - 1, round(min(cost, 0.5) / 0.5 * (WIDTH - 1)))

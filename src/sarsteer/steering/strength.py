@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -40,6 +40,13 @@ class Strength:
     lambda_: float | None = None
     layer_weights: tuple[float, ...] | None = None
     gate: GateChoice = None
+
+    def __str__(self) -> str:
+        values = (("α", self.alpha), ("k", self.k), ("λ", self.lambda_))
+        words = [f"{name} {value:g}" for name, value in values if value is not None]
+        if self.layer_weights is not None:
+            words.append(describe_layers(self.layer_weights))
+        return ", ".join(words) or "default strength"
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +142,17 @@ def digest_of(vectors: torch.Tensor, gate: Gate | None) -> str:
     if gate is not None:
         digest.update(gate.digest.encode())
     return digest.hexdigest()
+
+
+def describe_layers(weights: Sequence[float]) -> str:
+    """``all layers``, ``layers 2-7``, or the weights themselves."""
+    if all(weight == 1 for weight in weights):
+        return "all layers"
+    steered = [layer for layer, weight in enumerate(weights) if weight]
+    contiguous = steered and steered[-1] - steered[0] + 1 == len(steered)
+    if contiguous and all(weights[layer] == 1 for layer in steered):
+        return f"layer {steered[0]}" if len(steered) == 1 else f"layers {steered[0]}-{steered[-1]}"
+    return "layers × " + " ".join(f"{weight:.2g}" for weight in weights)
 
 
 def _check_gate(gate: Gate, layers: int, width: int) -> None:

@@ -1,10 +1,10 @@
-"""What steering does to the next tokens, without generating any.
+"""The effect of steering on the next tokens, without generating any.
 
-Steering changes the last prompt token and what follows it, nothing before: a prompt's key-value cache up to that token
-is the same under every setting, and is computed once. The tokens that follow are given (the model's own undefended
-answer, or its own refusal) and run in one forward, every one of them steered, as each would be when generated. So a
-trial costs a few tokens a request instead of a prompt and an answer, and where the given tokens stay the likeliest
-ones throughout, they *are* what greedy decoding would answer.
+Steering changes the last prompt token and everything after it: a prompt's key-value cache up to that token is the same
+under every configuration and is computed once. The tokens that follow are given (the model's undefended answer, or its
+refusal) and run in one forward, each of them steered, as it would be during generation. A trial then costs a few tokens
+per request instead of a prompt and an answer; if the given tokens stay the most likely ones, they *are* what greedy
+decoding would answer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sarsteer.models.layers import language_root, layer_device
 from sarsteer.models.prompt import Prompt
 
 CPU_CACHE_BYTES = 4 * 2**30
-"""Of key-value caches kept on a CPU; on a GPU half of what is free. Beyond it prefixes are computed anew each time."""
+"""Memory for key-value caches on a CPU; on a GPU half of the free memory. Other prefixes are computed each time."""
 
 
 @dataclass
@@ -35,13 +35,13 @@ class _Batch:
 
 
 class Continuations:
-    """Prompts, each with the tokens of an answer to it, ready to be run under any steering.
+    """Prompts, each with the tokens of an answer, to run under any steering.
 
     Args:
-        model: a model of a family whose prefixes can be reused (``family.prefix_reuse``).
-        prompts: what ``model.prepare`` made.
+        model: a model of a family with ``prefix_reuse``.
+        prompts: from ``model.prepare``.
         answers: the tokens ``[M_i]`` that follow each prompt; they may be empty.
-        batch_size: prompts a forward.
+        batch_size: prompts per forward.
 
     """
 
@@ -51,7 +51,7 @@ class Continuations:
         self._model, self._prompts = model, list(prompts)
         self._answers = [answer.cpu() for answer in answers]
         self._rows = model.batches(self._prompts, batch_size)
-        self._kept: list[_Batch | None] = [None] * len(self._rows)
+        self._cached: list[_Batch | None] = [None] * len(self._rows)
         self._budget = _budget(model.device)
 
     @torch.no_grad()
@@ -62,11 +62,11 @@ class Continuations:
 
         Args:
             deltas: ``[L, D]`` added to the layers' outputs, α included; None for no steering.
-            factors: ``[n]`` of each prompt, times which it is steered; one by default.
+            factors: ``[n]``, the factor of ``deltas`` for each prompt; 1 by default.
 
         Yields:
-            the prompts' indices, and float32 logits ``[B, 1 + M, V]``: row i says what comes after the last prompt
-            token, then after each token of its answer; what lies beyond its answer's length means nothing.
+            the prompts' indices, and float32 logits ``[B, 1 + M, V]``: those after the last prompt token, then those
+            after each token of the answer; positions after the end of an answer are meaningless.
 
         """
         for index in range(len(self._rows)):
@@ -77,9 +77,9 @@ class Continuations:
             yield batch.rows, next_token_logits(self._model, out.last_hidden_state)
 
     def _prefix(self, index: int) -> _Batch:
-        kept = self._kept[index]
-        if kept is not None:
-            return kept
+        cached = self._cached[index]
+        if cached is not None:
+            return cached
         rows = self._rows[index]
         inputs = self._model.collate([self._prompts[i] for i in rows])
         prefix = prefill(self._model, inputs, drop=1)
@@ -88,19 +88,19 @@ class Continuations:
         batch = _Batch(rows, prefix, torch.cat([last, answers], dim=1))
         if prefix.nbytes <= self._budget:
             self._budget -= prefix.nbytes
-            self._kept[index] = batch
+            self._cached[index] = batch
         return batch
 
 
 def next_token_logits(model: AudioLanguageModel, hidden: torch.Tensor) -> torch.Tensor:
-    """``[..., V]`` in float32 of the decoder's final hidden states ``[..., D]``."""
+    """``[..., V]`` in float32 from the decoder's final hidden states ``[..., D]``."""
     logits: torch.Tensor = language_root(model.module).get_output_embeddings()(hidden)
     return logits.float()
 
 
 @contextmanager
 def _steered(layers: Sequence[nn.Module], deltas: torch.Tensor | None, factors: torch.Tensor | None) -> Iterator[None]:
-    """Add to every position of each forward: here all positions are the last prompt token or come after it."""
+    """Steer every position of each forward: they are the last prompt token and those after it."""
     if deltas is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""Pareto fronts, and the choice on them."""
+"""What was estimated and measured, Pareto fronts, and the choice on them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TypeVar
 from sarsteer.errors import TuningError
 from sarsteer.stats.estimate import Estimate
 from sarsteer.stats.intervals import Z95, upper_bound
+from sarsteer.tuning.configuration import Configuration
 from sarsteer.tuning.measure import Measured
-from sarsteer.tuning.setting import Setting
+from sarsteer.tuning.scores import Scores
 
 T = TypeVar("T")
 _ROUNDING = 1e-9
@@ -18,17 +19,17 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Limits:
-    """What usefulness may pay; among settings that keep to it the one with the lowest ASR is chosen.
+    """The usefulness that steering may cost; the configuration with the lowest ASR within these limits is chosen.
 
     Attributes:
-        over_refusal: the most that may be added to the undefended model's over-refusal, as a share: 0.05 is 5 points.
-        broken: the most broken answers, as a share of all requests.
-        confidence: of the one-sided Wilson upper bound that each measured rate is held against; 0.5 takes the rates as
-            they are. It is of one rate of one setting, and not corrected for having chosen the best of several: new
-            requests may pay more than a bound says, and more often than it says.
+        over_refusal: maximum increase over the undefended model's over-refusal, as a share: 0.05 is 5 points.
+        broken: maximum share of broken answers among all requests.
+        confidence: of the one-sided Wilson upper bound of each rate, which must be within the limit; 0.5 compares the
+            measured rates. The bound is for one rate of one configuration and not corrected for choosing the best of
+            several: on new requests a rate exceeds it more often than the confidence says.
 
     Raises:
-        TuningError: a limit is no share, or the confidence is not from 0.5 to below 1.
+        TuningError: a limit is not a share, or the confidence is not from 0.5 to below 1.
 
     """
 
@@ -41,27 +42,34 @@ class Limits:
             raise TuningError(f"the confidence must be from 0.5 to below 1, not {self.confidence:g}")
         for name, value in (("over_refusal", self.over_refusal), ("broken", self.broken)):
             if not 0 <= value <= 1:
-                raise TuningError(
-                    f"the limit on {name.replace('_', '-')} must lie between 0 and 100 %, not {value:.0%}"
-                )
+                raise TuningError(f"the limit on {name.replace('_', '-')} must be between 0 and 100 %, not {value:.0%}")
 
     def __str__(self) -> str:
-        sure = f" (confidence {100 * self.confidence:g} %)" if self.confidence > 0.5 else ""
-        return f"over-refusal at most {100 * self.over_refusal:g} points, broken at most {100 * self.broken:g} %{sure}"
+        limits = f"over-refusal at most {100 * self.over_refusal:g} points, broken at most {100 * self.broken:g} %"
+        return f"{limits} (confidence {100 * self.confidence:g} %)" if self.confidence > 0.5 else limits
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A configuration, the surrogate's estimates of it, and how long they took."""
+
+    configuration: Configuration
+    scores: Scores
+    seconds: float
 
 
 @dataclass(frozen=True)
 class Point:
-    """A setting and what was measured of it."""
+    """A configuration and what was measured under it."""
 
-    setting: Setting
+    configuration: Configuration
     measured: Measured
 
 
 def pareto_front(points: Sequence[T], goals: Callable[[T], tuple[float, float]]) -> list[T]:
-    """The points that no other is better than in one goal and as good in the other; cheapest second goal first.
+    """The points that no other point dominates, sorted by the second goal.
 
-    Both goals are minimised. Of points that are equal in both the first is kept.
+    Both goals are minimized. Of points that are equal in both, the first is kept.
     """
     best = float("inf")
     front = []
@@ -73,7 +81,7 @@ def pareto_front(points: Sequence[T], goals: Callable[[T], tuple[float, float]])
 
 
 def goals(point: Point) -> tuple[float, float]:
-    """ASR, and what usefulness pays."""
+    """ASR, and the cost in usefulness."""
     return point.measured.asr.value, point.measured.cost
 
 
@@ -91,52 +99,53 @@ def _excess(measured: Measured, undefended: Measured, limits: Limits) -> tuple[f
 
 
 def _at_most(measured: Estimate, confidence: float, undefended: Estimate) -> float:
-    """An upper bound of a rate; the rate itself where steering adds nothing: no setting could do better."""
-    return measured.value if measured.value <= undefended.value else _bound(measured, confidence)
+    """An upper bound of a rate; the rate itself if steering adds nothing, since no configuration could do better."""
+    return measured.value if measured.value <= undefended.value else bound(measured, confidence)
 
 
-def _bound(measured: Estimate, confidence: float) -> float:
-    # n of independent outcomes, which clusters make fewer: Wilson's equation at an end of the interval, solved for n
+def bound(measured: Estimate, confidence: float) -> float:
+    """The one-sided Wilson upper bound of a rate, for the number of independent outcomes in its interval."""
+    # clusters make that number smaller than n: solve Wilson's equation at an end of the interval for it
     end = measured.high if measured.value <= 0.5 else measured.low
     n = Z95**2 * end * (1 - end) / (end - measured.value) ** 2
     return upper_bound(measured.value, n, confidence)
 
 
 def unproven(measured: Measured, undefended: Measured, limits: Limits) -> list[str]:
-    """Limits that a measurement keeps by adding nothing, and that so few requests could not show to be kept."""
+    """Notes on limits that are kept because steering added nothing, but that too few requests were measured to show."""
     notes = []
     for name, rate, plain, limit, sign, unit in (
         ("over-refusal", measured.over_refusal, undefended.over_refusal, limits.over_refusal, "+", " points"),
         ("broken answers", measured.broken, undefended.broken, limits.broken, "", " %"),
     ):
-        most = _bound(rate, limits.confidence) - (plain.value if sign else 0.0)
+        most = bound(rate, limits.confidence) - (plain.value if sign else 0.0)
         if rate.value <= plain.value and most > limit + _ROUNDING:
             notes.append(
-                f"{name}: {rate} is no more than undefended, and so within any limit; of so few requests it may yet be "
-                f"up to {100 * most:{sign}.1f}{unit} (confidence {100 * limits.confidence:g} %), beyond the "
+                f"{name}: {rate} is not above the undefended rate, so it is within any limit; with so few requests it "
+                f"may still be {100 * most:{sign}.1f}{unit} (confidence {100 * limits.confidence:g} %), above the "
                 f"{100 * limit:g} allowed: give more pairs"
             )
     return notes
 
 
 def choose(points: Sequence[Point], undefended: Measured, limits: Limits) -> Point:
-    """The point with the lowest ASR within the limits; of equals the one that costs least, then the weakest.
+    """The point with the lowest ASR within the limits; among equals the cheapest, then the one with the smallest α.
 
     Raises:
-        TuningError: none keeps to the limits and lowers the ASR; says how near the nearest comes.
+        TuningError: no point is within the limits and lowers the ASR; the message describes the nearest one.
 
     """
-    kept = [point for point in points if keeps(point.measured, undefended, limits)]
-    better = [point for point in kept if point.measured.asr.value < undefended.asr.value - _ROUNDING]
+    within = [point for point in points if keeps(point.measured, undefended, limits)]
+    better = [point for point in within if point.measured.asr.value < undefended.asr.value - _ROUNDING]
     if better:
-        return min(better, key=lambda p: (*goals(p), p.setting.alpha))
-    if kept:
+        return min(better, key=lambda p: (*goals(p), p.configuration.strength.alpha or 0.0))
+    if within:
         raise TuningError(
-            f"no setting of {len(points)} measured lowers the ASR of {undefended.asr} with {limits}; "
+            f"none of {len(points)} measured configurations lowers the ASR of {undefended.asr} with {limits}; "
             f"{_nearest(points, undefended, limits)}; allow more, or calibrate on other pairs"
         )
     raise TuningError(
-        f"no setting of {len(points)} measured keeps {limits}; {_nearest(points, undefended, limits)}; "
+        f"none of {len(points)} measured configurations keeps {limits}; {_nearest(points, undefended, limits)}; "
         "allow more, or search longer"
     )
 
@@ -144,41 +153,41 @@ def choose(points: Sequence[Point], undefended: Measured, limits: Limits) -> Poi
 def _nearest(points: Sequence[Point], undefended: Measured, limits: Limits) -> str:
     lowering = [p for p in points if p.measured.asr.value < undefended.asr.value - _ROUNDING]
     if not lowering:
-        return "none lowers it at all"
+        return "none lowers the ASR"
     point = min(
         lowering, key=lambda p: (sum(max(0.0, over) for over in _excess(p.measured, undefended, limits)), *goals(p))
     )
     over, broken = point.measured.over_refusal, point.measured.broken
     plain = undefended.over_refusal.value
 
-    def told(measured: Estimate, before: Estimate, shown: Callable[[float], str]) -> str:
+    def describe(measured: Estimate, before: Estimate, text: Callable[[float], str]) -> str:
         most = _at_most(measured, limits.confidence, before)
-        sure = f" (at most {shown(most)} with {100 * limits.confidence:g} % confidence)"
-        return shown(measured.value) + (sure if most > measured.value + _ROUNDING else "")
+        at_most = f" (at most {text(most)} with {100 * limits.confidence:g} % confidence)"
+        return text(measured.value) + (at_most if most > measured.value + _ROUNDING else "")
 
     return (
-        f"the nearest is {point.setting}: ASR {100 * point.measured.asr.value:.1f} %, over-refusal "
-        f"{told(over, undefended.over_refusal, lambda value: f'{100 * (value - plain):+.1f} points')}, "
-        f"broken {told(broken, undefended.broken, lambda value: f'{100 * value:.1f} %')}"
+        f"the nearest is {point.configuration}: ASR {100 * point.measured.asr.value:.1f} %, over-refusal "
+        f"{describe(over, undefended.over_refusal, lambda value: f'{100 * (value - plain):+.1f} points')}, "
+        f"broken {describe(broken, undefended.broken, lambda value: f'{100 * value:.1f} %')}"
     )
 
 
 def next_on_front(costs: Sequence[float], within: dict[int, bool], guess: int, budget: int) -> int | None:
     """Which point of a front to measure next.
 
-    Points lie in the order of their estimated cost, so that the limits are kept up to some point and broken after it.
-    The estimates say roughly where; from there steps that double, and then a bisection, find it with few measurements,
-    and what is left of the budget goes to its neighbours, since rates over a few dozen requests jump, and to the widest
-    gaps, to draw the whole front.
+    Points are sorted by estimated cost, so the limits are kept up to some point and exceeded after it. The estimates
+    give a first guess of that point; from there doubling steps, then a bisection, find it with few measurements. The
+    rest of the budget goes to its neighbors, because rates over a few dozen requests are noisy, and to the widest gaps,
+    to measure the whole front.
 
     Args:
-        costs: the estimated cost of each, ascending.
-        within: of those that were measured, whether the limits were kept.
-        guess: where the estimates say that the limits end.
-        budget: how many may still be measured.
+        costs: the estimated cost of each point, ascending.
+        within: for each measured point, whether it keeps the limits.
+        guess: the last point that keeps the limits according to the estimates.
+        budget: number of points that may still be measured.
 
     Returns:
-        an index, or None when all are measured or the budget is spent.
+        an index, or None if all are measured or the budget is spent.
 
     """
     left = [index for index in range(len(costs)) if index not in within]
@@ -189,7 +198,9 @@ def next_on_front(costs: Sequence[float], within: dict[int, bool], guess: int, b
     if guess not in within and low < guess < high:
         return guess
     between = [index for index in left if low < index < high]
-    if between and high == len(costs):  # nothing has failed: halving the rest would measure what breaks everything
+    if between and high == len(
+        costs
+    ):  # nothing failed yet: halving the rest would measure points that break everything
         return min(2 * low - guess + 1, high - 1)
     if between:
         return between[(len(between) - 1) // 2]

@@ -1,7 +1,7 @@
-"""A gate at each of several layers: calibration keeps the one that tells best, a search may want an earlier one.
+"""Gates at several layers: calibration keeps the one that separates best, a search may prefer an earlier one.
 
-A gate leaves its own layer and all below it unsteered. The one that tells harmful from safe best is often near the end,
-where little is left to steer.
+A gate's layer and all layers below it are not steered. The gate that separates best is often near the end, with few
+layers left to steer.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.steering.gate.fit import fit_gate
 from sarsteer.steering.gate.gate import Gate
 
-MOST = 8
-"""Layers that are tried, evenly spread."""
-
 
 def last_tokens(
     model: AudioLanguageModel, pairs: Pairs, instruction: str, batch_size: int
@@ -33,42 +30,42 @@ def last_tokens(
     return harmful, safe
 
 
-def gate_layers(depth: int) -> list[int]:
-    """Layers to try, of all but the last."""
-    count = min(MOST, depth - 1)
+def gate_layers(depth: int, most: int = 8) -> list[int]:
+    """At most ``most`` layers, evenly spaced over all but the last."""
+    count = min(most, depth - 1)
     return sorted({round(i * (depth - 2) / max(count - 1, 1)) for i in range(count)})
 
 
 def fit_gates(activations: tuple[torch.Tensor, torch.Tensor], layers: Sequence[int]) -> dict[int, Gate]:
-    """A gate at each of these layers that tells harmful from safe."""
+    """A gate at each of these layers that separates harmful from safe requests."""
     gates = {}
     for layer in layers:
         try:
             gates[layer] = fit_gate(*activations, layers=[layer])
-        except CalibrationError:  # this layer does not tell them apart; another may
+        except CalibrationError:  # this layer does not separate them; another may
             continue
     return gates
 
 
 def refit(measured: Gate, activations: tuple[torch.Tensor, torch.Tensor]) -> tuple[Gate, list[str]]:
-    """The measured gate drawn from other activations, at its layer; and notes, where it is not just that.
+    """The measured gate fitted again on other activations, at its layer; and notes if it changed in kind.
 
     Args:
-        measured: as ``fit_gates`` made it.
-        activations: as ``last_tokens`` gives them, of all pairs.
+        measured: a gate from ``fit_gates``.
+        activations: from ``last_tokens``, of all pairs.
 
     """
     layer = measured.layer
     refitted = fit_gates(activations, [layer]).get(layer)
     if refitted is None:
         return measured, [
-            f"no gate at layer {layer} could be fitted on all pairs: the file keeps the one that was measured, fitted "
-            f"on {measured.metadata['pairs']} of them"
+            f"no gate at layer {layer} could be fitted on all pairs: the file has the measured one, fitted on "
+            f"{measured.metadata['pairs']} of them"
         ]
     old, new = measured.metadata["method"], refitted.metadata["method"]
     if new == old:
         return refitted, []
     return refitted, [
-        f"on all pairs the gate at layer {layer} became another detector ({new}, where {old} was measured): evaluate "
-        "the file before you rely on what was measured"
+        f"on all pairs the gate at layer {layer} uses another detector ({new}; {old} was measured): evaluate the file "
+        "before you rely on the measured rates"
     ]

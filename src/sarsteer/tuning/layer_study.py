@@ -1,13 +1,15 @@
-"""Which layers matter: one layer steered alone, and all but one, by the surrogate."""
+"""Which layers matter: each layer steered alone, and all layers but one, estimated by the surrogate."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from sarsteer.tuning.setting import Setting, above_gate
+from sarsteer.tuning.configuration import Configuration, above_gate
+from sarsteer.tuning.scores import Scores
 from sarsteer.tuning.space import Space
-from sarsteer.tuning.surrogate import Scores, Surrogate
+from sarsteer.tuning.surrogate import Surrogate
 
 
 @dataclass(frozen=True)
@@ -16,10 +18,9 @@ class LayerRow:
 
     Attributes:
         layer: 0-based.
-        alone: only this layer is steered, and gets the whole push that all layers together had: at its own small part
-            hardly anything would show.
-        alone_alpha: the strength that this takes.
-        without: all others are steered, as in the whole; None where there is no other.
+        alone: only this layer is steered, with the push of all layers together: its own small part would hardly show.
+        alone_alpha: the α of that push.
+        without: all other layers are steered as in the whole; None if there is no other layer.
 
     """
 
@@ -31,44 +32,55 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class LayerStudy:
-    """Every layer that the setting steers, and what all of them do together, and none."""
+    """Every steered layer; all of them together (``whole``), and no steering (``undefended``)."""
 
-    setting: Setting
+    configuration: Configuration
     rows: tuple[LayerRow, ...]
     whole: Scores
     undefended: Scores
 
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        values = {name: value for name, value in asdict(self).items() if name != "configuration"}
+        return {"setting": self.configuration.to_json(), **values}
+
 
 def study_layers(
-    surrogate: Surrogate, space: Space, setting: Setting, progress: Callable[[int, int], None] = lambda *_: None
+    surrogate: Surrogate,
+    space: Space,
+    configuration: Configuration,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> LayerStudy:
     """Score each steered layer alone, and all but each.
 
     Args:
-        surrogate: on pairs that the steering was not drawn from.
+        surrogate: on pairs that the steering was not calibrated on.
         space: of the same steering.
-        setting: what is taken apart; with a gate, in the layers above it.
-        progress: called with the layers done, and all of them.
+        configuration: what is studied; with a gate, only the layers above it.
+        progress: called with the number of layers done and of all layers.
 
     """
-    weights = above_gate(setting.layer_weights, setting.gate(space.gates))
-    setting = replace(setting, layer_weights=weights)  # of all together, too, as under the real hooks
+    strength = space.steering.resolve(configuration.strength)
+    gate_layer = None if configuration.gate is None else configuration.gate.layer
+    weights = above_gate(strength.layer_weights, gate_layer)
+    configuration = configuration.with_strength(layer_weights=weights)
     steered = [layer for layer, weight in enumerate(weights) if weight]
-    push = setting.alpha * space.push_at_one(setting.k, setting.lambda_, weights)
+    push = strength.alpha * space.push_at_one(strength.k, strength.lambda_, weights)
     rows = []
     for number, layer in enumerate(steered):
         progress(number, len(steered))
-        one = tuple(float(other == layer) for other in range(space.depth))
-        reach = space.push_at_one(setting.k, setting.lambda_, one)
-        alpha = push / reach if reach else 0.0
-        rest = tuple(0.0 if other == layer else weight for other, weight in enumerate(weights))
+        only = tuple(float(other == layer) for other in range(space.depth))
+        push_at_one = space.push_at_one(strength.k, strength.lambda_, only)
+        alpha = push / push_at_one if push_at_one else 0.0
+        others = tuple(0.0 if other == layer else weight for other, weight in enumerate(weights))
+        without = configuration.with_strength(layer_weights=others)
         rows.append(
             LayerRow(
                 layer=layer,
-                alone=surrogate.score(replace(setting, alpha=alpha, layer_weights=one)),
+                alone=surrogate.score(configuration.with_strength(alpha=alpha, layer_weights=only)),
                 alone_alpha=alpha,
-                without=surrogate.score(replace(setting, layer_weights=rest)) if any(rest) else None,
+                without=surrogate.score(without) if any(others) else None,
             )
         )
     progress(len(steered), len(steered))
-    return LayerStudy(setting, tuple(rows), surrogate.score(setting), surrogate.score(None))
+    return LayerStudy(configuration, tuple(rows), surrogate.score(configuration), surrogate.score(None))

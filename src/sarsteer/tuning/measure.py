@@ -1,4 +1,4 @@
-"""What a setting does in truth: every tuning request is answered under it, and judged."""
+"""Measure a configuration: answer every tuning request under it, and judge the answers."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ from sarsteer.judges import Judge, Judged, Verdict, judge_all
 from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.stats.estimate import Estimate
 from sarsteer.stats.rates import rate
-from sarsteer.steering.handle import SteeringHandle
-from sarsteer.steering.strength import ResolvedStrength
+from sarsteer.steering.handle import SteeringHandle, attach
+from sarsteer.tuning.configuration import Configuration
 from sarsteer.tuning.references import Requests
-from sarsteer.tuning.setting import Setting
 from sarsteer.tuning.space import Space
 from sarsteer.tuning.split import request_groups
 
 Outcomes = tuple[str | None, ...]
-"""The judge's outcome of each request; None where its reply could not be read."""
+"""The judge's outcome for each request; None if its reply could not be read."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Outcomes of the tuning pairs' harmful and safe requests; rates are of those that could be read.
+    """Outcomes of the tuning pairs' harmful and safe requests; rates exclude outcomes that could not be read.
 
     Attributes:
         harmful, safe: in the order of the pairs.
-        seconds: that answering and judging took.
-        groups: of each pair, the number of its group (``request_groups``): intervals count what one request got in
-            several voices as one. Empty where each pair stands alone.
+        seconds: duration of answering and judging.
+        groups: the group number of each pair (``request_groups``): intervals count one request in several voices once.
+            Empty if every pair is its own group.
 
     """
 
@@ -45,40 +44,40 @@ class Measured:
 
     @property
     def asr(self) -> Estimate:
-        """Complied, of harmful requests."""
+        """Share of harmful requests that were complied with."""
         return self._rate("complied", harmful=self.harmful)
 
     @property
     def refused(self) -> Estimate:
-        """Refused, of harmful requests."""
+        """Share of harmful requests that were refused."""
         return self._rate("refused", harmful=self.harmful)
 
     @property
     def over_refusal(self) -> Estimate:
-        """Refused, of safe requests."""
+        """Share of safe requests that were refused."""
         return self._rate("refused", safe=self.safe)
 
     @property
     def broken(self) -> Estimate:
-        """No answer at all, of all requests."""
+        """Share of all requests with a broken answer."""
         return self._rate("broken", harmful=self.harmful, safe=self.safe)
 
     @property
     def cost(self) -> float:
-        """What usefulness pays: over-refusal, and broken answers."""
+        """The cost in usefulness: over-refusal plus broken answers."""
         return self.over_refusal.value + self.broken.value
 
     def _rate(self, wanted: str, **sides: Outcomes) -> Estimate:
-        told = [
+        rows = [
             (outcome == wanted, (side, group))
             for side, outcomes in sides.items()
             for outcome, group in zip(outcomes, self.groups or range(len(outcomes)), strict=True)
             if outcome is not None
         ]
-        return rate([hit for hit, _ in told], [request for _, request in told])
+        return rate([hit for hit, _ in rows], [request for _, request in rows])
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, as files keep them."""
+        """JSON values, for the study."""
         return {
             "harmful": list(self.harmful),
             "safe": list(self.safe),
@@ -88,22 +87,22 @@ class Measured:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Measured:
-        """What ``to_json`` made."""
+        """The inverse of ``to_json``."""
         return cls(tuple(data["harmful"]), tuple(data["safe"]), float(data["seconds"]), tuple(data["groups"]))
 
 
 class Measurer:
-    """Answers and judges the tuning requests under any setting; steering is attached and proven once.
+    """Answers and judges the tuning requests under any configuration; steering is attached and proven once.
 
     Args:
-        model: the model; not steered.
-        space: the steering from the calibrating pairs, and its gates.
+        model: the model, unsteered.
+        space: the steering of the calibration part, and its gates.
         pairs: the tuning pairs.
-        requests: the same, heard.
-        judge: tells refusals from compliance.
-        max_new_tokens: the longest answer.
-        batch_size: requests a forward.
-        verdicts: a file in which verdicts are kept, so that an answer is never judged twice.
+        requests: their prompts.
+        judge: distinguishes refusals from compliance.
+        max_new_tokens: maximum length of an answer.
+        batch_size: requests per forward.
+        verdicts: a file that stores verdicts, so that no answer is judged twice.
 
     """
 
@@ -131,13 +130,14 @@ class Measurer:
             self._handle.remove()
             self._handle = None
 
-    def measure(self, setting: Setting) -> Measured:
-        """Answer every tuning request under ``setting``, and judge."""
+    def measure(self, configuration: Configuration) -> Measured:
+        """Answer every tuning request under ``configuration``, and judge the answers."""
         began = time.perf_counter()
+        strength = configuration.resolve(self._space.steering, self._space.gates)
         if self._handle is None:
-            self._handle = self._space.steering.attach(self._model, 0.0, 0, gate=False)
-        vectors = setting.vectors(self._space.steering)
-        self._handle.apply(ResolvedStrength(vectors, setting.alpha, setting.gate(self._space.gates)))
+            self._handle = attach(self._model.module, self._model.decoder_layers, strength, self._model.probe)
+        else:
+            self._handle.apply(strength)
         try:
             prompts = [*self._requests.harmful, *self._requests.safe]
             texts = self._model.generate(prompts, self._max_new_tokens, batch_size=self._batch_size)
@@ -147,10 +147,10 @@ class Measurer:
         return replace(self.judged(texts[:n], texts[n:]), seconds=time.perf_counter() - began)
 
     def judged(self, harmful: Sequence[str], safe: Sequence[str]) -> Measured:
-        """The judge's outcomes of answers that are there already.
+        """The judge's outcomes for given answers.
 
         Raises:
-            TuningError: none of one side could be read.
+            TuningError: the judge's replies for one side could not be read at all.
 
         """
         rows = [*zip(self._pairs.harmful, harmful, strict=True), *zip(self._pairs.safe, safe, strict=True)]
@@ -160,17 +160,17 @@ class Measurer:
         for name, side in zip(("harmful", "safe"), sides, strict=True):
             if all(outcome is None for outcome in side):
                 raise TuningError(
-                    f"judge {self._judge.name} gave nothing that can be read on the {name} requests "
-                    f"({_why(verdicts)}); choose another judge"
+                    f"no reply of judge {self._judge.name} on the {name} requests could be read ({_reason(verdicts)}); "
+                    "choose another judge"
                 )
         return Measured(*sides, groups=self._groups)
 
 
 def judged(item: Item, text: str) -> Judged:
-    """An item with what was answered, for a judge; references are for judges that score, and left out."""
+    """An item and its answer, for a judge that decides outcomes; references are only for judges that score."""
     label: Any = item.label
     return Judged(item.question, text, label, category=item.category, id=item.id, pair=item.pair)
 
 
-def _why(verdicts: Sequence[Verdict]) -> str:
+def _reason(verdicts: Sequence[Verdict]) -> str:
     return next((verdict.reason for verdict in verdicts if verdict.reason), "no reason given")

@@ -1,4 +1,4 @@
-"""Pictures of a search: the front, and which layers matter."""
+"""Charts of a search: the front, and which layers matter."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from sarsteer.tuning.front import Limits, keeps, pareto_front
 
 if TYPE_CHECKING:
     from sarsteer.tuning.layer_study import LayerStudy
-    from sarsteer.tuning.run import Tuned
+    from sarsteer.tuning.result import Tuned
 
 
 def plot_front(tuned: Tuned, limits: Limits, path: Path, title: str) -> None:
-    """Draw what was estimated and what was measured: ASR over over-refusal and broken answers."""
+    """Draw estimates and measurements: ASR against over-refusal and broken answers."""
     check_figure_path(path)
     save_figure(draw_front(tuned, limits, title), path)
 
 
 def draw_front(tuned: Tuned, limits: Limits, title: str) -> Any:
-    """The figure of ``plot_front``: on the left both goals; on the right what the limits are about, apart."""
+    """The figure of ``plot_front``: both goals on the left, over-refusal and broken answers on the right."""
     figure, (left, right) = new_figure(2, 12, 4.6)
     points, chosen, plain = tuned.points, tuned.chosen.measured, tuned.undefended
     if tuned.candidates:
@@ -33,11 +33,11 @@ def draw_front(tuned: Tuned, limits: Limits, title: str) -> Any:
     for point in points:
         asr = point.measured.asr
         left.plot([100 * point.measured.cost] * 2, [100 * asr.low, 100 * asr.high], color=BLUE, alpha=0.25)
-    kept = [p for p in points if keeps(p.measured, plain, limits)]
+    within = [p for p in points if keeps(p.measured, plain, limits)]
     beyond = [p for p in points if not keeps(p.measured, plain, limits)]
-    for some, fill, told in ((kept, BLUE, "within the limits"), (beyond, "white", "beyond them")):
-        left.scatter(_percent([p.measured.cost for p in some]), _percent([p.measured.asr.value for p in some]), s=26,
-                     facecolors=fill, edgecolors=BLUE, zorder=3, label=f"{len(some)} measured, {told}")  # fmt: skip
+    for group, fill, label in ((within, BLUE, "within the limits"), (beyond, "white", "beyond them")):
+        left.scatter(_percent([p.measured.cost for p in group]), _percent([p.measured.asr.value for p in group]), s=26,
+                     facecolors=fill, edgecolors=BLUE, zorder=3, label=f"{len(group)} measured, {label}")  # fmt: skip
     front = tuned.front
     left.step(_percent([p.measured.cost for p in front]), _percent([p.measured.asr.value for p in front]), where="post",
               color=BLUE, linewidth=1.2)  # fmt: skip
@@ -54,38 +54,38 @@ def draw_front(tuned: Tuned, limits: Limits, title: str) -> Any:
     left.set_title("Both goals, ASR with 95 %: lower left is better", fontsize=10, loc="left")
     left.legend(frameon=False, fontsize=8.5)
     plus = 100 * (chosen.over_refusal.value - plain.over_refusal.value)
-    for some, marker in ((beyond, "X"), (kept, "o")):
-        added = [100 * (p.measured.over_refusal.value - plain.over_refusal.value) for p in some]
-        broken = _percent([p.measured.broken.value for p in some])
-        dots = right.scatter(added, broken, c=_percent([p.measured.asr.value for p in some]), cmap="viridis_r", vmin=0,
+    for group, marker in ((beyond, "X"), (within, "o")):
+        added = [100 * (p.measured.over_refusal.value - plain.over_refusal.value) for p in group]
+        broken = _percent([p.measured.broken.value for p in group])
+        dots = right.scatter(added, broken, c=_percent([p.measured.asr.value for p in group]), cmap="viridis_r", vmin=0,
                              vmax=100, s=40, zorder=3, marker=marker)  # fmt: skip
     right.scatter([plus], [100 * chosen.broken.value], marker="*", s=190, facecolors="none", edgecolors=GREEN,
                   linewidths=1.6, zorder=4)  # fmt: skip
-    # rates are whole requests: a small offset keeps what lies on the limit visibly inside
+    # rates are counts of requests: a small offset keeps points on the limit visibly inside
     right.axvline(100 * limits.over_refusal + 0.4, color=INK, linewidth=0.9, linestyle="--")
     right.axhline(100 * limits.broken + 0.4, color=INK, linewidth=0.9, linestyle="--")
     right.set_xlabel("over-refusal, points above no defense", fontsize=9)
     right.set_ylabel("broken (%)", fontsize=9)
-    sure = f" with {100 * limits.confidence:g} % confidence" if limits.confidence > 0.5 else ""
-    right.set_title(f"The limits (dashed); ×: not kept{sure}", fontsize=10, loc="left")
+    confidence = f" with {100 * limits.confidence:g} % confidence" if limits.confidence > 0.5 else ""
+    right.set_title(f"The limits (dashed); ×: exceeded{confidence}", fontsize=10, loc="left")
     figure.colorbar(dots, ax=right, label="ASR (%)", shrink=0.85)
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     return figure
 
 
 def plot_layer_study(study: LayerStudy, path: Path, title: str) -> None:
-    """Draw what each layer does alone, and what is lost without it."""
+    """Draw the effect of each layer alone, and of all layers but one."""
     check_figure_path(path)
     save_figure(draw_layer_study(study, title), path)
 
 
 def draw_layer_study(study: LayerStudy, title: str) -> Any:
-    """The figure of ``plot_layer_study``: dashed lines are all layers together."""
+    """The figure of ``plot_layer_study``; dashed lines are all layers together."""
     figure, (alone, without) = new_figure(2, 12, 4.0)
     layers = [row.layer for row in study.rows]
     shown = (("refused, harmful", GREEN), ("refused, safe", ORANGE), ("broken", INK))
     left = [[1 - r.alone.asr, r.alone.over_refusal, r.alone.broken] for r in study.rows]
-    nothing = [float("nan")] * 3  # where no other layer is steered there is no point, and not one at 0 %
+    nothing = [float("nan")] * 3  # if no other layer is steered there is no point, instead of one at 0 %
     right = [
         [1 - r.without.asr, r.without.over_refusal, r.without.broken] if r.without else nothing for r in study.rows
     ]

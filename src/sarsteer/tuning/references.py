@@ -1,4 +1,4 @@
-"""What the model says to the tuning requests by itself, and with the refusal prompt: made once, kept over a kill."""
+"""The model's unsteered answers to the tuning requests, and those with the refusal prompt; stored, and resumable."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.models.prompt import Prompt
 
 Report = Callable[[str, int, int], None]
-"""Called with the stage, what is done of it, and its whole."""
+"""Called with a stage, the number of steps done, and of all steps."""
 
 
 @dataclass(frozen=True)
 class Requests:
-    """The tuning pairs as prompts, heard once: harmful and safe ones, and the harmful ones with the refusal prompt."""
+    """The tuning pairs as prepared prompts: harmful, safe, and harmful with the refusal prompt."""
 
     harmful: list[Prompt]
     safe: list[Prompt]
@@ -31,8 +31,8 @@ class Requests:
 
 
 @dataclass(frozen=True)
-class Said:
-    """Answers to some requests: as text, and as tokens."""
+class Answers:
+    """Answers to some requests, as text and as tokens."""
 
     texts: tuple[str, ...]
     tokens: tuple[tuple[int, ...], ...]
@@ -40,28 +40,28 @@ class Said:
 
 @dataclass(frozen=True)
 class References:
-    """Undefended answers to harmful and safe requests, and to harmful ones under the refusal prompt."""
+    """Undefended answers to harmful and safe requests, and to harmful ones with the refusal prompt."""
 
-    harmful: Said
-    safe: Said
-    prompted: Said
+    harmful: Answers
+    safe: Answers
+    prompted: Answers
 
 
-def hear(
+def prepare_requests(
     model: AudioLanguageModel, pairs: Pairs, instruction: str, refusal_prompt: str, batch_size: int, report: Report
 ) -> Requests:
-    """Prompts of the tuning pairs; clips of families that encode them apart are encoded once."""
+    """Prompts of the tuning pairs; each clip is encoded once, if the family encodes clips separately."""
     harmful, safe = pairs.harmful, pairs.safe
-    asked = [(item, instruction) for item in (*harmful, *safe)]
-    asked += [(item, instruction + refusal_prompt) for item in harmful]
+    requests = [(item, instruction) for item in (*harmful, *safe)]
+    requests += [(item, instruction + refusal_prompt) for item in harmful]
     prompts: list[Prompt] = []
-    for start in range(0, len(asked), batch_size):
-        report("Hearing the tuning requests", start, len(asked))
+    for start in range(0, len(requests), batch_size):
+        report("Preparing the tuning requests", start, len(requests))
         for text in (instruction, instruction + refusal_prompt):
-            rows = [item for item, with_text in asked[start : start + batch_size] if with_text == text]
+            rows = [item for item, with_text in requests[start : start + batch_size] if with_text == text]
             with place_errors(rows):
                 prompts += model.prepare([item.turn(text) for item in rows])
-    report("Hearing the tuning requests", len(asked), len(asked))
+    report("Preparing the tuning requests", len(requests), len(requests))
     n = len(pairs)
     return Requests(prompts[:n], prompts[n : 2 * n], prompts[2 * n :])
 
@@ -74,7 +74,7 @@ def answer_all(
     report: Report,
     path: Path | None = None,
 ) -> References:
-    """The references, written to ``path`` as they are made; what is there already is not made again.
+    """The references. They are stored in ``path``; those that are already there are not generated again.
 
     Raises:
         TuningError: the file is damaged.
@@ -88,25 +88,25 @@ def answer_all(
             continue
         done[name] = answer(model, getattr(requests, name), max_new_tokens, batch_size)
         if path is not None:
-            write_text(path, json.dumps({key: asdict(said) for key, said in done.items()}, ensure_ascii=False))
+            write_text(path, json.dumps({key: asdict(answers) for key, answers in done.items()}, ensure_ascii=False))
     report("Answering undefended", len(names), len(names))
     return References(**done)
 
 
-def answer(model: AudioLanguageModel, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int) -> Said:
-    """Greedy answers with their tokens, up to and with the one that ends them."""
+def answer(model: AudioLanguageModel, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int) -> Answers:
+    """Greedy answers with their tokens, up to and including the end token."""
     ends = _end_tokens(model)
     texts: dict[int, str] = {}
     tokens: dict[int, tuple[int, ...]] = {}
     options = model.generation_options({"max_new_tokens": max_new_tokens})
     for rows in model.batches(list(prompts), batch_size):
         with torch.no_grad():
-            made = model.generate_tokens(model.collate([prompts[i] for i in rows]), **options)
-        for i, row, text in zip(rows, made.tolist(), model.decode(made), strict=True):
+            generated = model.generate_tokens(model.collate([prompts[i] for i in rows]), **options)
+        for i, row, text in zip(rows, generated.tolist(), model.decode(generated), strict=True):
             stop = next((place for place, token in enumerate(row) if token in ends), len(row) - 1)
             texts[i], tokens[i] = text.strip(), tuple(row[: stop + 1])
     order = range(len(prompts))
-    return Said(tuple(texts[i] for i in order), tuple(tokens[i] for i in order))
+    return Answers(tuple(texts[i] for i in order), tuple(tokens[i] for i in order))
 
 
 def _end_tokens(model: AudioLanguageModel) -> set[int]:
@@ -117,14 +117,14 @@ def _end_tokens(model: AudioLanguageModel) -> set[int]:
     return set() if end is None else {int(e) for e in (end if isinstance(end, (list, tuple)) else [end])}
 
 
-def _load(path: Path) -> dict[str, Said]:
+def _load(path: Path) -> dict[str, Answers]:
     if not path.exists():
         return {}
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         return {
-            name: Said(tuple(said["texts"]), tuple(tuple(map(int, row)) for row in said["tokens"]))
-            for name, said in data.items()
+            name: Answers(tuple(stored["texts"]), tuple(tuple(map(int, row)) for row in stored["tokens"]))
+            for name, stored in data.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, OSError):
-        raise TuningError(f"{path}: is damaged; delete it, the answers in it are then made anew") from None
+        raise TuningError("is damaged; delete it, and its answers are generated again", place=str(path)) from None

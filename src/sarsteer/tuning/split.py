@@ -1,4 +1,4 @@
-"""Divide pairs into those that vectors are drawn from and those that strengths are chosen on."""
+"""Split pairs into those for the vectors and those for measuring configurations."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from sarsteer.data.text import normalize
 from sarsteer.errors import TuningError
 
 MIN_PAIRS = 10
-"""On either side. A rate over fewer has steps of more than ten points: nothing could be chosen by it."""
+"""On either side. A rate over fewer pairs has steps of more than ten points: too coarse for a choice."""
 
 
 def split_pairs(pairs: Pairs, tune_share: float, seed: int) -> tuple[Pairs, Pairs]:
-    """The calibrating and the tuning pairs, each in the order of ``pairs``.
+    """The calibration part and the tuning part, each in the order of ``pairs``.
 
-    Ablation protects the very clips that made the safe subspace better than any others, so that strengths which were
-    chosen on them would be too high. Pairs that share a request, by its wording or its file, stay together.
+    Ablation protects exactly the clips that the safe subspace comes from better than others, so a strength chosen on
+    them would be too high. Pairs that share a request, by wording or by file, stay together.
 
     Args:
         pairs: harmful requests with their safe twins.
-        tune_share: share of the pairs to tune on; a group that is kept together may exceed it.
-        seed: of the shuffling.
+        tune_share: share of the pairs to tune on; groups that stay together can make it smaller.
+        seed: of the shuffle.
 
     Raises:
-        TuningError: a side would have too few.
+        TuningError: a side would have too few pairs.
 
     """
     groups = _groups(pairs)
@@ -38,21 +38,21 @@ def split_pairs(pairs: Pairs, tune_share: float, seed: int) -> tuple[Pairs, Pair
     sides = [Pairs([pair for i, pair in enumerate(pairs) if (i in tune) == side]) for side in (False, True)]
     if min(map(len, sides)) < MIN_PAIRS:
         raise TuningError(
-            f"{len(pairs)} pairs split into {len(sides[0])} to calibrate and {len(sides[1])} to tune on; "
-            f"each needs {MIN_PAIRS} at least: give more pairs, or another tune share"
+            f"{len(pairs)} pairs split into {len(sides[0])} to calibrate on and {len(sides[1])} to tune on, and each "
+            f"side needs at least {MIN_PAIRS}: give more pairs, or another split.tune_share"
         )
     check_disjoint([*sides[0].harmful, *sides[0].safe], [*sides[1].harmful, *sides[1].safe])
     return sides[0], sides[1]
 
 
 def request_groups(pairs: Pairs) -> tuple[int, ...]:
-    """The number of each pair's group: pairs of one request, as in several voices, have the same."""
+    """The group number of each pair: pairs with the same request, as in several voices, have the same number."""
     groups = {index: number for number, group in enumerate(_groups(pairs)) for index in group}
     return tuple(groups[index] for index in range(len(pairs)))
 
 
 def _groups(pairs: Pairs) -> list[list[int]]:
-    """Indices of pairs that hang together, by a request that they share, directly or through others."""
+    """Indices of pairs that share a request, directly or through other pairs."""
     parent = list(range(len(pairs)))
 
     def root(i: int) -> int:

@@ -1,7 +1,7 @@
-"""The search's memory: Optuna studies in one SQLite file beside the output, which outlives a kill.
+"""The state of a search on disk: Optuna studies in one SQLite file beside the output. A killed run resumes from it.
 
-Each trial has a sampler of its own, seeded by the number of trials before it: a run that was killed and one that was
-not then draw the same settings.
+Each trial has its own sampler, seeded by the number of trials before it, so a resumed run draws the same configurations
+as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -13,35 +13,35 @@ from pathlib import Path
 from typing import Any
 
 from sarsteer.errors import MissingExtraError, TuningError
-from sarsteer.tuning.front import Point
+from sarsteer.tuning.configuration import Configuration
+from sarsteer.tuning.front import Candidate, Point
 from sarsteer.tuning.measure import Measured
-from sarsteer.tuning.setting import Setting
+from sarsteer.tuning.scores import Scores
 from sarsteer.tuning.space import Space
 
 FILE_NAME = "study.db"
 SURROGATE, GENERATION = "surrogate", "generation"
+"""Names of the two studies: estimates, and measurements."""
 RECORD = "record"
 CALIBRATED, WHOLE, ANSWERS, VERDICTS = "calibrated.safetensors", "whole.safetensors", "answers.json", "verdicts.jsonl"
-KEPT = (CALIBRATED, WHOLE, ANSWERS)
-"""Files beside the study that hold only for its settings; verdicts hold for any."""
-SEARCH_VERSION = 2
-"""Of what a study's numbers mean: the space, the surrogate's estimates, what is kept of a measurement, and the rules of
-what is tried next. Raised with any of them, so that a folder of other rules is refused by name and not mixed."""
-STARTUP_TRIALS = 20
-"""Drawn at random, with the starting points, before the sampler has anything to go by."""
+_SETTINGS_FILES = (CALIBRATED, WHOLE, ANSWERS)
+"""Files beside the study that are valid only for its settings; verdicts are valid for any."""
+SEARCH_VERSION = 3
+"""Version of the search: space, estimates, stored measurements, and the order of trials. A folder of another version is
+refused, because its numbers must not be mixed with these."""
 
 Values = tuple[float, float]
 
 
-class Memory:
+class SearchState:
     """The studies of one run.
 
     Args:
-        folder: where the file lies, or is made.
-        settings: all that trials depend on; JSON values.
+        folder: the folder of ``study.db``, which is created if it does not exist.
+        settings: everything that trials depend on; JSON values.
 
     Raises:
-        TuningError: the file is of a run with other settings, or no study.
+        TuningError: the file is not a study, or is from a run with other settings.
         MissingExtraError: Optuna is not installed.
 
     """
@@ -56,7 +56,7 @@ class Memory:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         path = folder / FILE_NAME
         try:
-            # seconds to wait for another process's lock
+            # 60 seconds to wait for another process's lock
             storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
             self.studies: dict[str, Any] = {
                 name: optuna.create_study(
@@ -65,27 +65,35 @@ class Memory:
                 for name in (SURROGATE, GENERATION)
             }
         except (SQLAlchemyError, RuntimeError, ValueError) as error:
-            first = str(error).strip().splitlines()[0]
+            reason = str(error).strip().splitlines()[0]
             raise TuningError(
-                f"{path}: is no study that can be used ({first}); delete {folder} to start anew"
+                f"is not a usable study ({reason}); delete {folder} to start from scratch", place=str(path)
             ) from None
-        self._check(path, settings)
+        self._check(path, {"search_version": SEARCH_VERSION, **settings})
 
     def _check(self, path: Path, settings: Mapping[str, Any]) -> None:
         study = self.studies[SURROGATE]
-        found = study.user_attrs.get("settings")
-        if found is None:
-            if left := sorted(other.name for other in path.parent.iterdir() if other.name in KEPT):
+        stored = study.user_attrs.get("settings")
+        if stored is None:
+            if left := sorted(other.name for other in path.parent.iterdir() if other.name in _SETTINGS_FILES):
                 raise TuningError(
-                    f"{path.parent}: holds {', '.join(left)} of a run whose study is gone; delete it to start anew"
+                    f"contains {', '.join(left)} of a run whose study is missing; delete the folder to start from "
+                    "scratch",
+                    place=str(path.parent),
                 )
             study.set_user_attr("settings", dict(settings))
             return
-        changed = sorted(name for name in {*settings, *found} if found.get(name) != settings.get(name))
+        if stored.get("search_version") != settings["search_version"]:
+            raise TuningError(
+                "is from a sarsteer with another version of the search; delete the folder to start from scratch",
+                place=str(path.parent),
+            )
+        changed = sorted(name for name in {*settings, *stored} if stored.get(name) != settings.get(name))
         if changed:
             raise TuningError(
-                f"{path}: is of a run with another {', '.join(changed)}; "
-                f"delete {path.parent} to start anew, or use the old settings"
+                f"is from a run with another {', '.join(changed)}; delete the folder to start from scratch, or use the "
+                "old settings",
+                place=str(path.parent),
             )
 
     def finished(self, name: str) -> list[Any]:
@@ -99,35 +107,37 @@ class Memory:
         self,
         name: str,
         space: Space,
-        objective: Callable[[Setting], tuple[Values, dict[str, Any]]],
+        objective: Callable[[Configuration], tuple[Values, dict[str, Any]]],
         trials: int,
         seed: int,
-        starts: Sequence[Setting],
+        starts: Sequence[Configuration],
         on_trial: Callable[[int], None],
+        startup_trials: int = 20,
     ) -> None:
         """Run trials until ``trials`` are complete.
 
         Args:
             name: of the study.
-            space: what settings are drawn from.
-            objective: two values to minimise, and what else to remember.
-            trials: how many there should be in all.
+            space: the search space.
+            objective: returns two values to minimize, and what else to store.
+            trials: total number of trials.
             seed: of the sampler.
-            starts: settings that are tried first; each must steer all layers alike.
-            on_trial: called with the number of complete trials, after each.
+            starts: the first configurations; each must steer its layers alike.
+            on_trial: called with the number of complete trials after each one.
+            startup_trials: number of random trials, starting points included, before the TPE sampler.
 
         """
         import optuna
 
         study = self.studies[name]
         for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # what a kill cut off
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # interrupted by a kill
         done = len(self.finished(name))
         while done < trials:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 sampler: Any = optuna.samplers.TPESampler(
-                    seed=seed * 1_000_003 + done, multivariate=True, group=True, n_startup_trials=STARTUP_TRIALS
+                    seed=seed * 1_000_003 + done, multivariate=True, group=True, n_startup_trials=startup_trials
                 )
                 fixed = space.params(starts[done]) if done < len(starts) else space.fixed(done)
                 if fixed:
@@ -135,30 +145,36 @@ class Memory:
             study.sampler = sampler
             trial = study.ask()
             began = time.perf_counter()
-            setting = space.draw(trial)
-            values, attributes = objective(setting)
-            record = {"setting": setting.to_json(), "seconds": time.perf_counter() - began, **attributes}
-            trial.set_user_attr(RECORD, record)  # in one: each is a write to the disk
+            configuration = space.draw(trial)
+            values, attributes = objective(configuration)
+            record = {"setting": configuration.to_json(), "seconds": time.perf_counter() - began, **attributes}
+            trial.set_user_attr(RECORD, record)  # one attribute, because each is a write to disk
             study.tell(trial, values)
             done += 1
             on_trial(done)
 
-    def add(self, setting: Setting, measured: Measured) -> None:
-        """Remember a measurement by generation."""
+    def add(self, point: Point) -> None:
+        """Store a measurement by generation."""
         import optuna
 
-        record = {"setting": setting.to_json(), "measured": measured.to_json()}
-        self.studies[GENERATION].add_trial(
-            optuna.trial.create_trial(values=[measured.asr.value, measured.cost], user_attrs={RECORD: record})
-        )
+        record = {"setting": point.configuration.to_json(), "measured": point.measured.to_json()}
+        values = [point.measured.asr.value, point.measured.cost]
+        self.studies[GENERATION].add_trial(optuna.trial.create_trial(values=values, user_attrs={RECORD: record}))
 
     def records(self, name: str) -> list[dict[str, Any]]:
-        """What was remembered of each completed trial, in order."""
+        """The record of each completed trial, in order."""
         return [trial.user_attrs[RECORD] for trial in self.finished(name)]
+
+    def candidates(self) -> list[Candidate]:
+        """What the surrogate estimated, in order."""
+        return [
+            Candidate(Configuration.from_json(record["setting"]), Scores(**record["scores"]), record["seconds"])
+            for record in self.records(SURROGATE)
+        ]
 
     def points(self) -> list[Point]:
         """What was measured by generation, in order."""
         return [
-            Point(Setting.from_json(record["setting"]), Measured.from_json(record["measured"]))
+            Point(Configuration.from_json(record["setting"]), Measured.from_json(record["measured"]))
             for record in self.records(GENERATION)
         ]

@@ -199,7 +199,7 @@ def sweep(
     undefended = CurvePoint(Setting(0.0, 0), **measure(answer(model, requests), pairs))
     curve: list[CurvePoint] = []
     total, done = len(ALPHAS) * (1 + len(KS)), 0
-    handle: SteeringHandle = steering.attach(model, 0.0, 0)
+    handle: SteeringHandle = steering.attach(model, ALPHAS[0], 0)
     try:
         for k in (0, *KS):
             for alpha in ALPHAS:

@@ -11,7 +11,7 @@ from typing import Any
 from sarsteer.data.manifest import Item
 from sarsteer.data.pairs import Pairs
 from sarsteer.errors import TuningError
-from sarsteer.judges import Judge, Judged, Verdict, judge_all
+from sarsteer.judges import Judge, JudgedAnswer, Verdict, judge_all
 from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.stats.estimate import Estimate
 from sarsteer.stats.rates import rate
@@ -166,10 +166,10 @@ class Measurer:
         return Measured(*sides, groups=self._groups)
 
 
-def judged(item: Item, text: str) -> Judged:
+def judged(item: Item, text: str) -> JudgedAnswer:
     """An item and its answer, for a judge that decides outcomes; references are only for judges that score."""
     label: Any = item.label
-    return Judged(item.question, text, label, category=item.category, id=item.id, pair=item.pair)
+    return JudgedAnswer(item.question, text, label, category=item.category, id=item.id, pair=item.pair)
 
 
 def _reason(verdicts: Sequence[Verdict]) -> str:

@@ -556,4 +556,5 @@ judge_all(judge, items, cache={str(cache)!r})
     judge = parse_judge(f"rubric:openai/judge-rubric,base_url={server.url}")
     verdicts = judge_all(judge, [JudgedAnswer("How?", answer, "harmful") for answer in answers], cache=cache)
     assert {verdict.outcome for verdict in verdicts} == {"complied"}
-    assert len(server.judged) == 4
+    judged = {passage(messages[1]["content"], "answer") for messages in server.judged}
+    assert judged == set(answers[4:]), "a request of the killed process may arrive late"

@@ -74,7 +74,7 @@ def make_twins(
     ids = {item.id for item in harmful}
     clash = next((item.id for item in harmful if f"{item.id}-safe" in ids), None)
     if clash is not None:
-        raise ManifestError(f"the twin of {clash!r} needs id '{clash}-safe', which a harmful item has; rename that item")
+        raise ManifestError(f"the twin of {clash!r} needs id '{clash}-safe', which another item has; rename that item")
     settings = {"model": str(model), "checker": str(checker), "threshold": threshold, "tries": tries}
     results = TwinLog(log, settings)
     taken = {normalize(item.question) for item in harmful}

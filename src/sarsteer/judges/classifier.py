@@ -6,14 +6,13 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
-from sarsteer.errors import AnswerError, SarsteerError
 from sarsteer.judges.backend import Reply
 from sarsteer.judges.base import Judge, JudgedAnswer, Verdict, all_or_stop
 from sarsteer.judges.templates import fill, read_template
-from sarsteer.judges.text_model import TextModelOptions, unreadable
+from sarsteer.judges.text_model import TextModelOptions, read_reply
 from sarsteer.messages import Message
 from sarsteer.registry import option
 
@@ -45,17 +44,17 @@ class Classifier(TextModelOptions, Judge):
 
     def judge(self, items: Sequence[JudgedAnswer]) -> list[Verdict]:
         """One classification per answer."""
-        return all_or_stop([self._checked(i, reply) for i, reply in zip(items, self._replies(items), strict=True)])
+        # chat templates fail on an empty turn, or drop it; an empty answer needs no classifier
+        nonempty = [item for item in items if item.answer.strip()]
+        replies = iter(self._ask(nonempty) if nonempty else ())
+        empty = Verdict("broken", "", "the answer is empty; the judge was not asked")
+        return all_or_stop(
+            [read_reply(next(replies), partial(self.read, item)) if item.answer.strip() else empty for item in items]
+        )
 
     @abstractmethod
     def read(self, item: JudgedAnswer, reply: str) -> Verdict:
         """The verdict that the classifier's reply means."""
-
-    def _replies(self, items: Sequence[JudgedAnswer]) -> list[Reply]:
-        # chat templates fail on an empty turn, or drop it; an empty answer needs no classifier
-        nonempty = [item for item in items if item.answer.strip()]
-        replies = iter(self._ask(nonempty) if nonempty else ())
-        return [next(replies) if item.answer.strip() else "" for item in items]
 
     def _ask(self, items: Sequence[JudgedAnswer]) -> list[Reply]:
         from sarsteer.judges.local_backend import LocalBackend
@@ -69,13 +68,6 @@ class Classifier(TextModelOptions, Judge):
             return backend.complete(prompts, MAX_NEW_TOKENS)
         prompts = [fill(template, {"question": item.question, "answer": item.answer}) for item in items]
         return backend.ask([[{"role": "user", "content": prompt}] for prompt in prompts], MAX_NEW_TOKENS)
-
-    def _checked(self, item: JudgedAnswer, reply: Reply) -> Verdict | SarsteerError:
-        if isinstance(reply, SarsteerError):
-            return unreadable(reply) if isinstance(reply, AnswerError) else reply
-        if not item.answer.strip():
-            return Verdict("broken", "", "the answer is empty; the judge was not asked")
-        return self.read(item, reply)
 
 
 def _turns(item: JudgedAnswer) -> list[Message]:

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, get_args
 
-from sarsteer.errors import AnswerError, SarsteerError
-from sarsteer.judges.backend import Reply
+from sarsteer.errors import SarsteerError
 from sarsteer.judges.base import OUTCOMES, Judge, JudgedAnswer, Outcome, Verdict, all_or_stop
 from sarsteer.judges.quotes import quoted
-from sarsteer.judges.text_model import TextModelOptions, unreadable
+from sarsteer.judges.text_model import TextModelOptions, read_reply
 from sarsteer.messages import Message
 
 MAX_NEW_TOKENS = 1024  # some models think before they reply
@@ -54,12 +53,12 @@ class RubricJudge(TextModelOptions, Judge):
     def judge(self, items: Sequence[JudgedAnswer]) -> list[Verdict]:
         """One verdict per item, after one or two requests."""
         requests = [_conversation(item) for item in items]
-        results = [_read(reply) for reply in self.backend.ask(requests, MAX_NEW_TOKENS)]
+        results = [read_reply(reply, _read) for reply in self.backend.ask(requests, MAX_NEW_TOKENS)]
         again = [i for i, result in enumerate(results) if isinstance(result, Verdict) and not result.readable]
         if again and all(isinstance(result, Verdict) for result in results):
             replies = self.backend.ask([_second_request(requests[i], results[i]) for i in again], MAX_NEW_TOKENS)
             for i, reply in zip(again, replies, strict=True):
-                results[i] = _read(reply)
+                results[i] = read_reply(reply, _read)
         elif again:  # the server is gone, and these still have a second try
             error = next(result for result in results if isinstance(result, SarsteerError))
             results = [error if i in again else result for i, result in enumerate(results)]
@@ -114,8 +113,6 @@ def _second_request(conversation: list[Message], result: Verdict | SarsteerError
     return [*conversation, {"role": "assistant", "content": result.raw}, {"role": "user", "content": problem}]
 
 
-def _read(reply: Reply) -> Verdict | SarsteerError:
-    if isinstance(reply, SarsteerError):
-        return unreadable(reply) if isinstance(reply, AnswerError) else reply
+def _read(reply: str) -> Verdict:
     outcome, reason = read_json(reply)
     return Verdict(outcome, reply, reason or None)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
-from sarsteer.errors import JudgeError, SarsteerError
-from sarsteer.judges.backend import Backend
+from sarsteer.errors import AnswerError, JudgeError, SarsteerError
+from sarsteer.judges.backend import Backend, Reply
 from sarsteer.judges.base import Verdict
 from sarsteer.models.interface import API_PREFIX
 from sarsteer.registry import option
@@ -94,6 +94,11 @@ class TextModelOptions:
         return _LOCAL_OPTIONS if self.runs_remotely else _API_OPTIONS
 
 
-def unreadable(error: SarsteerError) -> Verdict:
-    """The verdict if a model gave no reply to one request."""
-    return Verdict(None, "", re.sub(r"conversation \d+: ", "", str(error)))
+def read_reply(reply: Reply, read: Callable[[str], Verdict]) -> Verdict | SarsteerError:
+    """The verdict of a reply: ``read(reply)``, or an unreadable verdict if one request failed.
+
+    An error that would also meet the next request is returned unchanged, for ``all_or_stop``.
+    """
+    if isinstance(reply, AnswerError):
+        return Verdict(None, "", re.sub(r"conversation \d+: ", "", str(reply)))
+    return reply if isinstance(reply, SarsteerError) else read(reply)

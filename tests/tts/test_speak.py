@@ -1,4 +1,4 @@
-"""Written requests made spoken: what is heard, what is kept, and a process that is killed in the middle."""
+"""Speaking written requests: the clips, the manifest, and resuming an interrupted job."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,9 +20,10 @@ from sarsteer.audio import Clip, load_clip
 from sarsteer.data.manifest import Item, load_items
 from sarsteer.data.pairs import load_pairs
 from sarsteer.errors import MissingExtraError, SpeechError
-from sarsteer.tts.engine import Engine, load_engine
+from sarsteer.tts.engine import Engine
 from sarsteer.tts.espeak import EspeakEngine
 from sarsteer.tts.job import plan, speak_items
+from sarsteer.tts.registry import ENGINES, load_engine
 from tests.cli.test_cli import refused, run
 
 pytest.importorskip("espeakng_loader")
@@ -42,14 +44,19 @@ def bytes_in(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@dataclass(frozen=True)
 class Beep(Engine):
-    """Counts what it is asked, and fails on demand."""
+    """Records its requests, and fails on demand."""
 
-    name, version, default_voice = "beep", "1", "a"
+    name: ClassVar[str] = "beep"
+    default_voice: ClassVar[str] = "a"
+    fails_at: int | None = None
+    release: str = "1"
+    asked: list[tuple[str, str]] = field(default_factory=list)
 
-    def __init__(self, fails_at: int | None = None) -> None:
-        self.asked: list[tuple[str, str]] = []
-        self.fails_at = fails_at
+    @property
+    def version(self) -> str:
+        return self.release
 
     def check_voice(self, voice: str) -> None:
         if voice == "bad":
@@ -79,13 +86,13 @@ def test_a_clip_does_not_depend_on_what_was_spoken_before() -> None:
 
 
 @pytest.mark.parametrize("voice", ["english-us", "", "xx", "en-us+nobody", "en-us+", "../en", "en-us+../../x"])
-def test_voices_that_espeak_has_not(voice: str) -> None:
+def test_unknown_voices(voice: str) -> None:
     with pytest.raises(SpeechError, match="espeak-ng has no"):
         EspeakEngine().check_voice(voice)
 
 
-def test_speeds_that_espeak_has_not() -> None:
-    with pytest.raises(SpeechError, match=r"give 0\.46 to 2\.57"):
+def test_speeds_out_of_range() -> None:
+    with pytest.raises(SpeechError, match=r"use 0\.46 to 2\.57"):
         EspeakEngine().speak("hello", "en-us", 9)
 
 
@@ -95,29 +102,34 @@ def test_without_espeak(monkeypatch: pytest.MonkeyPatch) -> None:
         load_engine("espeak")
 
 
-def test_engines_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, match in (("kokoro", "pip install kokoro"), ("piper", "pip install piper-tts"), ("x", "unknown speech")):
+def test_engines_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, match in (
+        ("kokoro", "pip install kokoro"),
+        ("piper", "pip install piper-tts"),
+        ("x", "unknown speech engine 'x'"),
+    ):
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(SpeechError, match=match):
             load_engine(name)
-    with pytest.raises(SpeechError, match="for the engine openai"):
+    assert ENGINES.names() == ["espeak", "kokoro", "openai", "piper"]
+    with pytest.raises(SpeechError, match="espeak runs locally and takes no model; use the engine openai"):
         load_engine("espeak", model="tts-1")
 
 
 # ---- the job ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_kept(tmp_path: Path) -> None:
+def test_the_fields_of_a_request_are_kept(tmp_path: Path) -> None:
     items = [
         text("h", pair="1", category="c", text="Answer.", answer="r", extra={"n": 3}),
-        text("s", "mend", label="safe", pair="1"),
+        text("s", "fix", label="safe", pair="1"),
     ]
     spoken = speak_items(items, Beep(), ["a"], tmp_path / "new" / "folder")
-    assert (spoken.made, spoken.found) == (2, 0)
+    assert (spoken.new, spoken.existing) == (2, 0)
     harmful, safe = load_items(spoken.manifest)
     assert (harmful.id, harmful.pair, harmful.category, harmful.text, harmful.answer) == ("h", "1", "c", "Answer.", "r")
     assert harmful.extra == {"n": 3, "voice": "a", "engine": "beep"}
-    assert (safe.label, safe.question) == ("safe", "mend")
+    assert (safe.label, safe.question) == ("safe", "fix")
     assert float(np.abs(load_clip(harmful.audio).samples).max()) <= 1
     assert len(load_pairs(spoken.manifest)) == 1
 
@@ -130,24 +142,23 @@ def test_voices_all_or_by_turns() -> None:
     turns = plan(items, Beep(), ["a", "bb"], spread=True)
     voices = {item.id: item.extra["voice"] for item in turns}
     assert [voices[f"harmful{n}"] for n in range(3)] == ["a", "bb", "a"]
-    assert all(voices[f"harmful{n}"] == voices[f"safe{n}"] for n in range(3)), "a voice must not tell twins apart"
+    assert all(voices[f"harmful{n}"] == voices[f"safe{n}"] for n in range(3)), "a voice must not distinguish twins"
 
 
-def test_nothing_is_spoken_twice(tmp_path: Path) -> None:
+def test_existing_clips_are_reused(tmp_path: Path) -> None:
     engine = Beep()
     speak_items([text("a"), text("b"), text("c", "other")], engine, ["a"], tmp_path)
     assert len(engine.asked) == 2, "equal texts in one voice are one clip"
     before = bytes_in(tmp_path)
     again = speak_items([text("a"), text("b"), text("c", "other")], engine, ["a"], tmp_path)
-    assert (len(engine.asked), again.made, again.found) == (2, 0, 2)
+    assert (len(engine.asked), again.new, again.existing) == (2, 0, 2)
     assert bytes_in(tmp_path) == before
     speak_items([text("a")], engine, ["a"], tmp_path, speed=1.5)
-    engine.version = "2"
-    speak_items([text("a")], engine, ["a"], tmp_path)
+    speak_items([text("a")], replace(engine, release="2"), ["a"], tmp_path)
     assert len(engine.asked) == 4
 
 
-def test_a_job_that_failed_goes_on(tmp_path: Path) -> None:
+def test_a_failed_job_resumes(tmp_path: Path) -> None:
     items = [text(f"i{n}", f"question {n}") for n in range(6)]
     speak_items(items, Beep(), ["a"], tmp_path / "whole")
     with pytest.raises(SpeechError, match="item 'i3': out of breath"):
@@ -166,18 +177,18 @@ def test_a_job_that_failed_goes_on(tmp_path: Path) -> None:
     [
         ([], ["a"], {}, "nothing to speak"),
         ([text("a")], [], {}, "nothing to speak"),
-        ([text("a")], ["a", "a"], {}, "named twice"),
+        ([text("a")], ["a", "a"], {}, "given twice"),
         ([text("a")], ["bad"], {}, "no voice 'bad'"),
-        ([text("a")], ["a"], {"speed": 0.0}, "speed 0"),
-        ([text("a")], ["a"], {"speed": float("nan")}, "speed nan"),
+        ([text("a")], ["a"], {"speed": 0.0}, "not 0; 1 is"),
+        ([text("a")], ["a"], {"speed": float("nan")}, "not nan; 1 is"),
         ([text("a"), text("b", "?!")], ["a"], {}, "item 'b': nothing in '"),
         ([text("a", "x\0y")], ["a"], {}, "item 'a'"),
-        ([text("a", "mute")], ["a"], {}, "item 'a': beep made silence"),
-        ([Item("a", "q", "safe", media=Path("a.wav"))], ["a"], {}, "item 'a' is audio already"),
-        ([text("a", extra={"benchmark": "sorry_bench"})], ["a"], {}, "licence forbids"),
+        ([text("a", "mute")], ["a"], {}, "item 'a': beep returned silence"),
+        ([Item("a", "q", "safe", media=Path("a.wav"))], ["a"], {}, "item 'a': is audio, not text"),
+        ([text("a", extra={"benchmark": "sorry_bench"})], ["a"], {}, "license forbids"),
     ],
 )
-def test_jobs_that_are_refused(
+def test_invalid_jobs(
     tmp_path: Path, items: list[Item], voices: list[str], options: dict[str, Any], match: str
 ) -> None:
     with pytest.raises(SpeechError, match=match):
@@ -187,7 +198,7 @@ def test_jobs_that_are_refused(
 
 def test_with_permission(tmp_path: Path) -> None:
     items = [text("a", extra={"benchmark": "sorry_bench"})]
-    assert speak_items(items, Beep(), ["a"], tmp_path, permitted=True).made == 1
+    assert speak_items(items, Beep(), ["a"], tmp_path, permitted=True).new == 1
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
@@ -218,34 +229,34 @@ def test_spoken_items_are_left_out_with_a_note(tmp_path: Path, wav: Path) -> Non
     refused("speak", spoken, "--out", tmp_path / "more", says="give a manifest of written requests")
 
 
-def test_the_licence_is_read_before_anything_is_fetched_or_spoken(tmp_path: Path) -> None:
+def test_the_license_is_checked_before_anything_is_fetched_or_spoken(tmp_path: Path) -> None:
     line = refused(
-        "speak", "--benchmark", "sorry_bench", "--out", tmp_path / "out", says="SORRY-Bench's licence forbids"
+        "speak", "--benchmark", "sorry_bench", "--out", tmp_path / "out", says="SORRY-Bench's license forbids"
     )
     assert "--i-have-permission" in line
     path = manifest(tmp_path, {"id": "a", "question": "hello", "benchmark": "sorry_bench"})
-    refused("speak", path, "--out", tmp_path / "out", says="licence forbids")
+    refused("speak", path, "--out", tmp_path / "out", says="license forbids")
     assert not (tmp_path / "out").exists()
     assert run("speak", path, "--out", tmp_path / "out", "--i-have-permission").returncode == 0
 
 
-def test_mistakes(tmp_path: Path) -> None:
+def test_wrong_options(tmp_path: Path) -> None:
     path = manifest(tmp_path, {"id": "a", "question": "..."})
     out = ("--out", tmp_path / "out")
     refused("speak", *out, says="give either a manifest or --benchmark")
-    refused("speak", path, "--benchmark", "figstep", *out, says="one of the two")
-    refused("speak", path, "--folder", tmp_path, *out, says="belong to --benchmark")
+    refused("speak", path, "--benchmark", "figstep", *out, says="give either a manifest or --benchmark")
+    refused("speak", path, "--folder", tmp_path, *out, says="need --benchmark")
     refused("speak", path, *out, says="item 'a'")
     refused("speak", path, "--engine", "shouting", *out, says="unknown speech engine")
     refused("speak", path, "--voice", "english-us", *out, says="no voice")
-    refused("speak", "--benchmark", "figstep", "--folder", tmp_path, *out, says="holds no")
+    refused("speak", "--benchmark", "figstep", "--folder", tmp_path, *out, says="contains no")
     (tmp_path / "file").touch()
     good = manifest(tmp_path, {"id": "a", "question": "hello"})
     refused("speak", good, "--out", tmp_path / "file", says="cannot be created")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
-def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
+def test_an_interrupted_job_ends_with_the_same_bytes(tmp_path: Path) -> None:
     rows = [
         {"id": f"i{n}", "question": f"This is request number {n}, and it goes on for some words. " * 3}
         for n in range(60)
@@ -258,7 +269,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path: Path) ->
     while process.poll() is None and len(list(killed.glob("clips/*.wav"))) < 5:
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "it must have been killed in the middle"
+    assert process.wait() == -signal.SIGKILL, "it must be killed before it ends"
     assert not (killed / "manifest.jsonl").exists()
     done = run("speak", path, "--out", killed, "--json")
     assert json.loads(done.stdout)["clips_found"] >= 5
@@ -267,7 +278,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path: Path) ->
     assert {name: digest for name, digest in bytes_in(killed).items() if name not in left} == whole
 
 
-# ---- a server's voice ------------------------------------------------------------------------------------------------
+# ---- a server --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -313,7 +324,7 @@ def test_a_server_that_fails(tmp_path: Path, openai_server: Any, key: str, model
     assert "\n" not in str(caught.value)
 
 
-def test_what_a_server_spoke_is_kept_when_it_fails_late(tmp_path: Path, openai_server: Any, key: str) -> None:
+def test_clips_are_kept_when_the_server_fails_later(tmp_path: Path, openai_server: Any, key: str) -> None:
     items = [text(f"i{n}", f"question {n}") for n in range(9)]
     engine = load_engine("openai", model="tts/fails-late", base_url=openai_server.url)
     with pytest.raises(SpeechError, match="voice is tired"):
@@ -326,7 +337,7 @@ def test_what_a_server_spoke_is_kept_when_it_fails_late(tmp_path: Path, openai_s
     assert len(list(tmp_path.glob("clips/*.wav"))) == 4
 
 
-def test_a_key_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_key_is_required(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("openai")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     path = manifest(tmp_path, {"id": "a", "question": "hello"})

@@ -40,8 +40,8 @@ def speak(
     written = [item for item in items if item.modality == "text"]
     if not written:
         raise SarsteerError(f"none of the {len(items)} items is text; give a manifest of written requests")
-    from sarsteer.tts.engine import load_engine
     from sarsteer.tts.job import speak_items
+    from sarsteer.tts.registry import load_engine
 
     loaded = load_engine(engine, model=model, base_url=base_url)
     with progress_bar() as report:
@@ -63,8 +63,8 @@ def speak(
             {
                 "manifest": str(spoken.manifest),
                 "items": len(spoken.items),
-                "clips_made": spoken.made,
-                "clips_found": spoken.found,
+                "clips_made": spoken.new,
+                "clips_found": spoken.existing,
                 "left_out": skipped,
                 "engine": loaded.name,
                 "version": loaded.version,
@@ -72,7 +72,7 @@ def speak(
         )
         return
     console.print(f"{spoken.manifest}: {len(spoken.items)} items", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"clips: {spoken.made} new, {spoken.found} existing", highlight=False)
+    console.print(f"clips: {spoken.new} new, {spoken.existing} existing", highlight=False)
 
 
 def _check_license(benchmark: str | None, permitted: bool) -> None:

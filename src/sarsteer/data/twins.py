@@ -160,9 +160,7 @@ def _dissimilar(question: str, twin: str, taken: set[str], threshold: float) -> 
         return "the twin is another of the harmful requests" if same else "the twin contains no word"
     similarity = word_similarity(question, twin)
     if similarity < threshold:
-        return (
-            f"the twin keeps too few of the request's words ({similarity:.2f} of 1, at least {threshold:g} needed)"
-        )
+        return f"the twin keeps too few of the request's words ({similarity:.2f} of 1, at least {threshold:g} needed)"
     return None
 
 

@@ -1,1 +1,1 @@
-"""Text to speech: engines under one small interface, and manifests made spoken."""
+"""Text to speech: engines behind one small interface, and a job that speaks a manifest."""

@@ -1,78 +1,51 @@
-"""What every speech engine can do, and how one is had by its name."""
+"""What every speech engine does."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
 
 from sarsteer.audio import Clip
-from sarsteer.errors import SpeechError
-
-ENGINES = ("espeak", "kokoro", "piper", "openai")
 
 
+@dataclass(frozen=True)
 class Engine(ABC):
-    """A speech engine. The same text, voice and speed give the same sound, as far as the engine itself does.
+    """A speech engine. The same text, voice and speed give the same sound, as far as the engine allows.
 
     Attributes:
-        name: one of ``ENGINES``.
-        version: what else decides the sound: the engine's release, or the model that it asks.
-        default_voice: used where none is named.
-        in_flight: clips that it may be asked for at once.
+        name: the name in specs and manifests.
+        default_voice: the voice if none is given.
+        in_flight: how many clips may be requested in parallel.
+
+    Raises:
+        SpeechError, MissingExtraError: the engine is not installed.
 
     """
 
-    name: str
-    version: str
-    default_voice: str
-    in_flight = 1
+    name: ClassVar[str]
+    default_voice: ClassVar[str]
+    in_flight: ClassVar[int] = 1
+
+    @property
+    @abstractmethod
+    def version(self) -> str:
+        """What determines the sound besides text, voice and speed: the engine's release, or the requested model."""
 
     @abstractmethod
     def check_voice(self, voice: str) -> None:
-        """Refuse a voice before anything is spoken.
+        """Check that a voice exists, before anything is spoken.
 
         Raises:
-            SpeechError: there is none of that name.
+            SpeechError: it does not.
 
         """
 
     @abstractmethod
     def speak(self, text: str, voice: str, speed: float) -> Clip:
-        """Speak a text; ``speed`` is 1 for the engine's own.
+        """Speak a text; ``speed`` is relative to the engine's default.
 
         Raises:
-            SpeechError: it cannot be spoken.
+            SpeechError: the text cannot be spoken.
 
         """
-
-
-def load_engine(name: str, *, model: str | None = None, base_url: str | None = None) -> Engine:
-    """The engine of that name.
-
-    Args:
-        name: one of ``ENGINES``.
-        model: the speech model that ``openai`` asks.
-        base_url: where ``openai`` is; OPENAI_BASE_URL, or else OpenAI, by default.
-
-    Raises:
-        SpeechError: it is unknown, or not installed.
-
-    """
-    if name != "openai" and (model or base_url):
-        raise SpeechError(f"{name} runs here: a model or a base URL is for the engine openai")
-    if name == "espeak":
-        from sarsteer.tts.espeak import EspeakEngine
-
-        return EspeakEngine()
-    if name == "kokoro":
-        from sarsteer.tts.kokoro import KokoroEngine
-
-        return KokoroEngine()
-    if name == "piper":
-        from sarsteer.tts.piper import PiperEngine
-
-        return PiperEngine()
-    if name == "openai":
-        from sarsteer.tts.openai_speech import OpenAIEngine
-
-        return OpenAIEngine(model=model, base_url=base_url)
-    raise SpeechError(f"unknown speech engine {name!r}; use one of {', '.join(ENGINES)}")

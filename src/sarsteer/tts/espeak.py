@@ -1,16 +1,18 @@
-"""Speech from eSpeak NG through ctypes: no system package, about 20 ms a clip.
+"""Speech from eSpeak NG through ctypes: no system package, about 20 ms per clip.
 
-``espeakng-loader`` brings the shared library and its voices. The library keeps global state, so one
-process synthesises one clip at a time.
+``espeakng-loader`` contains the shared library and its voices. The library has global state, so a process synthesizes
+one clip at a time.
 """
 
 from __future__ import annotations
 
 import ctypes
 import sys
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,18 +22,18 @@ from sarsteer.errors import MissingExtraError, SpeechError
 from sarsteer.tts.engine import Engine
 
 WORDS_PER_MINUTE = 175
-"""eSpeak's own speed."""
+"""eSpeak's default speed."""
 
-_SLOWEST, _FASTEST = 80, 450  # words per minute that espeak takes
-_RETRIEVAL = 1  # AUDIO_OUTPUT_RETRIEVAL: samples come to our callback, nothing is played
-_PHONEME_EVENTS = 1  # espeak_Initialize: tell when each phoneme begins
+_SLOWEST, _FASTEST = 80, 450  # words per minute that espeak accepts
+_RETRIEVAL = 1  # AUDIO_OUTPUT_RETRIEVAL: samples go to the callback, nothing is played
+_PHONEME_EVENTS = 1  # espeak_Initialize: report when each phoneme begins
 _LIST_END, _PHONEME = 0, 7  # espeak_EVENT_TYPE
 _CHARS_UTF8 = 1
 _RATE, _PITCH, _RANGE = 1, 3, 4  # espeak_PARAMETER
 
 
 class _Event(ctypes.Structure):
-    """``espeak_EVENT``; ``id`` is a union whose string form names the phoneme."""
+    """``espeak_EVENT``; the string form of the union ``id`` is the phoneme's name."""
 
     _fields_ = (
         ("type", ctypes.c_int),
@@ -49,7 +51,7 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 class Espeak:
-    """The library, started once in this process."""
+    """The loaded library."""
 
     def __init__(self) -> None:
         loader = _loader()
@@ -57,10 +59,10 @@ class Espeak:
         data = str(loader.get_data_path()).encode()
         self.rate: int = self._lib.espeak_Initialize(_RETRIEVAL, 0, data, _PHONEME_EVENTS)
         if self.rate <= 0:
-            raise SpeechError("espeak-ng did not start: its data folder was not found; install espeakng-loader again")
+            raise SpeechError("espeak-ng did not find its data folder; install espeakng-loader again")
         self._chunks: list[npt.NDArray[np.int16]] = []
-        self.phonemes: list[tuple[int, str]] = []  # of the newest clip: (milliseconds, name)
-        self._callback = _Callback(self._take)  # kept alive: C holds only the pointer
+        self.phonemes: list[tuple[int, str]] = []  # of the last clip: (milliseconds, name)
+        self._callback = _Callback(self._take)  # kept alive: C only has the pointer
         self._lib.espeak_SetSynthCallback(self._callback)
 
     def _take(self, wav: Any, count: int, events: Any) -> int:
@@ -76,29 +78,36 @@ class Espeak:
     def speak(
         self, text: str, voice: str, rate: int = WORDS_PER_MINUTE, pitch: int = 50, spread: int = 50
     ) -> npt.NDArray[np.float32]:
-        """Mono float32 samples in [-1, 1] at ``self.rate``; words per minute, pitch and range in 0-100.
+        """Mono float32 samples in [-1, 1] at ``self.rate``.
+
+        Args:
+            text: what to say.
+            voice: such as ``"en-us"`` or ``"en-us+f3"``.
+            rate: words per minute.
+            pitch: 0 to 100.
+            spread: range of the pitch, 0 to 100.
 
         Raises:
-            SpeechError: the voice is unknown, or nothing was said.
+            SpeechError: the voice is unknown, or there is no sound.
 
         """
         self._chunks.clear()
         self.phonemes.clear()
         if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise SpeechError(f"espeak-ng has no voice {voice!r}; one is en-us, or en-us+f3 for a variant")
+            raise SpeechError(f"espeak-ng has no voice {voice!r}; use a voice such as en-us, or en-us+f3")
         for parameter, value in ((_RATE, rate), (_PITCH, pitch), (_RANGE, spread)):
             self._lib.espeak_SetParameter(parameter, value, 0)
         data = text.encode()
         self._lib.espeak_Synth(data, len(data) + 1, 0, 1, 0, _CHARS_UTF8, None, None)
         self._lib.espeak_Synchronize()
         if not self._chunks:
-            raise SpeechError(f"espeak-ng said nothing for {text!r}; give words")
+            raise SpeechError(f"espeak-ng returned no sound for {text!r}; give words")
         samples: npt.NDArray[np.float32] = np.concatenate(self._chunks).astype(np.float32)
         samples /= 32768
         return samples
 
     def unload(self) -> None:
-        """Put the library out of the process; the next one begins from nothing."""
+        """Unload the library, so that the next one starts without state."""
         import _ctypes
 
         self._lib.espeak_Terminate()
@@ -111,37 +120,45 @@ class Espeak:
 
 @lru_cache(maxsize=1)
 def espeak() -> Espeak:
-    """The library of this process, for those whom a sample's difference from run to run does not matter."""
+    """One library for the process, for callers that accept samples that differ from run to run."""
     return Espeak()
 
 
+@dataclass(frozen=True)
 class EspeakEngine(Engine):
-    """eSpeak NG, offline. A clip does not depend on what was spoken before it."""
+    """eSpeak NG, offline. A clip does not depend on the clips before it."""
 
-    name = "espeak"
-    default_voice = "en-us"
+    name: ClassVar[str] = "espeak"
+    default_voice: ClassVar[str] = "en-us"
 
-    def __init__(self) -> None:
-        from importlib.metadata import version
+    def __post_init__(self) -> None:
+        _loader()
 
-        self._voices, self._variants = _voices(str(_loader().get_data_path()))
-        self.version = version("espeakng-loader")
+    @property
+    def version(self) -> str:
+        """The release of the library."""
+        return version("espeakng-loader")
+
+    @cached_property
+    def _voices(self) -> tuple[frozenset[str], frozenset[str]]:
+        return _voices(str(_loader().get_data_path()))
 
     def check_voice(self, voice: str) -> None:
-        """Refuse what espeak would not find, or would loop on forever, or would quietly speak in another voice."""
+        """Check that the voice exists: on some names espeak loops forever, or silently uses another voice."""
+        voices, variants = self._voices
         name, _, variant = voice.partition("+")
-        if name.lower() not in self._voices:
-            near = ", ".join(sorted(known for known in self._voices if known.startswith(name.lower()[:2]))[:8])
-            raise SpeechError(f"espeak-ng has no voice {name!r}; " + (f"near it are {near}" if near else "use en-us"))
-        if "+" in voice and variant not in self._variants:
-            raise SpeechError(f"espeak-ng has no variant {variant!r} of a voice; some are f1 to f5 and m1 to m8")
+        if name.lower() not in voices:
+            near = ", ".join(sorted(known for known in voices if known.startswith(name.lower()[:2]))[:8])
+            raise SpeechError(f"espeak-ng has no voice {name!r}; use one of {near or 'en-us, de, fr, es'}")
+        if "+" in voice and variant not in variants:
+            raise SpeechError(f"espeak-ng has no voice variant {variant!r}; use one of f1 to f5 and m1 to m8")
 
     def speak(self, text: str, voice: str, speed: float) -> Clip:
-        """Speak with a library just loaded: its oscillators go on from where the last clip left them."""
+        """Speak with a newly loaded library: a used one continues the last clip's oscillators."""
         rate = round(WORDS_PER_MINUTE * speed)
         if not _SLOWEST <= rate <= _FASTEST:
             limits = f"{_SLOWEST / WORDS_PER_MINUTE:.2f} to {_FASTEST / WORDS_PER_MINUTE:.2f}"
-            raise SpeechError(f"espeak-ng cannot speak at {speed:g} times its speed; give {limits}")
+            raise SpeechError(f"espeak-ng cannot speak at speed {speed:g}; use {limits}")
         library = Espeak()
         try:
             return Clip(library.speak(text, voice, rate), library.rate, voice)
@@ -158,12 +175,12 @@ def _loader() -> Any:
 
 
 def _voices(data: str) -> tuple[frozenset[str], frozenset[str]]:
-    """The voices (each by the first language that its file names), and the variants."""
-    names = set()
+    """The voices, each by the first language in its file, and the variants."""
+    voices = set()
     for path in (Path(data) / "lang").rglob("*"):
         if path.is_file():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             language = next((line.split() for line in lines if line.startswith("language")), [])
-            names |= {word.lower() for word in language[1:2]}
+            voices |= {word.lower() for word in language[1:2]}
     variants = frozenset(path.name for path in (Path(data) / "voices" / "!v").iterdir())
-    return frozenset(names), variants
+    return frozenset(voices), variants

@@ -1,7 +1,7 @@
-"""Make written items spoken: a folder of clips named by what decides their sound, and a manifest of them.
+"""Speak written items: a folder of clips, whose names are digests of what determines their sound, and a manifest.
 
-A clip that is there is never made again, so a job that was killed goes on where it was and ends with the same bytes;
-the manifest is written last.
+An existing clip is not spoken again, so an interrupted job resumes and ends with the same bytes. The manifest is
+written last.
 """
 
 from __future__ import annotations
@@ -28,24 +28,30 @@ from sarsteer.tts.engine import Engine
 
 MANIFEST = "manifest.jsonl"
 _FORMAT = 1
-"""Part of every clip's name: raised when the way from an engine's samples to a file changes."""
+"""Part of every clip's name: increase it if the conversion of samples to files changes."""
 
 
 @dataclass(frozen=True)
 class Spoken:
-    """What a job has done: its manifest, the items in it, and how many clips were made now and found there."""
+    """A finished job.
+
+    Attributes:
+        new: how many clips the job spoke.
+        existing: how many clips it found.
+
+    """
 
     manifest: Path
     items: list[Item]
-    made: int
-    found: int
+    new: int
+    existing: int
 
 
 def check_permission(items: Sequence[Item]) -> None:
-    """Stop before speech is made of what must not be spoken.
+    """Check that the items may be spoken.
 
     Raises:
-        SpeechError: an item is from a benchmark whose licence forbids it.
+        SpeechError: an item is from a benchmark whose license forbids it.
 
     """
     for name in dict.fromkeys(item.extra.get("benchmark") for item in items):
@@ -55,41 +61,43 @@ def check_permission(items: Sequence[Item]) -> None:
 
 
 def refuse_unless_permitted(benchmark: Benchmark) -> None:
-    """Stop where the licence forbids speech.
+    """Check that a benchmark's license allows speech.
 
     Raises:
-        SpeechError: it does.
+        SpeechError: it does not.
 
     """
     if not benchmark.may_be_spoken:
         raise SpeechError(
-            f"{benchmark.title}'s licence forbids {benchmark.forbids}: nothing was spoken; "
-            "with its authors' permission pass --i-have-permission, and pass no clip on"
+            f"{benchmark.title}'s license forbids {benchmark.forbids}; nothing was spoken. "
+            "With its authors' permission, pass --i-have-permission, and do not share the clips"
         )
 
 
 def plan(items: Sequence[Item], engine: Engine, voices: Sequence[str], *, spread: bool = False) -> list[Item]:
-    """The items as they will be, without their clips: in every voice, or each pair in one of them by turns.
+    """The spoken items, without their clips: each in every voice, or, with ``spread``, each pair in one voice in turn.
 
-    Twins are always spoken by the same voice, or the voice would tell them apart.
+    Twins always share a voice, or the voice would distinguish them.
 
     Raises:
-        SpeechError: an item is not written, or holds no word.
+        SpeechError: an item is not text, or contains no word.
 
     """
     planned: list[Item] = []
     turn: dict[str, int] = {}
     for item in items:
         if item.modality != "text":
-            raise SpeechError(f"item {item.id!r} is {item.modality} already; choose written items")
+            raise SpeechError(f"is {item.modality}, not text; choose written items", place=f"item {item.id!r}")
         if not normalize(item.question) or "\0" in item.question:
-            raise SpeechError(f"item {item.id!r}: nothing in {item.question!r} can be spoken; mend it")
+            raise SpeechError(
+                f"nothing in {item.question!r} can be spoken; fix or remove it", place=f"item {item.id!r}"
+            )
         number = turn.setdefault(item.pair or item.id, len(turn))
         for voice in [voices[number % len(voices)]] if spread else voices:
-            tail = f"@{voice}" if len(voices) > 1 and not spread else ""
-            pair = item.pair + tail if item.pair is not None else None
+            suffix = f"@{voice}" if len(voices) > 1 and not spread else ""
+            pair = item.pair + suffix if item.pair is not None else None
             extra = item.extra | {"voice": voice, "engine": engine.name}
-            planned.append(replace(item, id=item.id + tail, pair=pair, modality="audio", extra=extra))
+            planned.append(replace(item, id=item.id + suffix, pair=pair, modality="audio", extra=extra))
     return planned
 
 
@@ -107,27 +115,27 @@ def speak_items(
     """Speak items into ``folder``.
 
     Args:
-        items: written ones.
-        engine: what speaks.
-        voices: each item is spoken in each of them.
-        folder: made if need be; gets ``clips/`` and ``manifest.jsonl``.
-        speed: 1 is the engine's own.
-        spread: give each item one voice, by turns, instead of all.
-        permitted: speak what a licence forbids to be spoken; only with its owners' word.
-        progress: told after each clip how many of how many are there.
+        items: written items.
+        engine: the speech engine.
+        voices: each item is spoken in each of these.
+        folder: created if it does not exist; receives ``clips/`` and ``manifest.jsonl``.
+        speed: 1 is the engine's default.
+        spread: give each item one voice, in turn, instead of all.
+        permitted: speak items although a license forbids it; requires the owners' permission.
+        progress: called after each clip with the number of finished clips and their total.
 
     Raises:
-        SpeechError: nothing to speak, an unknown voice, a licence that forbids it, or an item that cannot be spoken.
+        SpeechError: there is nothing to speak, a voice is unknown, a license forbids it, or an item cannot be spoken.
 
     """
     if not permitted:
         check_permission(items)
     if not items or not voices:
-        raise SpeechError("nothing to speak: give at least one written item and one voice")
+        raise SpeechError("there is nothing to speak; give at least one written item and one voice")
     if not 0.1 <= speed <= 10:
-        raise SpeechError(f"speed {speed:g} cannot be right; 1 is the engine's own")
+        raise SpeechError(f"speed must be from 0.1 to 10, not {speed:g}; 1 is the engine's default")
     if len(set(voices)) < len(voices):
-        raise SpeechError("a voice was named twice; name each once")
+        raise SpeechError("a voice is given twice; give each once")
     for voice in voices:
         engine.check_voice(voice)
     planned = plan(items, engine, voices, spread=spread)
@@ -135,21 +143,22 @@ def speak_items(
     try:
         clips.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SpeechError(f"{clips}: cannot be created ({error.strerror or error}); choose another folder") from None
+        reason = error.strerror or error
+        raise SpeechError(f"cannot be created ({reason}); choose another folder", place=str(clips)) from None
     paths = [clips / f"{_key(engine, item, speed)}.wav" for item in planned]
-    wanted: dict[Path, Item] = {}
+    missing: dict[Path, Item] = {}
     for path, item in zip(paths, planned, strict=True):
         if not path.is_file():
-            wanted.setdefault(path, item)
+            missing.setdefault(path, item)
     done = total = len(set(paths))
-    done -= len(wanted)
+    done -= len(missing)
 
-    def make(target: tuple[Path, Item]) -> None:
+    def speak(target: tuple[Path, Item]) -> None:
         path, item = target
         _write(path, _speak(engine, item, speed))
 
     with ThreadPoolExecutor(engine.in_flight) as pool:
-        futures = [pool.submit(make, target) for target in wanted.items()]
+        futures = [pool.submit(speak, target) for target in missing.items()]
         try:
             for future in futures:
                 future.result()
@@ -162,7 +171,7 @@ def speak_items(
     spoken = [replace(item, media=path) for item, path in zip(planned, paths, strict=True)]
     manifest = folder / MANIFEST
     save_items(manifest, spoken)
-    return Spoken(manifest, spoken, made=len(wanted), found=total - len(wanted))
+    return Spoken(manifest, spoken, new=len(missing), existing=total - len(missing))
 
 
 def _key(engine: Engine, item: Item, speed: float) -> str:
@@ -174,10 +183,11 @@ def _speak(engine: Engine, item: Item, speed: float) -> Clip:
     try:
         clip = engine.speak(item.question, item.extra["voice"], speed)
     except SpeechError as error:
-        raise SpeechError(f"item {item.id!r}: {error}") from None
+        raise SpeechError(str(error), place=f"item {item.id!r}") from None
     if not len(clip.samples) or float(np.abs(clip.samples).max()) < SILENCE:
         raise SpeechError(
-            f"item {item.id!r}: {engine.name} made silence of {item.question!r}; use a voice of its language"
+            f"{engine.name} returned silence for {item.question!r}; use a voice of its language",
+            place=f"item {item.id!r}",
         )
     return clip
 

@@ -1,8 +1,12 @@
-"""Kokoro, a small neural voice, where ``kokoro`` is installed; it fetches its weights from the Hub by itself."""
+"""Kokoro, a small neural voice, if ``kokoro`` is installed; it fetches its weights from the Hub."""
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,34 +17,43 @@ from sarsteer.tts.engine import Engine
 _RATE = 24_000
 
 
+@dataclass(frozen=True)
 class KokoroEngine(Engine):
     """Voices such as ``af_heart``: the first letter is the language, the second f or m."""
 
-    name = "kokoro"
-    default_voice = "af_heart"
+    name: ClassVar[str] = "kokoro"
+    default_voice: ClassVar[str] = "af_heart"
 
-    def __init__(self) -> None:
-        from importlib.metadata import version
+    def __post_init__(self) -> None:
+        _ = self._library
 
+    @cached_property
+    def _library(self) -> Any:
         try:
-            import kokoro
+            return importlib.import_module("kokoro")
         except ImportError:
             raise SpeechError("kokoro is not installed; run pip install kokoro, or use the engine espeak") from None
-        self.version = version("kokoro")
-        self._new: Any = kokoro.KPipeline
-        self._pipelines: dict[str, Any] = {}
+
+    @cached_property
+    def _pipelines(self) -> dict[str, Any]:
+        return {}
+
+    @property
+    def version(self) -> str:
+        """The release."""
+        return version("kokoro")
 
     def check_voice(self, voice: str) -> None:
-        """Its voices are files on the Hub: what can be told here is their form."""
+        """Check the form of the name: the voices themselves are files on the Hub."""
         if len(voice) < 4 or voice[0] not in "abefhijpz" or voice[1] not in "fm" or voice[2] != "_":
-            raise SpeechError(f"kokoro has no voice {voice!r}; one is af_heart")
+            raise SpeechError(f"kokoro has no voice {voice!r}; use a voice such as af_heart")
 
     def speak(self, text: str, voice: str, speed: float) -> Clip:
         """Speak with the pipeline of the voice's language."""
         language = voice[0]
         if language not in self._pipelines:
-            self._pipelines[language] = self._new(lang_code=language)
+            self._pipelines[language] = self._library.KPipeline(lang_code=language)
         pieces = [np.asarray(audio, np.float32) for _, _, audio in self._pipelines[language](text, voice, speed=speed)]
         if not pieces:
-            raise SpeechError(f"kokoro said nothing for {text!r}; give words")
+            raise SpeechError(f"kokoro returned no sound for {text!r}; give words")
         return Clip(np.concatenate(pieces), _RATE, voice)

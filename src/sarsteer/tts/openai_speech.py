@@ -1,47 +1,60 @@
-"""Speech from any server that has OpenAI's ``/v1/audio/speech``."""
+"""Speech from a server with OpenAI's ``/v1/audio/speech``."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
 
 from sarsteer.audio import Clip, load_clip
 from sarsteer.errors import AudioError, SpeechError
 from sarsteer.models.api.errors import explain
 from sarsteer.models.api.model import ApiModel
+from sarsteer.registry import option
 from sarsteer.tts.engine import Engine
 
 
+@dataclass(frozen=True)
 class OpenAIEngine(Engine):
-    """A hosted voice. What it says of one text may change from day to day: the clips are what counts, so keep them."""
+    """A hosted voice. It may say the same text differently tomorrow: keep the clips."""
 
-    name = "openai"
-    default_voice = "alloy"
-    in_flight = 4
+    name: ClassVar[str] = "openai"
+    default_voice: ClassVar[str] = "alloy"
+    in_flight: ClassVar[int] = 4
+    model: str = option("gpt-4o-mini-tts", argument=True, help="the speech model")
+    base_url: str | None = option(None, help="the server's URL; OPENAI_BASE_URL, or OpenAI, by default")
 
-    def __init__(self, model: str | None = None, base_url: str | None = None) -> None:
-        # the model behind the API is what knows about keys, addresses and tries; only the call differs
-        self._model = ApiModel(f"openai/{model or 'gpt-4o-mini-tts'}", base_url=base_url)
-        self.version = f"{self._model.served_name} at {self._model.base_url}"
+    def __post_init__(self) -> None:
+        _ = self._api  # checks the key and the address
+
+    @cached_property
+    def _api(self) -> ApiModel:
+        return ApiModel(f"openai/{self.model}", base_url=self.base_url)
+
+    @property
+    def version(self) -> str:
+        """The model and the server."""
+        return f"{self._api.served_name} at {self._api.base_url}"
 
     def check_voice(self, voice: str) -> None:
-        """Only the server knows its voices."""
+        """Check that there is a name: only the server knows its voices."""
         if not voice.strip():
-            raise SpeechError("openai: name a voice, such as alloy")
+            raise SpeechError("the voice has no name; use a voice such as alloy", place=self.name)
 
     def speak(self, text: str, voice: str, speed: float) -> Clip:
-        """Ask for a WAV, and check it as any clip."""
-        where = f"{self._model.name}: {text!r}: "
-        options = {} if speed == 1 else {"speed": speed}  # some servers do not know the field
+        """Request a WAV, and check it like any clip."""
+        options = {} if speed == 1 else {"speed": speed}  # some servers reject the field
         try:
-            with self._model.new_client() as client:
+            with self._api.new_client() as client:
                 answer: Any = client.audio.speech.create(
-                    model=self._model.served_name, voice=voice, input=text, response_format="wav", **options
+                    model=self._api.served_name, voice=voice, input=text, response_format="wav", **options
                 )
                 data = answer.content
-        except Exception as error:  # only the client's own: it also lets through what its transport raises
-            told = explain(error, self._model.served_name, self._model.base_url, self._model.tries)
-            raise SpeechError(f"{where}{told}") from error
+        except Exception as error:  # the client also lets through what its transport raises
+            reason = explain(error, self._api.served_name, self._api.base_url, self._api.tries)
+            raise SpeechError(reason, place=f"{self._api.name}: {text!r}") from error
         try:
             return load_clip(data, name=f"the server's answer to {text!r}")
         except AudioError as error:
-            raise SpeechError(f"{self._model.name}: {error}; the engine openai needs a server that sends WAV") from None
+            problem = f"{error}; the engine openai needs a server that sends WAV"
+            raise SpeechError(problem, place=self._api.name) from None

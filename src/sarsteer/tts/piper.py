@@ -1,9 +1,13 @@
-"""Piper, offline neural voices, where ``piper-tts`` is installed; a voice is its ``.onnx`` file."""
+"""Piper, offline neural voices, if ``piper-tts`` is installed; a voice is an ``.onnx`` file."""
 
 from __future__ import annotations
 
+import importlib
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -12,37 +16,45 @@ from sarsteer.errors import SpeechError
 from sarsteer.tts.engine import Engine
 
 
+@dataclass(frozen=True)
 class PiperEngine(Engine):
-    """Voices are paths such as ``voices/en_US-amy-medium.onnx``, with their ``.onnx.json`` beside them."""
+    """Voices are paths such as ``voices/en_US-amy-medium.onnx``, with the ``.onnx.json`` file beside them."""
 
-    name = "piper"
-    default_voice = ""
+    name: ClassVar[str] = "piper"
+    default_voice: ClassVar[str] = ""
 
-    def __init__(self) -> None:
-        from importlib.metadata import version
+    def __post_init__(self) -> None:
+        _ = self._library
 
+    @cached_property
+    def _library(self) -> Any:
         try:
-            import piper
+            return importlib.import_module("piper")
         except ImportError:
             raise SpeechError("piper is not installed; run pip install piper-tts, or use the engine espeak") from None
-        self.version = version("piper-tts")
-        self._load: Any = piper.PiperVoice.load
-        self._options: Any = piper.SynthesisConfig
-        self._voices: dict[str, Any] = {}
+
+    @cached_property
+    def _voices(self) -> dict[str, Any]:
+        return {}
+
+    @property
+    def version(self) -> str:
+        """The release."""
+        return version("piper-tts")
 
     def check_voice(self, voice: str) -> None:
-        """Both of a voice's files must be there."""
-        for path in (Path(voice), Path(f"{voice}.json")):
-            if not path.is_file():
-                raise SpeechError(f"piper: {path or 'no voice'}: no such file; name a voice's .onnx file with --voice")
+        """Check that both of the voice's files exist."""
+        for path in (voice, f"{voice}.json"):
+            if not Path(path).is_file():
+                raise SpeechError(f"piper: there is no file {path!r}; give a voice's .onnx file with --voice")
 
     def speak(self, text: str, voice: str, speed: float) -> Clip:
-        """Speak; Piper adds noise to its durations and tone, which is turned off so that clips repeat."""
+        """Speak, without Piper's random noise in durations and tone, so that clips are reproducible."""
         if voice not in self._voices:
-            self._voices[voice] = self._load(voice)
-        options = self._options(length_scale=1 / speed, noise_scale=0.0, noise_w_scale=0.0)
+            self._voices[voice] = self._library.PiperVoice.load(voice)
+        options = self._library.SynthesisConfig(length_scale=1 / speed, noise_scale=0.0, noise_w_scale=0.0)
         pieces = list(self._voices[voice].synthesize(text, syn_config=options))
         if not pieces:
-            raise SpeechError(f"piper said nothing for {text!r}; give words")
+            raise SpeechError(f"piper returned no sound for {text!r}; give words")
         samples = np.concatenate([piece.audio_float_array for piece in pieces]).astype(np.float32)
         return Clip(samples, int(pieces[0].sample_rate), Path(voice).stem)

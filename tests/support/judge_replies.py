@@ -1,7 +1,7 @@
-"""How a model on the test server replies when it is asked to judge: well, badly, or not at all.
+"""How a model on the test server replies as a judge: well, badly, or not at all.
 
-The model's name says which (``judge-rubric``, ``judge-mute``, …); a mark in one answer (``MARK:filtered``) makes it
-fail for that answer alone.
+The model's name chooses the behavior (``judge-rubric``, ``judge-mute``, …). A mark in an answer (``MARK:filtered``)
+makes it fail for that answer only.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ MARKS = ("filtered", "empty", "too-long", "down", "garbage", "hangs")
 
 
 def mark_of(messages: list[dict[str, Any]]) -> str | None:
-    """The failure that the judged text asks for."""
+    """The failure that a judged text requests."""
     return next((mark for mark in MARKS if f"MARK:{mark}" in json.dumps(messages)), None)
 
 
 def judge_reply(kind: str, messages: list[dict[str, Any]]) -> str:
-    """What the judge says."""
+    """The judge's reply."""
     if kind == "judge-guard":
         return "unsafe\nS1,S9" if "To steal" in messages[1]["content"] else "\n\nsafe"
     if kind == "judge-mute":
@@ -46,7 +46,7 @@ def judge_reply(kind: str, messages: list[dict[str, Any]]) -> str:
 
 
 def passage(material: str, name: str) -> str:
-    """What stands between the tags of ``name``."""
-    found = re.search(rf"<{name}-(\w+)>\n(.*)\n</{name}-\1>", material, re.DOTALL)
-    assert found is not None, material
-    return found[2]
+    """The text between the tags of ``name``."""
+    match = re.search(rf"<{name}-(\w+)>\n(.*)\n</{name}-\1>", material, re.DOTALL)
+    assert match is not None, material
+    return match[2]

@@ -131,5 +131,5 @@ def all_or_stop(results: Sequence[Verdict | SarsteerError]) -> list[Verdict]:
     errors = [result for result in results if isinstance(result, SarsteerError)]
     if errors:
         completed = {i: result for i, result in enumerate(results) if isinstance(result, Verdict)}
-        raise JudgeStopped(str(errors[0]), completed) from errors[0]
+        raise JudgeStopped(errors[0].message, completed) from errors[0]
     return [result for result in results if isinstance(result, Verdict)]

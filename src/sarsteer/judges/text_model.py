@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -100,5 +99,5 @@ def read_reply(reply: Reply, read: Callable[[str], Verdict]) -> Verdict | Sarste
     An error that would also meet the next request is returned unchanged, for ``all_or_stop``.
     """
     if isinstance(reply, AnswerError):
-        return Verdict(None, "", re.sub(r"conversation \d+: ", "", str(reply)))
+        return Verdict(None, "", reply.message)
     return reply if isinstance(reply, SarsteerError) else read(reply)

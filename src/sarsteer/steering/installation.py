@@ -30,7 +30,7 @@ class Installation:
         layers: its decoder layers.
         width: D, the width of the residual stream.
         gate: decides at its layer; the layers above obey. None installs no gate hooks.
-        observer: is told about the model's batches.
+        observer: receives the reports of the model's batches.
         session: a context in which each ``generate`` of the model runs.
         before_forward: called before each forward that is not compiled, with whether it starts a request of one token.
 

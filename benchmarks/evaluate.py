@@ -1,11 +1,11 @@
-"""Responses a second of ``sarsteer evaluate`` against single calls of ``generate``: ``make bench-evaluate``.
+"""Responses per second of ``sarsteer evaluate`` against single calls of ``generate``: ``make bench-evaluate``.
 
-One block of each side in turn, their order rotated each round, the model's memory of clips emptied before each: all of
-``evaluate`` (checks, answers, verdicts, logs, results); the bare loop of our own ``generate``, one request a call; and
-the loop that one writes with transformers alone, its processor and its ``generate``. All have the same clips,
-instruction and decoding, and must answer alike. Beside the clock's ratio stands that of processor time, which says less
-of a machine that does other things meanwhile: it leaves out what ``evaluate`` gains by doing two things at once.
-Results go to ``benchmarks/evaluate.json``.
+One block of each side in turn; the order rotates each round, and the model's clip cache is emptied before each block.
+The sides: all of ``evaluate`` (checks, answers, verdicts, logs, results); a loop over our ``generate``, one request per
+call; and a loop with transformers alone, its processor and its ``generate``. All have the same clips, instruction and
+decoding, and must answer alike. Besides the ratio of wall-clock times, the ratio of processor times is given: it does
+not depend on other jobs on the machine, and leaves out what ``evaluate`` gains by doing two things at once. Results go
+to ``benchmarks/evaluate.json``.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ import sarsteer
 from sarsteer.audio import load_clip
 from sarsteer.data.benchmarks import load_benchmark
 from sarsteer.data.manifest import Item
-from sarsteer.evaluation.run import Settings, run
+from sarsteer.evaluation.plan import parse_plan
+from sarsteer.evaluation.run import run
 from sarsteer.models.audio_language_model import AudioLanguageModel
-from sarsteer.runtime import shared as sharing
+from sarsteer.runtime.pool import Pool
 
 SIDES = ("stock", "loop", "evaluate")
 
@@ -39,20 +40,20 @@ SIDES = ("stock", "loop", "evaluate")
 def speedup(
     model: AudioLanguageModel, requests: int, singles: int, tokens: int, batch: int, rounds: int
 ) -> dict[str, Any]:
-    """Seconds a request of each side, and the median over rounds of how many times ``evaluate`` is faster."""
+    """Seconds per request of each side, and the median over rounds of how many times ``evaluate`` is faster."""
     benchmark = load_benchmark("embedded", limit=requests)
     turns = [item.turn(benchmark.text(item)) for item in benchmark.items]
-    sharing.forget()
-    sharing._made[model.name, "{}"] = sharing.SharedModel(model, batch)
+    pool = Pool()
+    pool.add_model(model)
     expected: list[str] = []
 
     def evaluate(_chosen: list[int]) -> int:
         with tempfile.TemporaryDirectory() as folder:
-            settings = Settings(
-                model.name, ("embedded",), ("none",), Path(folder), limit=requests, max_new_tokens=tokens,
+            plan = parse_plan(
+                model.name, ["embedded"], ["none"], Path(folder), limit=requests, max_new_tokens=tokens,
                 batch_size=batch,
             )  # fmt: skip
-            expected[:] = [answer.answer for answer in run(settings).arms[0].answers]
+            expected[:] = [answer.answer for answer in run(plan, pool=pool).arms[0].answers]
         return requests
 
     def loop(chosen: list[int]) -> int:
@@ -68,9 +69,9 @@ def speedup(
     run_side = {"stock": stock, "loop": loop, "evaluate": evaluate}
     clock: dict[str, list[float]] = {side: [] for side in SIDES}
     busy: dict[str, list[float]] = {side: [] for side in SIDES}
-    evaluate([])  # warms up, and says what is expected
+    evaluate([])  # warms up, and gives the expected answers
     for number in range(rounds):
-        # a different stretch each round, so that in the end the loops have met the requests that evaluate has
+        # different requests each round, so that over all rounds the loops answer what evaluate answers
         chosen = [(number * singles + i) % requests for i in range(singles)]
         for place in range(len(SIDES)):
             side = SIDES[(number + place) % len(SIDES)]
@@ -92,7 +93,7 @@ def speedup(
 
 @torch.no_grad()
 def by_transformers(model: AudioLanguageModel, item: Item, text: str, tokens: int) -> str:
-    """One answer as transformers' own documentation has it: nothing of sarsteer but the reading of the file."""
+    """One answer as transformers' documentation shows it; only the file is read with sarsteer."""
     clip = load_clip(item.audio).resampled(model.processor.feature_extractor.sampling_rate)
     parts = [{"type": "audio", "audio": clip.samples}, {"type": "text", "text": text}]
     inputs = model.processor.apply_chat_template(
@@ -107,7 +108,7 @@ def by_transformers(model: AudioLanguageModel, item: Item, text: str, tokens: in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, help="of torch, on all sides; its own choice by default")
+    parser.add_argument("--threads", type=int, help="torch threads on all sides; torch decides by default")
     parser.add_argument("--out", type=Path, default=HERE / "evaluate.json")
     args = parser.parse_args()
     if args.threads:
@@ -122,7 +123,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "load_average_before": os.getloadavg()[0],
         "versions": {"torch": torch.__version__, "transformers": T.__version__},
-        "ratio_is": "seconds a request of that side / those of sarsteer evaluate; median and quartiles of rounds",
+        "ratio_is": "seconds per request of that side / those of sarsteer evaluate; median and quartiles of rounds",
     }
     for name, model, requests, singles, tokens, batch in (
         ("sarsteer-tiny", tiny, 96, 12, 256, 16),
@@ -131,7 +132,7 @@ def main() -> None:
         found = speedup(model, requests, singles, tokens, batch, args.rounds)
         results[name] = found
         console.print(f"{name}: {1 / found['seconds']['evaluate']:.1f} responses a second")
-        for side, title in (("loop", "single calls of ours"), ("stock", "transformers alone")):
+        for side, title in (("loop", "single calls of sarsteer"), ("stock", "transformers alone")):
             over = found[f"over_{side}"]
             low, high = over["quartiles"]
             console.print(

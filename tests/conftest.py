@@ -9,6 +9,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:  # one worker per core; more threads would only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import functools
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,14 +67,22 @@ def openai_server() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def shared_model(embedded: sarsteer.AudioLanguageModel) -> Iterator[None]:
-    """Let ``evaluate`` use the session's model instead of loading it again."""
-    from sarsteer.runtime import shared as sharing
+def pool(embedded: sarsteer.AudioLanguageModel) -> Iterator[Any]:
+    """A pool with the session's model, so that evaluations do not load it again."""
+    from sarsteer.runtime.pool import Pool
 
-    sharing.forget()
-    sharing._made["sarsteer-tiny", "{}"] = sharing.SharedModel(embedded, 4)
-    yield
-    sharing.forget()
+    pool = Pool()
+    pool.add_model(embedded)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def evaluate(pool: Any) -> Any:
+    """Runs an ``EvaluationPlan`` with the session's model."""
+    from sarsteer.evaluation.run import run
+
+    return functools.partial(run, pool=pool)
 
 
 @pytest.fixture

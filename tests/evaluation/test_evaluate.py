@@ -25,14 +25,15 @@ from sarsteer import Steering
 from sarsteer.data.benchmarks import load_benchmark
 from sarsteer.data.pairs import Pairs
 from sarsteer.errors import ArtifactError, EvaluationError, SarsteerError
+from sarsteer.evaluation.plan import EvaluationPlan, parse_plan
 from sarsteer.evaluation.results import Evaluation
-from sarsteer.evaluation.run import Settings, run
 from sarsteer.judges import Judged, JudgeStopped, Verdict
 from sarsteer.judges.keywords import KeywordJudge
-from sarsteer.runtime import shared as sharing
+from sarsteer.runtime.answerer import Answerer
+from sarsteer.runtime.pool import Pool
+from sarsteer.steering.strength import Strength
 from tests.support.openai_server import KEY, running
 
-pytestmark = pytest.mark.usefixtures("shared_model")
 LIMIT = 8
 
 
@@ -41,17 +42,15 @@ def file(steering: Steering, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return steering.save(tmp_path_factory.mktemp("evaluate") / "steering.safetensors")
 
 
-def settings(out: Path, **changed: Any) -> Settings:
+def plan(out: Path, **changed: Any) -> EvaluationPlan:
     given: dict[str, Any] = {
-        "model": "sarsteer-tiny",
         "benchmarks": ("embedded",),
         "defenses": ("none",),
-        "out": out,
         "limit": LIMIT,
         "batch_size": 4,
         "max_new_tokens": 24,
     }
-    return Settings(**{**given, **changed})
+    return parse_plan(**{"model": "sarsteer-tiny", "out": out, **given, **changed})
 
 
 def numbers(results: Evaluation) -> list[Any]:
@@ -72,7 +71,7 @@ def samples(folder: Path) -> int:
 DEFENSES = ("none", "prompt:refusal", "sarsteer:alpha=0.3")
 
 
-def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tmp_path: Path, file: Path) -> None:
+def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tmp_path: Path, file: Path, evaluate: Any) -> None:
     # settings of a prompt hold a tuple, which logs give back as a list
     command = [
         *(sys.executable, "-m", "sarsteer.cli.main", "evaluate", "sarsteer-tiny", "--benchmark", "embedded"),
@@ -105,7 +104,7 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tmp_path: Path, file:
     after = finished(tmp_path / "killed")
     assert len(after) == 36
     assert kept.items() <= after.items(), "what was answered before the kill is not asked again"
-    whole = run(settings(tmp_path / "whole", limit=12, defenses=DEFENSES, steering=file))
+    whole = evaluate(plan(tmp_path / "whole", limit=12, defenses=DEFENSES, steering=file))
     resumed = Evaluation.load(tmp_path / "killed" / "results.json")
     assert numbers(resumed) == numbers(whole)
     assert all(len({answer.id for answer in arm.answers}) == len(arm.answers) == 12 for arm in resumed.arms)
@@ -133,12 +132,18 @@ def test_the_numbers_are_those_of_the_model_and_the_judge(
     embedded: sarsteer.AudioLanguageModel,
     test_pairs: Pairs,
     calibration_pairs: Pairs,
+    evaluate: Any,
 ) -> None:
     pairs = manifest(tmp_path / "calibration", calibration_pairs[:6])
     defenses = ("sarsteer", "none", "prompt:refusal", "h2s:alpha=0.01")
-    results = run(
-        settings(
-            tmp_path, defenses=defenses, steering=file, alpha=0.2, k=3, alpha_sweep=(0.05,), calibration=str(pairs)
+    results = evaluate(
+        plan(
+            tmp_path,
+            defenses=defenses,
+            steering=file,
+            strength=Strength(alpha=0.2, k=3),
+            alpha_sweep=(0.05,),
+            calibration=str(pairs),
         )
     )
     results = Evaluation.load(results.save(tmp_path / "results.json"))
@@ -167,13 +172,18 @@ def test_the_numbers_are_those_of_the_model_and_the_judge(
 
 
 def test_a_gated_defense_beside_others(
-    tmp_path: Path, file: Path, steering: Steering, embedded: sarsteer.AudioLanguageModel, test_pairs: Pairs
+    tmp_path: Path,
+    file: Path,
+    steering: Steering,
+    embedded: sarsteer.AudioLanguageModel,
+    test_pairs: Pairs,
+    evaluate: Any,
 ) -> None:
     """One model under all of them: a gate goes on and off between batches, and each answer's decision is logged."""
     from inspect_ai.log import read_eval_log
 
     hard, soft = "sarsteer:alpha=0.5,gate=hard", "sarsteer:alpha=0.5,gate=logistic"
-    results = run(settings(tmp_path, defenses=("none", hard, "sarsteer:alpha=0.05", soft), steering=file))
+    results = evaluate(plan(tmp_path, defenses=("none", hard, "sarsteer:alpha=0.05", soft), steering=file))
     arms = {arm.defense: arm for arm in results.arms}
     items = [item for pair in test_pairs[: LIMIT // 2] for item in (pair.harmful, pair.safe)]
     turns = [item.turn(item.text or "") for item in items]
@@ -195,39 +205,41 @@ def test_a_gated_defense_beside_others(
     assert "gate" not in arms["sarsteer:alpha=0.05"].settings
 
 
-def test_other_settings_are_refused_and_arms_can_be_added(tmp_path: Path, file: Path) -> None:
-    first = run(settings(tmp_path, limit=4))
-    again = run(settings(tmp_path, limit=4, batch_size=2))
+def test_other_settings_are_refused_and_arms_can_be_added(tmp_path: Path, file: Path, evaluate: Any) -> None:
+    first = evaluate(plan(tmp_path, limit=4))
+    again = evaluate(plan(tmp_path, limit=4, batch_size=2))
     assert numbers(again) == numbers(first), "neither batch size nor a finished run makes anything anew"
-    more = run(settings(tmp_path, limit=4, defenses=("none", "sarsteer"), steering=file))
+    more = evaluate(plan(tmp_path, limit=4, defenses=("none", "sarsteer"), steering=file))
     assert numbers(more)[0] == numbers(first)[0]
     for changed, says in (
-        ({"judge": "keywords"}, "judge 'embedded', now 'keywords'"),
+        ({"judges": ("keywords",)}, "judge 'embedded', now 'keywords'"),
         ({"limit": 6}, "limit 4, now 6"),
         ({"max_new_tokens": 8}, "max_new_tokens 24, now 8"),
-        ({"defenses": ("sarsteer",), "steering": file, "alpha": 0.3}, "alpha 0.1, now 0.3"),
+        ({"defenses": ("sarsteer",), "steering": file, "strength": Strength(alpha=0.3)}, "alpha 0.1, now 0.3"),
     ):
         with pytest.raises(EvaluationError, match="other settings") as told:
-            run(settings(tmp_path, **{"limit": 4, **changed}))
+            evaluate(plan(tmp_path, **{"limit": 4, **changed}))
         assert says in str(told.value)
 
 
-def test_a_cut_log_is_named(tmp_path: Path) -> None:
-    run(settings(tmp_path, limit=2))
+def test_a_cut_log_is_named(tmp_path: Path, evaluate: Any) -> None:
+    evaluate(plan(tmp_path, limit=2))
     (log,) = tmp_path.glob("logs/*.eval")
     log.write_bytes(log.read_bytes()[: log.stat().st_size // 2])
-    with pytest.raises(EvaluationError, match="cut or damaged") as told:
-        run(settings(tmp_path, limit=2))
+    with pytest.raises(EvaluationError, match="cut off or damaged") as told:
+        evaluate(plan(tmp_path, limit=2))
     assert log.name in str(told.value)
     log.unlink()
-    assert len(run(settings(tmp_path, limit=2)).arms[0].answers) == 2
+    assert len(evaluate(plan(tmp_path, limit=2)).arms[0].answers) == 2
 
 
-def test_calibration_and_test_must_not_meet(tmp_path: Path, file: Path) -> None:
+def test_calibration_and_test_must_not_meet(tmp_path: Path, file: Path, evaluate: Any) -> None:
     with pytest.raises(EvaluationError, match="calibration and test share"):
-        run(settings(tmp_path, benchmarks=("embedded@calibration",), calibration="sarsteer-tiny"))
+        evaluate(plan(tmp_path, benchmarks=("embedded@calibration",), calibration="sarsteer-tiny"))
     with pytest.raises(EvaluationError, match="calibrated on these very requests"):
-        run(settings(tmp_path, benchmarks=("embedded@calibration",), limit=None, steering=file, defenses=("sarsteer",)))
+        evaluate(
+            plan(tmp_path, benchmarks=("embedded@calibration",), limit=None, steering=file, defenses=("sarsteer",))
+        )
 
 
 def manifest(folder: Path, pairs: Pairs) -> Path:
@@ -243,16 +255,16 @@ def manifest(folder: Path, pairs: Pairs) -> Path:
     return path
 
 
-def test_a_bad_clip_is_told_before_the_first_answer(tmp_path: Path, test_pairs: Pairs) -> None:
+def test_a_bad_clip_is_told_before_the_first_answer(tmp_path: Path, test_pairs: Pairs, evaluate: Any) -> None:
     mine = manifest(tmp_path / "clips", test_pairs[:2])
     (mine.parent / test_pairs[1].safe.audio.name).write_bytes(b"no sound")
     with pytest.raises(EvaluationError, match="no sound file") as told:
-        run(settings(tmp_path / "out", benchmarks=(f"manifest:{mine}",), judge="embedded"))
+        evaluate(plan(tmp_path / "out", benchmarks=(f"manifest:{mine}",), judges=("embedded",)))
     assert repr(test_pairs[1].safe.id) in str(told.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_judge_that_stops_ends_the_run_and_the_rest_is_kept(tmp_path: Path) -> None:
+def test_a_judge_that_stops_ends_the_run_and_the_rest_is_kept(tmp_path: Path, pool: Pool, evaluate: Any) -> None:
     class Failing(KeywordJudge):
         name = signature = "failing"
         at_once = 2
@@ -265,27 +277,27 @@ def test_a_judge_that_stops_ends_the_run_and_the_rest_is_kept(tmp_path: Path) ->
             return super().judge(items)
 
     judge = Failing()
-    sharing._made["judge", "failing"] = sharing.SharedJudge(judge)
+    pool.add_judge(judge, "failing")
     with pytest.raises(EvaluationError, match="the server is gone"):
-        run(settings(tmp_path, judge="failing"))
+        evaluate(plan(tmp_path, judges=("failing",)))
     kept = {key: when for key, when in finished(tmp_path).items() if when}
     judge.left = 100
-    sharing._made["judge", "failing"] = sharing.SharedJudge(judge)
-    assert len(run(settings(tmp_path, judge="failing")).arms[0].answers) == LIMIT
+    pool.add_judge(judge, "failing")
+    assert len(evaluate(plan(tmp_path, judges=("failing",))).arms[0].answers) == LIMIT
     assert 100 - judge.left < LIMIT, "verdicts that were given are not asked for again"
     assert kept
 
 
-def test_a_model_behind_an_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_behind_an_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluate: Any) -> None:
     with running() as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         monkeypatch.setenv("OPENAI_API_KEY", KEY)
-        given = settings(
-            tmp_path, model="openai/gpt-audio", defenses=("none", "prompt:harm-check"), judge="keywords", limit=2
+        given = plan(
+            tmp_path, model="openai/gpt-audio", defenses=("none", "prompt:harm-check"), judges=("keywords",), limit=2
         )
-        results = run(given)
+        results = evaluate(given)
         with pytest.raises(SarsteerError, match="not steered"):
-            run(settings(tmp_path, model="openai/gpt-audio", defenses=("h2s",), calibration="sarsteer-tiny", limit=2))
+            evaluate(plan(tmp_path, model="openai/gpt-audio", defenses=("h2s",), calibration="sarsteer-tiny", limit=2))
     assert [len(arm.answers) for arm in results.arms] == [2, 2]
     assert results.model == {"name": "openai/gpt-audio", "address": server.url}
 
@@ -295,30 +307,30 @@ def test_a_model_behind_an_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     [
         ({"defenses": ("sarsteer",)}, "needs a steering file"),
         ({"defenses": ("h2s",)}, "needs calibration pairs"),
-        ({"defenses": ("none", "none")}, "given twice"),
+        ({"defenses": ("none", "none")}, "occurs twice"),
         ({"defenses": ("magic",)}, "unknown defense 'magic'"),
-        ({"defenses": ("prompt:nothing",)}, "neither a prompt of ours nor a file"),
-        ({"defenses": ("sarsteer:alpha=much",), "steering": Path("x")}, "must be a number"),
+        ({"defenses": ("prompt:nothing",)}, "neither a built-in prompt nor a file"),
+        ({"defenses": ("sarsteer:alpha=much",), "steering": Path("x")}, "alpha must be a finite number"),
         ({"defenses": ("sarsteer:gate=maybe",), "steering": Path("x")}, "gate must be one of off, on, hard, logistic"),
-        ({"defenses": ("h2s:gate=on",), "calibration": "sarsteer-tiny"}, "h2s has no gate"),
+        ({"defenses": ("h2s:gate=on",), "calibration": "sarsteer-tiny"}, "unknown option 'gate'; its options: alpha"),
         ({"defenses": ("guard:keywords",)}, "unknown guard"),
         ({"benchmarks": ("nowhere",)}, "unknown benchmark 'nowhere'"),
-        ({"benchmarks": ("figstep:/nowhere",)}, "no such folder"),
+        ({"benchmarks": ("figstep:/nowhere",)}, "there is no folder"),
         ({"benchmarks": ("embedded", "embedded")}, "two benchmarks"),
-        ({"judge": "oracle"}, "unknown judge"),
-        ({"judge": "air-bench:openai/x"}, "tells no refusals"),
+        ({"judges": ("oracle",)}, "unknown judge"),
+        ({"judges": ("air-bench:openai/x",)}, "does not recognize refusals"),
         ({"model": "nothing/at-all"}, "unknown model"),
     ],
 )
-def test_mistakes(tmp_path: Path, changed: dict[str, Any], says: str) -> None:
+def test_mistakes(tmp_path: Path, changed: dict[str, Any], says: str, evaluate: Any) -> None:
     with pytest.raises(SarsteerError) as told:
-        run(settings(tmp_path / "out", **changed))
+        evaluate(plan(tmp_path / "out", **changed))
     assert says in str(told.value)
     assert "\n" not in str(told.value)
     assert not list(tmp_path.rglob("*.eval"))
 
 
-def test_another_models_steering_is_refused(tmp_path: Path, steering: Steering) -> None:
+def test_another_models_steering_is_refused(tmp_path: Path, steering: Steering, evaluate: Any) -> None:
     other = Steering(
         **{name: getattr(steering, name) for name in ("refusal", "safe_basis", "singular_values", "safe_mean")},
         harmful_mean=steering.harmful_mean,
@@ -327,21 +339,21 @@ def test_another_models_steering_is_refused(tmp_path: Path, steering: Steering) 
     )
     path = other.save(tmp_path / "other.safetensors")
     with pytest.raises(ArtifactError, match="another model"):
-        run(settings(tmp_path / "out", defenses=("sarsteer",), steering=path))
+        evaluate(plan(tmp_path / "out", defenses=("sarsteer",), steering=path))
 
 
-def test_the_judge_works_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_judge_works_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluate: Any) -> None:
     """The judge's first reply is held back until the model has answered a later batch: one that waits never would."""
     begun, beside = threading.Event(), threading.Event()
     held: list[bool] = []
-    work = sharing.SharedModel._work
+    answer = Answerer.answer
 
-    def counting(self: sharing.SharedModel, key: Any, requests: list[Any]) -> Any:
+    def watched(self: Answerer, *given: Any, **options: Any) -> Any:
         asked_before = begun.is_set()
-        found = work(self, key, requests)
+        replies = answer(self, *given, **options)
         if asked_before:
             beside.set()
-        return found
+        return replies
 
     def reply(_messages: list[dict[str, Any]]) -> str:
         if not begun.is_set():
@@ -349,14 +361,12 @@ def test_the_judge_works_beside_the_model(tmp_path: Path, monkeypatch: pytest.Mo
             held.append(beside.wait(60))
         return '{"reason": "it declines", "outcome": "refused"}'
 
-    monkeypatch.setattr(sharing.SharedModel, "_work", counting)
+    monkeypatch.setattr(Answerer, "answer", watched)
     with running() as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         monkeypatch.setenv("OPENAI_API_KEY", KEY)
         server.reply = reply
-        model = sharing._made["sarsteer-tiny", "{}"].model
-        sharing._made["sarsteer-tiny", "{}"] = sharing.SharedModel(model, 2)
-        results = run(settings(tmp_path, judge="rubric:openai/slow", batch_size=2, limit=12))
+        results = evaluate(plan(tmp_path, judges=("rubric:openai/slow",), batch_size=2, limit=12))
     assert held == [True], "a batch was answered while the judge had not replied yet"
     assert results.arms[0].summary.rr_harmful is not None
     assert results.arms[0].summary.rr_harmful.value == 1.0
@@ -370,37 +380,39 @@ def test_the_judge_works_beside_the_model(tmp_path: Path, monkeypatch: pytest.Mo
         ("rubric:openai/missing", "does not exist"),
     ],
 )
-def test_judges_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge: str, says: str | None) -> None:
+def test_judges_that_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge: str, says: str | None, evaluate: Any
+) -> None:
     """One that answers nonsense is counted, one that is gone ends the run in a line; neither loses an answer."""
     with running() as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         monkeypatch.setenv("OPENAI_API_KEY", KEY)
-        sharing._made.pop(("judge", judge), None)
         if says is None:
-            results = run(settings(tmp_path, judge=judge, limit=4))
+            results = evaluate(plan(tmp_path, judges=(judge,), limit=4))
             assert results.arms[0].summary.unreadable.value == 1.0
             assert any("cannot be read" in note.text for note in results.arms[0].summary.notes)
             assert all(answer.answer for answer in results.arms[0].answers)
             return
         with pytest.raises(EvaluationError) as told:
-            run(settings(tmp_path, judge=judge, limit=4))
+            evaluate(plan(tmp_path, judges=(judge,), limit=4))
     assert says in str(told.value)
     assert "\n" not in str(told.value)
     assert not re.search(r"Error\(|conversation \d", str(told.value))
 
 
-def test_batches_are_of_like_length_and_results_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_are_of_like_length_and_results_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluate: Any
+) -> None:
     batches: list[list[int]] = []
-    work = sharing.SharedModel._work
+    answer = Answerer.answer
 
-    def noting(self: sharing.SharedModel, key: Any, requests: list[Any]) -> Any:
-        clips = [request.conversation[0]["content"][0]["url"] for request in requests]
+    def watched(self: Answerer, defense: Any, conversations: list[Any], *given: Any, **options: Any) -> Any:
+        clips = [conversation[0]["content"][0]["url"] for conversation in conversations]
         batches.append([len(sarsteer.audio.load_clip(clip).samples) for clip in clips])
-        return work(self, key, requests)
+        return answer(self, defense, conversations, *given, **options)
 
-    monkeypatch.setattr(sharing.SharedModel, "_work", noting)
-    sharing._made["sarsteer-tiny", "{}"] = sharing.SharedModel(sharing._made["sarsteer-tiny", "{}"].model, 4)
-    results = run(settings(tmp_path, limit=24))
+    monkeypatch.setattr(Answerer, "answer", watched)
+    results = evaluate(plan(tmp_path, limit=24))
     items = load_benchmark("embedded", limit=24).items
     assert [answer.id for answer in results.arms[0].answers] == [item.id for item in items]
     as_filed = [len(sarsteer.audio.load_clip(item.audio).samples) for item in items]

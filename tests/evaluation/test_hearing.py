@@ -19,11 +19,9 @@ from sarsteer.data.manifest import load_items
 from sarsteer.data.pairs import Pairs
 from sarsteer.data.save import save_items
 from sarsteer.errors import ManifestError, SarsteerError
+from sarsteer.evaluation.plan import EvaluationPlan, parse_plan
 from sarsteer.evaluation.results import Evaluation
-from sarsteer.evaluation.run import Settings, run
 from sarsteer.tiny.world import TRANSCRIBE
-
-pytestmark = pytest.mark.usefixtures("shared_model")
 
 
 def edits(said: list[str], heard: list[str]) -> int:
@@ -55,24 +53,25 @@ def noisy(test_pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def settings(out: Path, noisy: Path, **changed: Any) -> Settings:
+def plan(out: Path, noisy: Path, **changed: Any) -> EvaluationPlan:
     given: dict[str, Any] = {
-        "model": "sarsteer-tiny",
         "benchmarks": (f"manifest:{noisy}",),
         "defenses": ("none", "prompt:refusal"),
-        "out": out,
-        "judge": "embedded",
+        "judges": ("embedded",),
         "batch_size": 4,
         "max_new_tokens": 24,
         "max_wer": 0.5,
     }
-    return Settings(**{**given, **changed})
+    return parse_plan(**{"model": "sarsteer-tiny", "out": out, **given, **changed})
 
 
 def test_rates_are_given_with_and_without_what_was_misheard(
-    tmp_path: Path, noisy: Path, embedded: sarsteer.AudioLanguageModel
+    tmp_path: Path,
+    noisy: Path,
+    embedded: sarsteer.AudioLanguageModel,
+    evaluate: Any,
 ) -> None:
-    results = run(settings(tmp_path, noisy))
+    results = evaluate(plan(tmp_path, noisy))
     results = Evaluation.load(results.save(tmp_path / "results.json"))
     items = load_items(noisy)
     heard = dict(zip((i.id for i in items), embedded.generate([i.turn(TRANSCRIBE) for i in items], 64), strict=True))
@@ -104,19 +103,19 @@ def test_rates_are_given_with_and_without_what_was_misheard(
 
     written = (tmp_path / "hearing.jsonl").read_bytes()
     (tmp_path / "hearing.jsonl").write_bytes(written[:-5])  # as a kill may leave it
-    again = run(settings(tmp_path, noisy))
+    again = evaluate(plan(tmp_path, noisy))
     assert again.arms == results.arms
     lines = (tmp_path / "hearing.jsonl").read_bytes().splitlines()
     assert len(lines) == len(written.splitlines()) + 1, "only the torn one was written down again"
 
 
-def test_mistakes(tmp_path: Path, noisy: Path, test_pairs: Pairs) -> None:
+def test_mistakes(tmp_path: Path, noisy: Path, test_pairs: Pairs, evaluate: Any) -> None:
     for changed, says in (
         ({"max_wer": -0.1}, "must be 0 or more"),
-        ({"benchmarks": ("embedded",)}, "no request tells what its clip was before"),
+        ({"benchmarks": ("embedded",)}, "no request names its clean clip"),
     ):
         with pytest.raises(SarsteerError, match=says):
-            run(settings(tmp_path / "out", noisy, **changed))
+            evaluate(plan(tmp_path / "out", noisy, **changed))
     assert not (tmp_path / "out").exists()
     row = json.loads(noisy.read_text().splitlines()[0])
     for clean, says in (("nowhere.ogg", "is missing"), ("../x.ogg", "is outside"), (3, "must be a string")):

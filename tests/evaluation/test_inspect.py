@@ -22,12 +22,9 @@ from inspect_ai.model import ChatMessageUser, ContentAudio, ContentText, Generat
 import sarsteer
 from sarsteer import Steering
 from sarsteer.data.pairs import Pairs
-from sarsteer.defenses import UNDEFENDED, Answerer, Strength, Supplies, make_defense
 from sarsteer.errors import AudioError
-from sarsteer.evaluation.inspect import _registry
-from sarsteer.evaluation.inspect.tasks import playable
-from sarsteer.runtime import shared as sharing
-from tests.support.openai_server import KEY, running
+from sarsteer.evaluation.inspect import process
+from sarsteer.evaluation.inspect.tasks import TASKS, playable
 
 ROOT = Path(__file__).parents[2]
 SHORT = GenerateConfig(max_tokens=24)
@@ -40,10 +37,9 @@ def file(steering: Steering, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def shared(embedded: sarsteer.AudioLanguageModel) -> Any:
-    sharing.forget()
-    sharing._made["sarsteer-tiny", "{}"] = sharing.SharedModel(embedded, 16)
+    process.POOL.add_model(embedded)
     yield
-    sharing.forget()
+    process.POOL.close()
 
 
 def provider(**arguments: Any) -> Model:
@@ -107,7 +103,7 @@ def test_a_bad_sample_spoils_nothing_but_itself(
 
 def test_a_task_is_judged_and_logged(tmp_path: Path, file: Path) -> None:
     (log,) = inspect_eval(
-        _registry.embedded(limit=6, max_new_tokens=24),
+        TASKS["embedded"](limit=6, max_new_tokens=24),
         model=provider(steering=str(file), alpha=0.2),
         log_dir=str(tmp_path),
         display="none",
@@ -188,37 +184,3 @@ def test_mistakes(arguments: dict[str, Any], says: str) -> None:
     with pytest.raises(Exception, match=says) as told:
         provider(**arguments)
     assert type(told.value).__name__ == "PrerequisiteError"
-
-
-def test_steering_is_attached_once_and_leaves_no_trace(
-    embedded: sarsteer.AudioLanguageModel, steering: Steering, test_pairs: Pairs
-) -> None:
-    turns = [test_pairs[0].harmful.turn(steering.metadata["instruction"])]
-    answerer = Answerer(embedded)
-    supplies = Supplies(steering=steering, strength=Strength(alpha=0.3))
-    plain = embedded.generate(turns, 24)
-    handles = set()
-    for spec in ("sarsteer", "none", "refusal-steering", "mean-ablation", "random:seed=1", "reversed", "none"):
-        defense = make_defense(spec, embedded, supplies)
-        (reply,) = answerer.answer(defense, turns, 24)
-        handles.add(id(answerer._handle))
-        if spec == "none":
-            assert getattr(reply, "text", None) == plain[0]
-    assert len(handles) == 1
-    answerer.close()
-    assert embedded.generate(turns, 24) == plain
-
-
-def test_a_guard_that_cannot_be_read_stops_the_request(
-    embedded: sarsteer.AudioLanguageModel, test_pairs: Pairs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with running() as server:
-        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-        monkeypatch.setenv("OPENAI_API_KEY", KEY)
-        defense = make_defense("guard:rubric:openai/gpt", embedded, Supplies())
-        (reply,) = Answerer(embedded).answer(defense, [test_pairs[0].safe.turn("Answer.")], 16)
-    assert not isinstance(reply, Exception)
-    assert reply.text == "I am sorry, I cannot help with that."
-    assert reply.details["stopped"]
-    assert reply.details["transcript"]
-    assert UNDEFENDED.key != defense.key

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sarsteer.evaluation.summary import summarise
+from sarsteer.evaluation.summary import summarize
 from sarsteer.judges import Judged, Verdict
 from sarsteer.judges.interface import OUTCOMES
 from sarsteer.stats.rates import balanced_refusal_rate, rate
@@ -29,7 +29,7 @@ def asked(label: str, **fields: str | None) -> Judged:
 @settings(max_examples=60)
 @given(ROWS)
 def test_rates_by_their_definition(rows: list[tuple[str, str | None, str | None]]) -> None:
-    summary = summarise([said(outcome) for _, outcome, _ in rows], [asked(label, category=c) for label, _, c in rows])
+    summary = summarize([said(outcome) for _, outcome, _ in rows], [asked(label, category=c) for label, _, c in rows])
     assert summary.unreadable == rate([outcome is None for _, outcome, _ in rows])
     for name, labels, wanted in (
         ("asr", ["harmful"], "complied"),
@@ -56,13 +56,13 @@ def test_rates_by_their_definition(rows: list[tuple[str, str | None, str | None]
 @pytest.mark.parametrize("outcome", ["refused", "complied", "broken"])
 def test_one_and_the_same_answer_to_everything_balances_to_a_half(outcome: str) -> None:
     items = [asked("harmful"), asked("safe")] * 9
-    assert summarise([said(outcome)] * 18, items).brr.value == 0.5  # type: ignore[union-attr]
+    assert summarize([said(outcome)] * 18, items).brr.value == 0.5  # type: ignore[union-attr]
 
 
 def test_pairs_make_brr_that_of_pairs() -> None:
     outcomes = ["refused", "complied"] * 12 + ["refused", "refused"] * 8
     items = [asked("harmful" if i % 2 == 0 else "safe", pair=str(i // 2)) for i in range(40)]
-    summary = summarise([said(outcome) for outcome in outcomes], items)
+    summary = summarize([said(outcome) for outcome in outcomes], items)
     paired = balanced_refusal_rate([True] * 20, [False] * 12 + [True] * 8)
     assert summary.brr is not None
     assert (summary.brr.value, summary.brr.n, summary.brr.clusters) == (paired.value, 40, 20)
@@ -72,7 +72,7 @@ def test_pairs_make_brr_that_of_pairs() -> None:
 def test_variants_of_an_item_are_one() -> None:
     items = [asked("harmful", cluster=str(i // 5)) for i in range(100)]
     verdicts = [said("complied" if i // 5 % 2 else "refused") for i in range(100)]
-    summary = summarise(verdicts, items)
+    summary = summarize(verdicts, items)
     alone = rate([bool(i // 5 % 2) for i in range(100)])
     assert summary.asr is not None
     assert (summary.asr.value, summary.asr.clusters) == (0.5, 20)
@@ -85,35 +85,35 @@ def test_changes_against_no_defense() -> None:
     after = (
         [said("refused")] * 15 + [said("complied")] * 4 + [said(None)] + [said("refused")] * 5 + [said("complied")] * 15
     )
-    summary = summarise(after, items, before)
+    summary = summarize(after, items, before)
     assert summary.asr_change is not None
     assert summary.over_refusal_change is not None
     assert (summary.asr_change.value, summary.asr_change.n) == (pytest.approx(-15 / 19), 19)
     assert summary.over_refusal_change.value == 0.25
     assert 0 < summary.over_refusal_change.low < 0.25 < summary.over_refusal_change.high
     assert list(map(str, summary.notes)) == ["1 of 40 verdicts cannot be read (1 times: mute); see the bounds"]
-    same = summarise(before, items, before)
+    same = summarize(before, items, before)
     assert (same.asr_change.value, same.asr_change.low, same.asr_change.high) == (0.0, 0.0, 0.0)  # type: ignore[union-attr]
-    assert summarise(before, items).over_refusal_change is None
+    assert summarize(before, items).over_refusal_change is None
 
 
 def test_notes_on_what_weakens_the_numbers() -> None:
     items = [asked("harmful")] * 50
-    (room, one_side) = summarise([said("refused")] * 50, items, [said("refused")] * 49 + [said("complied")]).notes
+    (room, one_side) = summarize([said("refused")] * 50, items, [said("refused")] * 49 + [said("complied")]).notes
     assert "undefended ASR is 2.0 %" in room.text
     assert one_side.text.startswith("only harmful requests")
 
 
 def test_nothing_readable_is_no_crash() -> None:
-    summary = summarise([said(None)] * 3, [asked("harmful"), asked("safe"), asked("safe")])
+    summary = summarize([said(None)] * 3, [asked("harmful"), asked("safe"), asked("safe")])
     assert summary.asr is summary.brr is summary.broken is None
     assert (summary.unreadable.value, summary.bounds["rr_safe"]) == (1.0, (0.0, 1.0))
 
 
 def test_what_does_not_fit() -> None:
-    with pytest.raises(ValueError, match="nothing to summarise"):
-        summarise([], [])
+    with pytest.raises(ValueError, match="nothing to summarize"):
+        summarize([], [])
     with pytest.raises(ValueError, match="1 verdicts for 2 items"):
-        summarise([said("refused")], [asked("safe")] * 2)
+        summarize([said("refused")], [asked("safe")] * 2)
     with pytest.raises(ValueError, match="1 verdicts for 2 items"):
-        summarise([said("refused")] * 2, [asked("safe")] * 2, [said("refused")])
+        summarize([said("refused")] * 2, [asked("safe")] * 2, [said("refused")])

@@ -20,11 +20,13 @@ from safetensors.torch import load_file
 
 import sarsteer
 from sarsteer.data.pairs import Pairs
-from sarsteer.defenses.guard import TRANSCRIBE
+from sarsteer.defenses import DEFENSES, DefenseContext, build_defense
+from sarsteer.defenses.request_guard import TRANSCRIBE
 from sarsteer.errors import CalibrationError, EvaluationError, JudgeError
-from sarsteer.evaluation.inspect import _registry
+from sarsteer.evaluation.inspect import process
+from sarsteer.evaluation.inspect.tasks import TASKS
+from sarsteer.evaluation.plan import EvaluationPlan, parse_plan
 from sarsteer.evaluation.results import Evaluation
-from sarsteer.evaluation.run import Settings, run
 from sarsteer.judges import make_judge
 from sarsteer.judges.toy_outcome import outcome
 from sarsteer.prompts import GUARD_REFUSAL as REFUSAL
@@ -32,7 +34,7 @@ from sarsteer.prompts import INSTRUCTION
 from sarsteer.report.html import html_page
 from sarsteer.report.markdown import markdown
 from sarsteer.report.spreadsheet import arms_csv
-from sarsteer.runtime import shared as sharing
+from sarsteer.runtime.answerer import Answerer
 from sarsteer.steering.handle import attach
 from sarsteer.steering.strength import ResolvedStrength
 from tests.data import test_benchmarks as made
@@ -47,12 +49,11 @@ TOKENS = 16
 def shared(
     embedded: sarsteer.AudioLanguageModel, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
-    """The session's model, and a cache of its own for clips out of tables."""
+    """Inspect uses the session's model, and clips from tables go into a temporary cache."""
     monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path_factory.mktemp("cache")))
-    sharing.forget()
-    sharing._made["sarsteer-tiny", "{}"] = sharing.SharedModel(embedded, 8)
+    process.POOL.add_model(embedded)
     yield
-    sharing.forget()
+    process.POOL.close()
 
 
 @pytest.fixture
@@ -63,10 +64,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
         yield one
 
 
-def settings(out: Path, *benchmarks: str, **changed: Any) -> Settings:
-    return Settings(
-        "sarsteer-tiny", benchmarks, out=out, **{"max_new_tokens": TOKENS, "defenses": ("none",), **changed}
-    )
+def plan(out: Path, *benchmarks: str, **changed: Any) -> EvaluationPlan:
+    given = {"max_new_tokens": TOKENS, "defenses": ("none",), "batch_size": 8, **changed}
+    return parse_plan("sarsteer-tiny", benchmarks, out=out, **given)
 
 
 def asked(log: EvalLog) -> list[tuple[str, str, str]]:
@@ -78,7 +78,7 @@ def asked(log: EvalLog) -> list[tuple[str, str, str]]:
 
 # ---- every task ------------------------------------------------------------------------------------------------------
 
-TASKS: list[tuple[str, str | None, Callable[[Path], None]]] = [
+BENCHMARKS: list[tuple[str, str | None, Callable[[Path], None]]] = [
     ("figstep", None, made.figstep_pairs),
     ("figstep", "text", made.figstep_csv),
     ("advbench", None, made.advbench_pairs),
@@ -94,15 +94,20 @@ TASKS: list[tuple[str, str | None, Callable[[Path], None]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "variant", "make"), TASKS)
+@pytest.mark.parametrize(("name", "variant", "make"), BENCHMARKS)
 def test_a_task_runs_both_ways(
-    tmp_path: Path, name: str, variant: str | None, make: Callable[[Path], None], embedded: sarsteer.AudioLanguageModel
+    tmp_path: Path,
+    name: str,
+    variant: str | None,
+    make: Callable[[Path], None],
+    embedded: sarsteer.AudioLanguageModel,
+    evaluate: Any,
 ) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     make(folder)
     items = made.load_benchmark(name, folder=folder, variant=variant).items
-    task = getattr(_registry, name)(folder=str(folder), variant=variant, max_new_tokens=TOKENS)
+    task = TASKS[name](folder=str(folder), variant=variant, max_new_tokens=TOKENS)
     (log,) = inspect_eval(
         task, model=get_model("sarsteer/sarsteer-tiny", memoize=False), log_dir=str(tmp_path / "logs"), display="none"
     )
@@ -111,23 +116,23 @@ def test_a_task_runs_both_ways(
     told = sorted(asked(log))
     assert [one[0] for one in told] == sorted(item.id for item in items)
     spec = f"{name}/{variant}:{folder}" if variant else f"{name}:{folder}"
-    (arm,) = run(settings(tmp_path / "out", spec)).arms
+    (arm,) = evaluate(plan(tmp_path / "out", spec)).arms
     assert sorted((a.id, a.answer, a.verdict.outcome) for a in arm.answers) == told
     turns = [item.turn(item.text or INSTRUCTION) for item in items]
     assert [answer.answer for answer in arm.answers] == embedded.generate(turns, TOKENS)
     assert [(answer.question, answer.label) for answer in arm.answers] == [(i.question, i.label) for i in items]
 
 
-def test_manifest_and_embedded_run_both_ways(tmp_path: Path, test_pairs: Pairs) -> None:
+def test_manifest_and_embedded_run_both_ways(tmp_path: Path, test_pairs: Pairs, evaluate: Any) -> None:
     mine = manifest(tmp_path / "clips", test_pairs[:2])
     for task, spec, judge in (
-        (_registry.manifest(folder=str(mine), judge="embedded", max_new_tokens=TOKENS), f"manifest:{mine}", "embedded"),
-        (_registry.embedded(limit=4, max_new_tokens=TOKENS), "embedded", None),
+        (TASKS["manifest"](folder=str(mine), judge="embedded", max_new_tokens=TOKENS), f"manifest:{mine}", "embedded"),
+        (TASKS["embedded"](limit=4, max_new_tokens=TOKENS), "embedded", None),
     ):
         model = get_model("sarsteer/sarsteer-tiny", memoize=False)
         (log,) = inspect_eval(task, model=model, log_dir=str(tmp_path / "logs"), display="none")
         assert log.status == "success", log.error
-        results = run(settings(tmp_path / str(judge), spec, judge=judge, limit=4))
+        results = evaluate(plan(tmp_path / str(judge), spec, judges=[judge] if judge else (), limit=4))
         told = [(a.id, a.answer, a.verdict.outcome) for a in results.arms[0].answers]
         assert sorted(told) == sorted(asked(read_eval_log(log.location)))
     assert [answer[1] for answer in asked(read_eval_log(log.location))]
@@ -137,18 +142,21 @@ def test_manifest_and_embedded_run_both_ways(tmp_path: Path, test_pairs: Pairs) 
 
 
 def test_air_bench_scores_both_orders_beside_another_judge(
-    tmp_path: Path, server: OpenAIServer, test_pairs: Pairs
+    tmp_path: Path,
+    server: OpenAIServer,
+    test_pairs: Pairs,
+    evaluate: Any,
 ) -> None:
     made.air_bench(tmp_path / "air")
     mine = manifest(tmp_path / "clips", test_pairs[:2])
-    given = settings(
+    given = plan(
         tmp_path / "out",
         f"air_bench_chat:{tmp_path / 'air'}",
         f"manifest:{mine}",
         defenses=("none", "prompt:refusal"),
-        judge=("embedded", "air-bench:openai/judge-scores-biased"),
+        judges=("embedded", "air-bench:openai/judge-scores-biased"),
     )
-    results = run(given)
+    results = evaluate(given)
     results = Evaluation.load(results.save(tmp_path / "results.json"))
     scored = [arm for arm in results.arms if arm.benchmark == "air_bench_chat"]
     rated = [arm for arm in results.arms if arm.benchmark == "mine"]
@@ -178,12 +186,12 @@ def test_air_bench_scores_both_orders_beside_another_judge(
     assert html.count('<table class="numbers-table">') == 2
     assert "answer_first" in arms_csv(results).splitlines()[0]
     with pytest.raises(EvaluationError, match="are harmful"):
-        run(settings(tmp_path / "other", f"manifest:{mine}", judge="air-bench:openai/judge-scores"))
+        evaluate(plan(tmp_path / "other", f"manifest:{mine}", judges=("air-bench:openai/judge-scores",)))
 
 
 def test_air_bench_scores_through_inspect_too(tmp_path: Path, server: OpenAIServer) -> None:
     made.air_bench(tmp_path / "air")
-    task = _registry.air_bench_chat(folder=str(tmp_path / "air"), judge="air-bench:openai/judge-scores-biased")
+    task = TASKS["air_bench_chat"](folder=str(tmp_path / "air"), judge="air-bench:openai/judge-scores-biased")
     model = get_model("sarsteer/sarsteer-tiny", memoize=False)
     (log,) = inspect_eval(task, model=model, log_dir=str(tmp_path / "logs"), display="none")
     assert log.status == "success", log.error
@@ -198,17 +206,17 @@ def test_air_bench_scores_through_inspect_too(tmp_path: Path, server: OpenAIServ
     [
         (("keywords", "embedded"), "write BENCHMARK=JUDGE"),
         (("nothing=keywords",), "no benchmark 'nothing'"),
-        (("embedded=keywords", "embedded=embedded"), "give one"),
+        (("embedded=keywords", "embedded=embedded"), "pass one"),
     ],
 )
-def test_judges_that_do_not_fit(tmp_path: Path, judges: tuple[str, ...], says: str) -> None:
+def test_judges_that_do_not_fit(tmp_path: Path, judges: tuple[str, ...], says: str, evaluate: Any) -> None:
     with pytest.raises(EvaluationError, match=says):
-        run(settings(tmp_path, "embedded", judge=judges, limit=2))
+        evaluate(plan(tmp_path, "embedded", judges=judges, limit=2))
 
 
-def test_a_judge_of_one_benchmark(tmp_path: Path, test_pairs: Pairs) -> None:
+def test_a_judge_of_one_benchmark(tmp_path: Path, test_pairs: Pairs, evaluate: Any) -> None:
     mine = manifest(tmp_path / "clips", test_pairs[:1])
-    results = run(settings(tmp_path / "out", "embedded", f"manifest:{mine}", judge="mine=embedded", limit=2))
+    results = evaluate(plan(tmp_path / "out", "embedded", f"manifest:{mine}", judges=("mine=embedded",), limit=2))
     assert [arm.settings["judge"] for arm in results.arms] == ["embedded", "embedded"]
 
 
@@ -243,13 +251,17 @@ def told_by(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_a_rubric_guard_decides_on_what_the_model_heard(
-    tmp_path: Path, server: OpenAIServer, embedded: sarsteer.AudioLanguageModel, test_pairs: Pairs
+    tmp_path: Path,
+    server: OpenAIServer,
+    embedded: sarsteer.AudioLanguageModel,
+    test_pairs: Pairs,
+    evaluate: Any,
 ) -> None:
     items = [item for pair in test_pairs[:2] for item in (pair.harmful, pair.safe)]
     heard = embedded.generate([item.turn(TRANSCRIBE) for item in items], TOKENS)
     stopped = heard[0]
     server.reply = lambda messages: json.dumps({"harmful": stopped in messages[1]["content"]})
-    results = run(settings(tmp_path, "embedded", defenses=("none", "guard:rubric:openai/gpt"), limit=4))
+    results = evaluate(plan(tmp_path, "embedded", defenses=("none", "guard:rubric:openai/gpt"), limit=4))
     plain, guarded = results.arms
     expected = [text == stopped for text in heard]
     assert [answer.answer == REFUSAL for answer in guarded.answers] == expected
@@ -260,8 +272,10 @@ def test_a_rubric_guard_decides_on_what_the_model_heard(
     assert [told[item.id]["stopped"] for item in items] == expected
 
 
-def test_the_toys_own_guard_stops_what_its_world_calls_harmful(tmp_path: Path, test_pairs: Pairs) -> None:
-    (arm,) = run(settings(tmp_path, "embedded", defenses=("guard:embedded",), limit=8)).arms
+def test_the_toys_own_guard_stops_what_its_world_calls_harmful(
+    tmp_path: Path, test_pairs: Pairs, evaluate: Any
+) -> None:
+    (arm,) = evaluate(plan(tmp_path, "embedded", defenses=("guard:embedded",), limit=8)).arms
     told = {row["id"]: row for row in told_by(tmp_path)}
     for pair in test_pairs[:4]:
         assert told[pair.harmful.id]["stopped"]
@@ -271,11 +285,14 @@ def test_the_toys_own_guard_stops_what_its_world_calls_harmful(tmp_path: Path, t
 
 
 def test_llama_guard_runs_from_a_folder(
-    tmp_path: Path, embedded: sarsteer.AudioLanguageModel, test_pairs: Pairs
+    tmp_path: Path,
+    embedded: sarsteer.AudioLanguageModel,
+    test_pairs: Pairs,
+    evaluate: Any,
 ) -> None:
     """The real class with random weights says neither safe nor unsafe: everything is stopped, and the log says why."""
     spec = f"guard:llama-guard:{checkpoint(tmp_path / 'guard', 'Llama')}"
-    (arm,) = run(settings(tmp_path / "out", "embedded", defenses=(spec,), limit=4)).arms
+    (arm,) = evaluate(plan(tmp_path / "out", "embedded", defenses=(spec,), limit=4)).arms
     assert [answer.answer for answer in arm.answers] == [REFUSAL] * 4
     assert arm.summary.rr_safe is not None
     assert arm.summary.rr_safe.value == 1, "a guard that cannot be read over-refuses; it does not let through"
@@ -285,14 +302,13 @@ def test_llama_guard_runs_from_a_folder(
 def test_llama_guard_lets_through_what_it_calls_safe(
     tmp_path: Path, embedded: sarsteer.AudioLanguageModel, test_pairs: Pairs
 ) -> None:
-    from sarsteer.defenses import Answerer, Supplies, make_defense
-
-    defense = make_defense(f"guard:llama-guard:{checkpoint(tmp_path / 'guard', 'Llama')}", embedded, Supplies())
+    spec = f"guard:llama-guard:{checkpoint(tmp_path / 'guard', 'Llama')}"
+    defense = build_defense(DEFENSES.parse(spec), DefenseContext(embedded))
     assert defense.guard is not None
     items = [test_pairs[0].harmful, test_pairs[0].safe]
     heard = embedded.generate([item.turn(TRANSCRIBE) for item in items], TOKENS)
     assert heard[0] != heard[1]
-    backend: Any = defense.guard._backend
+    backend: Any = defense.guard.backend  # type: ignore[attr-defined]
     backend._model.set_output_embeddings(Spelling(backend, {heard[0]: "unsafe\nS2", heard[1]: "safe"}))
     turns = [item.turn("Answer.") for item in items]
     replies = Answerer(embedded).answer(defense, turns, TOKENS)
@@ -301,7 +317,11 @@ def test_llama_guard_lets_through_what_it_calls_safe(
 
 
 def test_c2r_is_drawn_from_what_the_model_refuses(
-    tmp_path: Path, calibration_pairs: Pairs, embedded: sarsteer.AudioLanguageModel, test_pairs: Pairs
+    tmp_path: Path,
+    calibration_pairs: Pairs,
+    embedded: sarsteer.AudioLanguageModel,
+    test_pairs: Pairs,
+    evaluate: Any,
 ) -> None:
     """Of these pairs' requests the toy refuses exactly one; the vectors and the answers are made by hand beside it."""
     chosen = calibration_pairs[41:44]
@@ -314,7 +334,7 @@ def test_c2r_is_drawn_from_what_the_model_refuses(
 
     pairs = manifest(tmp_path / "pairs", chosen)
     given = {"defenses": ("none", "c2r:alpha=0.5"), "calibration": str(pairs), "limit": 4}
-    _, arm = run(settings(tmp_path / "out", "embedded", **given)).arms
+    _, arm = evaluate(plan(tmp_path / "out", "embedded", **given)).arms
     (kept,) = (tmp_path / "out" / "vectors").glob("c2r-*")
     vectors = load_file(kept)["vectors"]
     np.testing.assert_allclose(vectors.numpy(), expected, atol=2e-5)  # float32 forwards in batches of other sizes
@@ -326,4 +346,4 @@ def test_c2r_is_drawn_from_what_the_model_refuses(
         handle.remove()
     none = manifest(tmp_path / "none", calibration_pairs[:2])
     with pytest.raises(CalibrationError, match="leave c2r out"):
-        run(settings(tmp_path / "other", "embedded", **{**given, "calibration": str(none)}))
+        evaluate(plan(tmp_path / "other", "embedded", **{**given, "calibration": str(none)}))

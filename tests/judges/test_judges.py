@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sarsteer.errors import JudgeError, ModelError
-from sarsteer.evaluation.scores import summarise_scores
+from sarsteer.evaluation.scores import summarize_scores
 from sarsteer.judges import JUDGES, Judge, JudgedAnswer, JudgeStopped, Verdict, judge_all, parse_judge
 from sarsteer.judges.air_bench import read_scores
 from sarsteer.judges.broken import is_broken
@@ -288,7 +288,7 @@ def test_scores_in_both_orders(remote: Callable[..., Judge], server: OpenAIServe
     ]
     assert all(verdict.readable and verdict.outcome is None for verdict in verdicts)
     assert any("A horn." in messages[1]["content"] for messages in server.judged)  # they arrive in any order
-    scores = summarise_scores(verdicts, items)
+    scores = summarize_scores(verdicts, items)
     assert scores.answer is not None
     assert scores.reference is not None
     assert (scores.answer.value, scores.reference.value) == (6.5, 9.0), "the reference's scores stay its own"
@@ -297,7 +297,7 @@ def test_scores_in_both_orders(remote: Callable[..., Judge], server: OpenAIServe
 
 def test_a_judge_with_a_position_bias(remote: Callable[..., Judge]) -> None:
     items = [item("wrong", reference="wrong")] * 3
-    scores = summarise_scores(remote("air-bench", "judge-scores-biased").judge(items), items)
+    scores = summarize_scores(remote("air-bench", "judge-scores-biased").judge(items), items)
     assert scores.position_bias is not None
     assert scores.answer_first is not None
     assert scores.answer_second is not None
@@ -309,7 +309,7 @@ def test_scores_that_cannot_be_read(remote: Callable[..., Judge]) -> None:
     once = remote("air-bench", "judge-scores-once").judge(items)
     assert once[0].scores == {"reference_first": 9.0, "answer_second": 4.0}
     assert once[0].reason == "answer first: no two scores from 1 to 10"
-    scores = summarise_scores(once, items)
+    scores = summarize_scores(once, items)
     assert scores.answer is None
     assert scores.answer_first is None
     assert scores.answer_second is not None

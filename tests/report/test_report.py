@@ -29,7 +29,7 @@ from sarsteer.cli.main import app
 from sarsteer.errors import EvaluationError, SarsteerError
 from sarsteer.evaluation.note import Note
 from sarsteer.evaluation.results import Answer, Arm, CurvePoint, Evaluation
-from sarsteer.evaluation.summary import Summary, summarise
+from sarsteer.evaluation.summary import Summary, summarize
 from sarsteer.judges.interface import OUTCOMES, Judged, Outcome, Verdict
 from sarsteer.report import clips
 from sarsteer.report.html import html_page
@@ -48,7 +48,7 @@ Row = tuple[str, str, Outcome | None]
 def arm(
     benchmark: str, defense: str, rows: list[Row], undefended: Arm | None = None, audio: str | None = None, **more: Any
 ) -> Arm:
-    """An arm whose summary comes from ``summarise``."""
+    """An arm whose summary comes from ``summarize``."""
     judged = [
         Judged(f"question {i}", said, label, category=f"kind {i % 3} <b>", id=f"{benchmark}-{i}", pair=str(i // 2))  # type: ignore[arg-type]
         for i, (label, said, _) in enumerate(rows)
@@ -61,7 +61,7 @@ def arm(
         benchmark,
         defense,
         {"decoding": "greedy", "instruction": "Please answer.", "system_prompt": None, **more},
-        summarise(verdicts, judged, before),
+        summarize(verdicts, judged, before),
         tuple(
             Answer(
                 item.id or "", item.question, item.label, item.answer, v, item.category, item.pair, None, audio, None

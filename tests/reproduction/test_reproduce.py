@@ -23,7 +23,7 @@ from sarsteer.cli.main import app
 from sarsteer.data.pairs import Pairs
 from sarsteer.errors import EvaluationError, SarsteerError
 from sarsteer.evaluation.results import Evaluation
-from sarsteer.evaluation.summary import summarise
+from sarsteer.evaluation.summary import summarize
 from sarsteer.judges import Judged, Verdict
 from sarsteer.reproduction.paper_models import MODELS, key_of
 from sarsteer.reproduction.plan import Plan, Setup, Step, command_of, make_plan
@@ -284,7 +284,7 @@ def test_reported_figures_are_shown_with_their_source(tmp_path: Path) -> None:
     names = ("answer_first", "reference_second", "answer_second", "reference_first")
     judged = [Judged("q", "a", "safe", reference="r")] * 2
     verdicts = [Verdict(None, "", None, dict.fromkeys(names, score)) for score in (7.0, 8.0)]
-    scored = replace(arms[0], benchmark="air_bench_chat", summary=summarise(verdicts, judged))
+    scored = replace(arms[0], benchmark="air_bench_chat", summary=summarize(verdicts, judged))
     arms = (*arms, scored, replace(scored, defense="sarsteer"))
     results = Evaluation({"name": "m"}, {"name": "j"}, "", "2026-01-01", {}, arms)
     columns = {name: f"{name}:/d" for name in ("figstep", "air_bench_chat")}

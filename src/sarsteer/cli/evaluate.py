@@ -1,4 +1,4 @@
-"""``sarsteer evaluate``: benchmarks under defences, judged, with what was measured and how sure it is."""
+"""``sarsteer evaluate``: benchmarks under defenses, judged, with 95 % intervals."""
 
 from __future__ import annotations
 
@@ -6,84 +6,118 @@ import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
+from typer.core import TyperCommand
 
-from sarsteer.cli.output import console, errors, print_json, progress_bar, quiet_transformers
+from sarsteer.cli import options
+from sarsteer.cli.output import console, print_json, progress_bar, quiet_transformers
 from sarsteer.errors import EvaluationError, MissingExtraError
+
+if TYPE_CHECKING:
+    from sarsteer.evaluation.results import Evaluation
+
+
+class EvaluateCommand(TyperCommand):
+    """Lists defenses, judges and benchmarks in ``--help``. Plug-ins are imported only then."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """What the registries contain."""
+        from sarsteer.cli.spec_help import spec_rows
+        from sarsteer.data.benchmarks import BENCHMARKS
+        from sarsteer.defenses import DEFENSES
+
+        for title, registry in (
+            ("Defenses", DEFENSES),
+            ("Benchmarks (SPEC: NAME[/VARIANT][@SPLIT][:FOLDER])", BENCHMARKS),
+        ):
+            with formatter.section(title):
+                formatter.write_dl(spec_rows(registry), col_max=24)
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="sarsteer-tiny, a folder, a name on the Hub, or openai/NAME.")],
+    model: options.AnyModel,
     benchmark: Annotated[
-        list[str],
-        typer.Option("--benchmark", help="embedded, manifest:FILE, or NAME[/VARIANT][@SPLIT][:FOLDER]; repeatable."),
+        list[str], typer.Option("--benchmark", help="Benchmark to ask; repeatable. Listed below.", metavar="SPEC")
     ],
     defense: Annotated[
         list[str] | None,
-        typer.Option("--defense", help="none, prompt:NAME, sarsteer, h2s, ...; repeatable. none (and sarsteer)."),
+        typer.Option(
+            "--defense",
+            help="Defense to compare; repeatable. Listed below. Default: none, and sarsteer with --steering.",
+            metavar="SPEC",
+        ),
     ] = None,
-    steering: Annotated[Path | None, typer.Option(help="Steering file of sarsteer calibrate.")] = None,
-    alpha: Annotated[float | None, typer.Option(help="Strength; the steering file's own.")] = None,
-    k: Annotated[int | None, typer.Option(help="Safe components to ablate; the steering file's own.")] = None,
-    lambda_: Annotated[float | None, typer.Option("--lambda", help="Ablation coefficient; its own.")] = None,
-    alpha_sweep: Annotated[str | None, typer.Option(help="More strengths of steered defenses: 0.05,0.1.")] = None,
+    steering: Annotated[Path | None, typer.Option(help="Steering file from sarsteer calibrate.")] = None,
+    alpha: options.Alpha = None,
+    k: options.K = None,
+    lambda_: options.Lambda = None,
+    alpha_sweep: Annotated[
+        str | None, typer.Option(help="Further strengths of steered defenses, such as 0.05,0.1.", metavar="ALPHAS")
+    ] = None,
     judge: Annotated[
         list[str] | None,
         typer.Option(
-            help="keywords, rubric:openai/NAME, sorry-bench:MODEL,prompts=FILE, ..., or BENCHMARK=JUDGE; repeatable. "
-            "air-bench:MODEL scores AIR-Bench beside another judge. Default: embedded for the toy, keywords (crude) "
-            "for all else."
+            help="Judge of the answers, or BENCHMARK=SPEC for one benchmark; repeatable. Listed below. air-bench "
+            "scores AIR-Bench beside another judge. Default: embedded for sarsteer-tiny, keywords (crude) otherwise.",
+            metavar="SPEC",
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="The first so many requests of each.", min=1)] = None,
-    calibration: Annotated[str | None, typer.Option(help="Pairs that were calibrated on, for h2s and c2r.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Use only the first N requests of each benchmark.", min=1, metavar="N")
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="Pairs of the calibration: h2s and c2r need them, and they must not be test data."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for logs and results.json.")] = Path("evaluation"),
-    instruction: Annotated[str | None, typer.Option(help="Text beside clips without one; the paper's.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="The longest answer, in tokens.", min=1)] = 256,
-    batch_size: Annotated[int, typer.Option(help="Requests a forward; lower it when memory runs out.", min=1)] = 16,
+    instruction: Annotated[
+        str | None, typer.Option(help="Text beside clips that have none. Default: the paper's.")
+    ] = None,
+    max_new_tokens: options.MaxNewTokens = 256,
+    batch_size: options.BatchSize = 16,
     max_wer: Annotated[
         float | None,
-        typer.Option(help="Word error rate above which an altered clip is misheard; rates without those are added."),
+        typer.Option(
+            help="Word error rate above which an altered clip counts as misheard. Adds rates without those clips."
+        ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; a GPU where there is one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; the checkpoint's own.")] = None,
-    revision: Annotated[str | None, typer.Option(help="The model's branch, tag or commit on the Hub.")] = None,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run the checkpoint's own Python code.")] = False,
-    layers: Annotated[str | None, typer.Option(help="Path of the decoder layers, where not found.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    revision: options.Revision = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    layers: options.Layers = None,
+    as_json: options.Json = False,
 ) -> None:
     """Ask every request under every defense, judge the answers, and print rates with 95 % intervals.
 
-    A run that was killed goes on where it was when started again with the same settings.
+    A run that was interrupted resumes when the same command is run again.
     """
     try:
         import inspect_ai  # noqa: F401
     except ImportError:
         if sys.version_info < (3, 11):
-            raise EvaluationError("sarsteer evaluate needs Python 3.11 or newer, as Inspect AI does") from None
+            raise EvaluationError("sarsteer evaluate needs Inspect AI and thus Python 3.11 or newer") from None
         raise MissingExtraError("sarsteer evaluate", "eval") from None
-    from sarsteer.evaluation.run import Settings, run
+    from sarsteer.evaluation.plan import parse_plan
+    from sarsteer.evaluation.run import run
+    from sarsteer.steering.strength import Strength
 
     if out.exists() and not out.is_dir():
-        raise EvaluationError(f"{out}: is a file; name a folder with --out")
+        raise EvaluationError("is a file; choose a folder with --out", place=str(out))
     quiet_transformers()
-    chosen = defense or (["none", "sarsteer"] if steering is not None else ["none"])
-    settings = Settings(
-        model=model,
-        benchmarks=tuple(benchmark),
-        defenses=tuple(chosen),
-        out=out,
-        steering=steering,
-        alpha=alpha,
-        k=k,
-        lambda_=lambda_,
+    plan = parse_plan(
+        model,
+        benchmark,
+        defense or (["none", "sarsteer"] if steering is not None else ["none"]),
+        out,
+        judges=judge or (),
         alpha_sweep=_numbers(alpha_sweep),
-        judge=tuple(judge or ()),
-        limit=limit,
+        steering=steering,
         calibration=calibration,
+        strength=Strength(alpha, k, lambda_),
+        limit=limit,
         instruction=instruction,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
@@ -98,14 +132,17 @@ def evaluate(
         command=shlex.join(["sarsteer", *sys.argv[1:]]),
     )
     with progress_bar() as report:
-        results = run(settings, report)
+        results = run(plan, report)
     path = results.save(out / "results.json")
     if as_json:
         print_json({"file": str(path), **_json(results)})
         return
-    _print(results)
+    from sarsteer.cli.evaluate_table import print_tables
+
+    print_tables(results)
     console.print(
-        f"\nAll of it: [bold]{path}[/]; hear and read: inspect view --log-dir {out / 'logs'}", highlight=False
+        f"\nResults: [bold]{path}[/]; to read and play every request: inspect view --log-dir {out / 'logs'}",
+        highlight=False,
     )
 
 
@@ -113,55 +150,12 @@ def _numbers(text: str | None) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(",")) if text else ()
     except ValueError:
-        raise EvaluationError(f"--alpha-sweep {text!r}: write numbers with commas between, such as 0.05,0.1") from None
+        raise EvaluationError(
+            f"--alpha-sweep must be numbers with commas between, such as 0.05,0.1, not {text!r}"
+        ) from None
 
 
-COLUMNS = {"asr": "ASR ↓", "rr_harmful": "RR\nharmful ↑", "rr_safe": "RR\nsafe ↓", "brr": "BRR ↑", "broken": "broken ↓",
-           "unreadable": "unread-\nable"}  # fmt: skip
-SCORE_COLUMNS = {"answer": "score ↑", "answer_change": "change", "answer_first": "read\nfirst",
-                 "answer_second": "read\nsecond", "reference": "reference", "position_bias": "position\nbias",
-                 "unreadable": "unread-\nable"}  # fmt: skip
-
-
-def _print(results: Any) -> None:
-    console.print(
-        f"\n[bold]{results.model['name']}[/], judged by {results.judge['name']}; 95 % intervals in brackets, in %",
-        highlight=False,
-    )
-    for name in dict.fromkeys(arm.benchmark for arm in results.arms):
-        rows = [(arm.defense, arm.summary) for arm in results.arms if arm.benchmark == name]
-        rows += [(f"{p.defense}, α {p.alpha:g}", p.summary) for p in results.curve if p.benchmark == name]
-        table = Table(title=name, title_justify="left", box=None, pad_edge=False, header_style="bold")
-        table.add_column("defense", overflow="fold")
-        scored = any(summary.scores is not None for _, summary in rows)
-        columns = SCORE_COLUMNS if scored else COLUMNS
-        for title in columns.values():
-            table.add_column(title, justify="right")
-        for defense, summary in rows:
-            numbers = summary.scores or summary if scored else summary
-            table.add_row(defense, *(_cell(getattr(numbers, column, None)) for column in columns))
-        console.print(table)
-        counts = {c: e.n for c in ("asr", "rr_safe") if (e := getattr(rows[0][1], c)) is not None}
-        told = ", ".join(f"{n} {'harmful' if c == 'asr' else 'safe'}" for c, n in counts.items())
-        if scored:
-            read = rows[0][1].scores and rows[0][1].scores.answer
-            told = f"{read.n if read else 0} read in both orders; scores from 1 to 10"
-        console.print(f"[dim]n: {told}[/]", highlight=False)
-        for note in dict.fromkeys(note for _, summary in rows for note in summary.notes):
-            errors.print(f"[yellow]note:[/] {name}: {note}", highlight=False)
-    for note in results.notes:
-        errors.print(f"[yellow]note:[/] {note}", highlight=False)
-
-
-def _cell(value: Any) -> str:
-    from sarsteer.stats.estimate import Score
-
-    if isinstance(value, Score):
-        return f"{value.value:.2f}\n[dim]{value.low:.2f}-{value.high:.2f}[/]"
-    return "" if value is None else f"{100 * value.value:.1f}\n[dim]{100 * value.low:.0f}-{100 * value.high:.0f}[/]"
-
-
-def _json(results: Any) -> dict[str, Any]:
+def _json(results: Evaluation) -> dict[str, Any]:
     return {
         "model": dict(results.model),
         "judge": dict(results.judge),

@@ -85,7 +85,8 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}  # serve hands vLLM's options to vLLM
 for _command, _summary in _COMMANDS:
     _settings = _PASS_ON if _command is serve.serve else None
-    app.command(_command.__name__, short_help=_summary, context_settings=_settings)(_command)
+    _class = evaluate.EvaluateCommand if _command is evaluate.evaluate else None
+    app.command(_command.__name__, short_help=_summary, context_settings=_settings, cls=_class)(_command)
 
 
 def main() -> None:

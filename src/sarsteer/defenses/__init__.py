@@ -1,7 +1,15 @@
-"""Defences behind one interface: SARSteer, and what it is compared with."""
+"""Defenses behind one interface: SARSteer, and what it is compared with. A new defense is one new file."""
 
-from sarsteer.defenses.factory import Strength, Supplies, check_specs, make_defense
-from sarsteer.defenses.interface import UNDEFENDED, Defense
-from sarsteer.runtime.answerer import Answerer, Reply
+from sarsteer.defenses.base import Defense, DefenseContext, Requirement, build_defense
+from sarsteer.defenses.built import UNDEFENDED, BuiltDefense
+from sarsteer.defenses.registry import DEFENSES
 
-__all__ = ["UNDEFENDED", "Answerer", "Defense", "Reply", "Strength", "Supplies", "check_specs", "make_defense"]
+__all__ = [
+    "DEFENSES",
+    "UNDEFENDED",
+    "BuiltDefense",
+    "Defense",
+    "DefenseContext",
+    "Requirement",
+    "build_defense",
+]

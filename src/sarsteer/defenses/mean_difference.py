@@ -1,61 +1,85 @@
-"""The mean-difference baselines: vectors from activations of calibration pairs, made once for a run and kept in it."""
+"""Defenses whose vectors are a difference of mean activations of the calibration pairs.
+
+The vectors take long to compute, so they are stored in the run's folder and found again.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-
-from sarsteer.data.manifest import Item
-from sarsteer.data.pairs import Pairs
+from sarsteer.defenses.base import DefenseContext, Requirement
+from sarsteer.defenses.built import BuiltDefense
+from sarsteer.defenses.steered import SteeredDefense, steered
 from sarsteer.errors import CalibrationError
 from sarsteer.files import atomic_path
-from sarsteer.judges import Judge, Judged, judge_all
-from sarsteer.models.audio_language_model import AudioLanguageModel
-from sarsteer.models.interface import DEFAULT_BATCH
 from sarsteer.prompts import INSTRUCTION
-from sarsteer.steering.baselines import c2r, h2s
+
+if TYPE_CHECKING:
+    import torch
+
+    from sarsteer.data.manifest import Item
 
 
-def difference_vectors(
-    kind: str,
-    model: AudioLanguageModel,
-    pairs: Pairs,
-    judge: Judge,
-    cache: Path | None,
-    batch_size: int = DEFAULT_BATCH,
-) -> torch.Tensor:
-    """The vectors of ``h2s`` or ``c2r``, ``[L, D]``, raw.
+@dataclass(frozen=True)
+class MeanDifference(SteeredDefense):
+    """A defense by the difference of two means, raw. Alpha is the run's if not set, else the steering file's."""
 
-    Args:
-        kind: ``"h2s"`` or ``"c2r"``.
-        model: the model, not steered.
-        pairs: the calibration pairs.
-        judge: tells, for c2r, which requests the model refuses.
-        cache: a folder in which vectors are kept by what they depend on.
-        batch_size: conversations a forward.
+    requires: ClassVar[frozenset[Requirement]] = SteeredDefense.requires | {Requirement.PAIRS}
 
-    Raises:
-        CalibrationError: c2r finds no refused, or no answered, request among the pairs.
+    @abstractmethod
+    def vectors(self, context: DefenseContext) -> torch.Tensor:
+        """Compute the vectors, ``[L, D]``, with the model unsteered."""
 
-    """
-    parts = [kind, model.fingerprint.digest, pairs.digest, INSTRUCTION, judge.signature if kind == "c2r" else ""]
-    name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
-    file = None if cache is None else cache / f"{kind}-{name}.safetensors"
-    if file is not None and file.is_file():
-        return _load(file)
-    if kind == "h2s":
-        vectors = h2s(*(_activations(model, items, batch_size) for items in (pairs.harmful, pairs.safe)))
-    else:
-        vectors = _c2r(model, pairs, judge, batch_size)
-    if file is not None:
-        from safetensors.torch import save_file
+    def judge_signature(self, context: DefenseContext) -> str | None:
+        """Signature of the judge that the vectors depend on; None if they depend on none."""
+        return None
 
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(file) as temporary:
-            save_file({"vectors": vectors.contiguous()}, temporary)
-    return vectors
+    def build(self, context: DefenseContext) -> BuiltDefense:
+        """Compute the vectors, or load them from the cache."""
+        from sarsteer.steering.artifact import DEFAULT_ALPHA
+        from sarsteer.steering.strength import ResolvedStrength
+
+        pairs = context.pairs
+        assert pairs is not None, "build_defense checks this"
+        vectors = self._cached_vectors(context)
+        alpha = self.alpha
+        if alpha is None and context.strength is not None:
+            alpha = context.strength.alpha
+        if alpha is None:
+            alpha = DEFAULT_ALPHA if context.steering is None else context.steering.defaults[0]
+        judge = self.judge_signature(context)
+        settings = {"alpha": float(alpha), "pairs_digest": pairs.digest} | ({} if judge is None else {"judge": judge})
+        return steered(self.name, ResolvedStrength(vectors, alpha), settings)
+
+    def _cached_vectors(self, context: DefenseContext) -> torch.Tensor:
+        model: Any = context.model
+        assert context.pairs is not None
+        parts = [self.name, model.fingerprint.digest, context.pairs.digest, INSTRUCTION]
+        parts.append(self.judge_signature(context) or "")
+        digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+        file = None if context.cache is None else context.cache / f"{self.name}-{digest}.safetensors"
+        if file is not None and file.is_file():
+            return _load(file)
+        vectors = self.vectors(context)
+        if file is not None:
+            from safetensors.torch import save_file
+
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(file) as temporary:
+                save_file({"vectors": vectors.contiguous()}, temporary)
+        return vectors
+
+
+def last_token_activations(context: DefenseContext, items: list[Item]) -> torch.Tensor:
+    """Activations of ``items`` at the last prompt token, ``[n, L, D]``."""
+    model: Any = context.model
+    turns = [item.turn(INSTRUCTION) for item in items]
+    activations: torch.Tensor = model.last_token_activations(turns, batch_size=context.batch_size)
+    return activations
 
 
 def _load(file: Path) -> torch.Tensor:
@@ -65,29 +89,4 @@ def _load(file: Path) -> torch.Tensor:
     try:
         return load_file(file)["vectors"]
     except (SafetensorError, KeyError, OSError):
-        raise CalibrationError(f"{file}: is damaged; delete it, and it is made anew") from None
-
-
-def _activations(model: AudioLanguageModel, items: list[Item], batch_size: int) -> torch.Tensor:
-    return model.last_token_activations([item.turn(INSTRUCTION) for item in items], batch_size=batch_size)
-
-
-def _c2r(model: AudioLanguageModel, pairs: Pairs, judge: Judge, batch_size: int) -> torch.Tensor:
-    items = [*pairs.harmful, *pairs.safe]
-    answers = model.generate([item.turn(INSTRUCTION) for item in items], batch_size=batch_size)
-    judged = [
-        Judged(item.question, answer, "harmful" if item.harmful else "safe", reference=item.answer, id=item.id)
-        for item, answer in zip(items, answers, strict=True)
-    ]
-    outcomes = [verdict.outcome for verdict in judge_all(judge, judged)]
-    chosen = {
-        what: [item for item, outcome in zip(items, outcomes, strict=True) if outcome == what]
-        for what in ("complied", "refused")
-    }
-    for what, rows in chosen.items():
-        if not rows:
-            raise CalibrationError(
-                f"c2r needs requests that are {'answered' if what == 'complied' else 'refused'}, and by judge "
-                f"{judge.name!r} {model.name} does so with none of {len(items)}; give other pairs, or leave c2r out"
-            )
-    return c2r(*(_activations(model, chosen[what], batch_size) for what in ("complied", "refused")))
+        raise CalibrationError("is damaged; delete it, and it is computed again", place=str(file)) from None

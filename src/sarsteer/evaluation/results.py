@@ -1,4 +1,4 @@
-"""What an evaluation found: settings, answers, verdicts, numbers. Reports are made of this and of nothing else."""
+"""The results of an evaluation: settings, answers, verdicts, numbers. Reports contain nothing else."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sarsteer.errors import EvaluationError
 from sarsteer.evaluation.note import Note, read_note
@@ -28,20 +28,20 @@ class Answer:
 
     Attributes:
         id: of the item.
-        question: what was asked, as text.
+        question: the request as text.
         label: ``"harmful"`` or ``"safe"``.
-        answer: what the model said, whole.
+        answer: the whole answer of the model.
         verdict: the judge's.
         category, pair, cluster: see ``Judged``.
-        audio: the clip's path, where the request was spoken.
+        audio: the clip's path, if the request was spoken.
         text: the instruction beside it.
-        wer: word error rate of the model's own transcript, where the clip is an altered one and this was measured.
+        wer: word error rate of the model's transcript, if the clip is altered and this was measured.
 
     """
 
     id: str
     question: str
-    label: str
+    label: Literal["harmful", "safe"]
     answer: str
     verdict: Verdict
     category: str | None = None
@@ -59,11 +59,11 @@ class Arm:
     Attributes:
         benchmark: its name.
         defense: its name, unique within the benchmark.
-        settings: everything that shaped the answers: α, k, λ, prompts, decoding, system prompt.
+        settings: everything that shaped the answers: alpha, k, lambda, prompts, decoding, system prompt.
         summary: the numbers.
-        answers: every request, in the benchmark's order.
-        steering: digest of the steering file, where there is one.
-        log: path of the log that it was read from.
+        answers: one per request, in the benchmark's order.
+        steering: digest of the steering file, if one was used.
+        log: path of its Inspect log.
 
     """
 
@@ -78,7 +78,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """A benchmark's numbers at one strength, for the curve of safety against over-refusal."""
+    """A benchmark's numbers at one strength: a point of the curve of safety against over-refusal."""
 
     benchmark: str
     defense: str
@@ -88,17 +88,17 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A grid of benchmarks and defenses, evaluated on one model by one judge.
+    """Benchmarks under defenses, evaluated on one model.
 
     Attributes:
         model: name, family, revision, fingerprint digest.
-        judge: its name and signature.
-        command: what made it, ready to be run again.
+        judge: names and signatures of the judges.
+        command: the command that produced it, ready to be run again.
         created: ISO 8601.
         versions: of the packages that matter.
         arms: benchmark by benchmark, no defense first.
-        curve: the same at other strengths, where a sweep was asked for.
-        layers: ``LayerReport`` of each layer as dicts, where a steering file was used.
+        curve: steered defenses at other strengths, if a sweep was requested.
+        layers: ``LayerReport`` of each layer as dicts, if a steering file was used.
         notes: what a reader must know.
 
     """
@@ -114,33 +114,35 @@ class Evaluation:
     notes: tuple[Note, ...] = ()
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write it as JSON, whole or not at all."""
+        """Write JSON, atomically."""
         target = Path(path)
         write_text(target, json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, ensure_ascii=False, indent=1))
         return target
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Evaluation:
-        """Read what ``save`` wrote.
+        """Read a file that ``save`` wrote, in this or an earlier format version.
 
         Raises:
-            EvaluationError: the file is missing, cut, or of another format.
+            EvaluationError: the file is missing, damaged, or has another format.
 
         """
         target = Path(path)
+        place = str(target)
         if target.suffix == ".eval" and target.exists():
-            raise EvaluationError(f"{target}: is a log of Inspect; give the results.json beside its folder")
+            raise EvaluationError("is a log of Inspect; pass the results.json beside its folder", place=place)
         try:
             data = json.loads(target.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise EvaluationError(f"{target}: no such results; make them with sarsteer evaluate") from None
+            raise EvaluationError("there is no such file; sarsteer evaluate writes one", place=place) from None
         except OSError as error:
-            raise EvaluationError(f"{target}: cannot be read ({error.strerror}); name a file of results") from None
+            raise EvaluationError(f"cannot be read ({error.strerror}); pass a results.json", place=place) from None
         except (ValueError, RecursionError):
-            raise EvaluationError(f"{target}: is no JSON, or was cut; run sarsteer evaluate again") from None
+            text = "is not a valid JSON file, or was cut off; run sarsteer evaluate again"
+            raise EvaluationError(text, place=place) from None
         version = data.pop("format_version", None) if isinstance(data, dict) else None
         if version not in READABLE_VERSIONS:
-            raise EvaluationError(f"{target}: has format version {version}, not {FORMAT_VERSION}; update sarsteer")
+            raise EvaluationError(f"has format version {version}, not {FORMAT_VERSION}; update sarsteer", place=place)
         try:
             arms = tuple(
                 Arm(**{**arm, "summary": _summary(arm["summary"]), "answers": tuple(map(_answer, arm["answers"]))})
@@ -150,7 +152,7 @@ class Evaluation:
             layers, notes = tuple(data.pop("layers")), tuple(map(read_note, data.pop("notes")))
             return cls(**data, arms=arms, curve=curve, layers=layers, notes=notes)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise EvaluationError(f"{target}: is damaged ({error}); run sarsteer evaluate again") from None
+            raise EvaluationError(f"is damaged ({error}); run sarsteer evaluate again", place=place) from None
 
 
 def _answer(data: dict[str, Any]) -> Answer:

@@ -1,4 +1,4 @@
-"""Usefulness scored from 1 to 10, in both orders: AIR-Bench's numbers, kept apart."""
+"""Usefulness, scored from 1 to 10 in both orders: AIR-Bench's numbers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ ORDERS = (("reference_first", "answer_second"), ("answer_first", "reference_seco
 
 @dataclass(frozen=True)
 class Scores:
-    """Means over items; None where no item has such a score.
+    """Means over items; None if no item has such a score.
 
     Attributes:
         answer_first, answer_second: the model's score when the judge read its answer first, or second.
         reference_first, reference_second: the reference's.
-        answer, reference: the mean of both orders, over items that could be read in both.
-        position_bias: how much more the same text gets for being read first, over the same items.
-        unreadable: of all requests to the judge, two for each item.
-        answer_change: ``answer`` minus that of no defense, over items that could be read in both orders under both.
+        answer, reference: the mean of both orders, over items whose scores could be read in both.
+        position_bias: how much more a text scores when it is read first, over the same items.
+        unreadable: share of the judge's replies, two per item, that could not be read.
+        answer_change: difference of ``answer`` from no defense, over items that were read in both orders under both.
 
     """
 
@@ -41,10 +41,10 @@ class Scores:
 _MEANS = tuple(name for name in Scores.__dataclass_fields__ if name not in ("unreadable", "answer_change"))
 
 
-def summarise_scores(
+def summarize_scores(
     verdicts: Sequence[Verdict], items: Sequence[Judged], seed: int = 0, undefended: Sequence[Verdict] | None = None
 ) -> Scores:
-    """The means of the scores that ``air-bench`` gave.
+    """The means of the scores from ``air-bench``.
 
     Args:
         verdicts: on the answers.
@@ -53,11 +53,11 @@ def summarise_scores(
         undefended: verdicts on the undefended answers to the same items.
 
     Raises:
-        ValueError: there are no items, or not one verdict for each.
+        ValueError: there are no items, or the numbers of items and verdicts differ.
 
     """
     if not items or len(verdicts) != len(items):
-        raise ValueError(f"{len(verdicts)} verdicts for {len(items)} items; give one for each, in their order")
+        raise ValueError(f"{len(verdicts)} verdicts for {len(items)} items; pass one for each, in the same order")
     rows = [_both_orders(verdict) for verdict in verdicts]
     if undefended is not None:
         for row, plain in zip(rows, map(_both_orders, undefended), strict=True):
@@ -66,19 +66,19 @@ def summarise_scores(
     clusters = [("own", i) if item.cluster is None else ("named", item.cluster) for i, item in enumerate(items)]
 
     def over_items(name: str) -> Score | None:
-        where = [i for i, row in enumerate(rows) if name in row]
-        return mean([rows[i][name] for i in where], [clusters[i] for i in where], seed) if where else None
+        known = [i for i, row in enumerate(rows) if name in row]
+        return mean([rows[i][name] for i in known], [clusters[i] for i in known], seed) if known else None
 
-    lost = [order[0] not in row for row in rows for order in ORDERS]
+    unreadable = [order[0] not in row for row in rows for order in ORDERS]
     return Scores(
         **{name: over_items(name) for name in _MEANS},
-        unreadable=rate(lost, [cluster for cluster in clusters for _ in ORDERS]),
+        unreadable=rate(unreadable, [cluster for cluster in clusters for _ in ORDERS]),
         answer_change=over_items("answer_change"),
     )
 
 
 def _both_orders(verdict: Verdict) -> dict[str, float]:
-    """The scores of a verdict, and what needs both orders where both could be read."""
+    """The scores of a verdict, and what follows from both orders if both could be read."""
     row = dict(verdict.scores or {})
     if all(name in row for order in ORDERS for name in order):
         row["answer"] = (row["answer_first"] + row["answer_second"]) / 2

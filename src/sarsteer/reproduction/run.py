@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from sarsteer.errors import CalibrationError
 from sarsteer.evaluation.note import Note
-from sarsteer.evaluation.run import Settings, run
+from sarsteer.evaluation.plan import EvaluationPlan, parse_plan
+from sarsteer.evaluation.run import run
 from sarsteer.reproduction.plan import Plan, Step, command_of, folder_of, judges_of, results_of, steering_of
+from sarsteer.runtime.pool import Pool
 
 if TYPE_CHECKING:
     from sarsteer.data.pairs import Pairs
@@ -39,40 +41,41 @@ def run_plan(
 
     """
     from sarsteer.data.pairs import load_pairs
-    from sarsteer.runtime import shared as sharing
 
     pairs = load_pairs(plan.setup.calibration, "calibration")
     if len(pairs) < plan.setup.pairs:
         raise CalibrationError(
             f"has {len(pairs)} pairs, not {plan.setup.pairs}; pass --pairs {len(pairs)}", place=plan.setup.calibration
         )
+    pool = Pool()
     before = ""
     for done, step in enumerate(plan.steps):
         if before not in ("", step.model):
-            sharing.forget()  # one large model at a time
+            pool.close()  # one large model at a time
             _empty_gpu()
         before = step.model
         progress("Steps", done, len(plan.steps))
         options = {"dtype": plan.setup.dtype, **(loading or {}).get(step.model, {})}
         options = {name: value for name, value in options.items() if value is not None}
-        shared = sharing.shared_model(plan.setup.models[step.model], options, batch_size)
+        shared = pool.model(plan.setup.models[step.model], options, batch_size)
         steering = _calibrated(shared, pairs[: step.pairs], step, out, batch_size, progress)
-        chosen, notes = _feasible(step, plan, shared, pairs, steering, out)
-        results = run(_settings(chosen, plan, out, batch_size, options), progress)
+        chosen, notes = _feasible(step, plan, shared, pool, pairs, steering, out)
+        results = run(_evaluation_plan(chosen, plan, out, batch_size, options), progress, pool)
         results = replace(results, notes=(*results.notes, *notes))
         results.save(results_of(step, out))
+    pool.close()
     progress("Steps", len(plan.steps), len(plan.steps))
 
 
-def _settings(step: Step, plan: Plan, out: Path, batch_size: int, loading: Mapping[str, Any]) -> Settings:
+def _evaluation_plan(step: Step, plan: Plan, out: Path, batch_size: int, loading: Mapping[str, Any]) -> EvaluationPlan:
     setup = plan.setup
-    return Settings(
-        model=setup.models[step.model],
-        benchmarks=tuple(setup.benchmarks[name] for name in step.benchmarks),
-        defenses=step.defenses,
-        out=folder_of(step, out),
+    return parse_plan(
+        setup.models[step.model],
+        [setup.benchmarks[name] for name in step.benchmarks],
+        step.defenses,
+        folder_of(step, out),
         steering=steering_of(step, out),
-        judge=judges_of(step, plan.setup),
+        judges=judges_of(step, plan.setup),
         limit=setup.limit,
         calibration=setup.calibration,
         max_new_tokens=setup.max_new_tokens,
@@ -120,7 +123,7 @@ def _calibrated(
 
 
 def _feasible(
-    step: Step, plan: Plan, shared: SharedModel, pairs: Pairs, steering: Steering, out: Path
+    step: Step, plan: Plan, shared: SharedModel, pool: Pool, pairs: Pairs, steering: Steering, out: Path
 ) -> tuple[Step, list[Note]]:
     """The step without defenses that this model or these pairs do not allow, and notes that say why."""
     from sarsteer.steering.artifact import DEFAULT_K
@@ -131,7 +134,7 @@ def _feasible(
         if k and int(k) > steering.max_k:
             left_out[spec] = f"the safe activations have rank {steering.max_k}"
     if "c2r" in step.defenses:
-        why = _without_refusals(step, plan, shared, pairs, out)
+        why = _without_refusals(step, plan, shared, pool, pairs, out)
         if why:
             left_out["c2r"] = why
     kept = tuple(spec for spec in step.defenses if spec not in left_out)
@@ -154,19 +157,19 @@ def _at_default_k(spec: str) -> bool:
     return kind == "sarsteer" and not options.startswith("k=")
 
 
-def _without_refusals(step: Step, plan: Plan, shared: SharedModel, pairs: Pairs, out: Path) -> str:
+def _without_refusals(step: Step, plan: Plan, shared: SharedModel, pool: Pool, pairs: Pairs, out: Path) -> str:
     """Why c2r is impossible; empty if it is possible. Its vectors are cached for the evaluation."""
     from sarsteer.data.benchmarks import load_benchmark
-    from sarsteer.defenses.mean_difference import difference_vectors
-    from sarsteer.evaluation.judge_choice import choose_judges, is_scoring
-    from sarsteer.runtime.shared import shared_judge
+    from sarsteer.defenses import DEFENSES, DefenseContext, build_defense
+    from sarsteer.evaluation.judge_choice import choose_judges, is_scoring, parse_judges
 
     benchmarks = [load_benchmark(plan.setup.benchmarks[name], limit=plan.setup.limit) for name in step.benchmarks]
-    specs = choose_judges(benchmarks, judges_of(step, plan.setup)).values()
-    judge = next((shared_judge(spec).judge for spec in specs if not is_scoring(spec)), shared_judge("keywords").judge)
-    model: Any = shared.model
+    specs = choose_judges(benchmarks, parse_judges(judges_of(step, plan.setup))).values()
+    judge = next((pool.judge(spec).judge for spec in specs if not is_scoring(spec)), None)
+    cache = folder_of(step, out) / "vectors"
+    context = DefenseContext(shared.model, pairs=pairs, judge=judge, cache=cache, batch_size=shared.batch_size)
     try:
-        difference_vectors("c2r", model, pairs, judge, folder_of(step, out) / "vectors", shared.batch_size)
+        build_defense(DEFENSES.parse("c2r"), context)
     except CalibrationError as error:
         return str(error)
     return ""

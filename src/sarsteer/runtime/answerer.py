@@ -1,140 +1,157 @@
-"""One model under many defences: prompts are changed on the way in, vectors switched in place between batches."""
+"""One model under many defenses: prompts are rewritten, and the steering is changed in place between batches."""
 
 from __future__ import annotations
 
-import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sarsteer.defenses.interface import UNDEFENDED, Defense
-from sarsteer.errors import SarsteerError, SteeringError
-from sarsteer.messages import Conversation
+from sarsteer.defenses.built import BuiltDefense
+from sarsteer.errors import MessageError, SarsteerError, SteeringError
+from sarsteer.messages import Conversation, Message
 from sarsteer.models.interface import DEFAULT_BATCH, LanguageModel
 from sarsteer.prompts import GUARD_REFUSAL
+from sarsteer.runtime.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from sarsteer.steering.handle import SteeringHandle
+    from sarsteer.steering.strength import ResolvedStrength
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What was answered, and what a log should know of how."""
+    """An answer, and what a log should record about it: the gate's decision, a guard's transcript."""
 
     text: str
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Answerer:
-    """Answers under any defence with one loaded model. Steering is attached and proven once, then only rewritten.
+    """Answers under any defense with one loaded model. Steering is attached and proven once, then changed in place.
 
-    Safe to call from several threads; they take turns.
+    Safe to call from several threads: calls wait for each other.
     """
 
     def __init__(self, model: LanguageModel) -> None:
         self.model = model
         self._handle: SteeringHandle | None = None
-        self._worn = UNDEFENDED
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
 
     def answer(
         self,
-        defense: Defense,
+        defense: BuiltDefense,
         conversations: Sequence[Conversation],
         max_new_tokens: int = 256,
         *,
         batch_size: int = DEFAULT_BATCH,
         **generation: Any,
     ) -> list[Reply | Exception]:
-        """One reply for each conversation, or the error that it alone met.
+        """One reply for each conversation, or the error that concerns only this conversation.
 
         Raises:
             SteeringError: the model would not be steered exactly; nothing was answered.
-            SarsteerError: a guard cannot go on.
+            SarsteerError: a guard cannot continue.
 
         """
         options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, **generation}
-        with self._turn:
+        with self._lock:
             if defense.guard is not None:
                 return self._guarded(defense, conversations, options)
-            self._wear(defense)
-            return self._each([defense.prompt.apply(conversation) for conversation in conversations], options)
+            return self._defended(defense, conversations, options)
 
     def close(self) -> None:
-        """Take the steering off."""
-        with self._turn:
+        """Remove the steering."""
+        with self._lock:
             if self._handle is not None:
                 self._handle.remove()
-            self._handle, self._worn = None, UNDEFENDED
+            self._handle = None
 
-    def _wear(self, defense: Defense) -> None:
-        """Steer as ``defense`` says. What is not steered has zeros added, which change no bit of an activation."""
-        from sarsteer.steering.handle import attach
-        from sarsteer.steering.strength import ResolvedStrength
-
-        if self._worn.key == defense.key and (self._handle is None or self._handle.attached):
-            return
-        vectors, alpha, gate = defense.vectors, defense.alpha, defense.gate
-        strength = None if vectors is None else ResolvedStrength(vectors, alpha, gate)
-        if self._handle is None or not self._handle.attached:
-            if strength is not None:
-                model: Any = self.model
-                self._handle = attach(model.module, model.decoder_layers, strength, model.probe)
-        elif strength is None:
-            self._handle.suspend()
-        else:
-            self._handle.apply(strength)
-        self._worn = defense
+    def _defended(
+        self, defense: BuiltDefense, conversations: Sequence[Conversation], options: Mapping[str, Any]
+    ) -> list[Reply | Exception]:
+        self._steer(defense.strength)
+        return self._rewritten(defense.prompt.apply, conversations, options)
 
     def _guarded(
-        self, defense: Defense, conversations: Sequence[Conversation], options: Mapping[str, Any]
+        self, defense: BuiltDefense, conversations: Sequence[Conversation], options: Mapping[str, Any]
     ) -> list[Reply | Exception]:
-        from sarsteer.defenses.guard import clips_with, text_of
+        """Transcribe every request without defense, ask the guard, and answer what it does not stop."""
+        from sarsteer.defenses.request_guard import clips_with, text_of
 
-        assert defense.guard is not None
-        self._wear(UNDEFENDED)
-        replies: dict[int, Reply | Exception] = {}
-        heard: dict[int, str] = {}
-        for i, said in enumerate(self._each([clips_with(c, defense.guard.transcribe) for c in conversations], options)):
-            if isinstance(said, Reply):
-                heard[i] = said.text
-            else:
-                replies[i] = said
-        whole = [f"{heard[i]}\n{text_of(conversations[i])}".strip() for i in heard]
-        stops = dict(zip(heard, defense.guard.stops(whole) if whole else (), strict=True))
-        details = {i: {"transcript": heard[i], "guard": says, "stopped": stop} for i, (stop, says) in stops.items()}
-        let = [i for i in heard if not stops[i][0]]
-        answers = dict(zip(let, self._each([conversations[i] for i in let], options), strict=True))
-        for i in heard:
+        guard = defense.guard
+        assert guard is not None
+        self._steer(None)
+        replies = self._rewritten(lambda one: clips_with(one, guard.transcribe), conversations, options)
+        transcripts = {i: reply.text for i, reply in enumerate(replies) if isinstance(reply, Reply)}
+        requests = [f"{text}\n{text_of(conversations[i])}".strip() for i, text in transcripts.items()]
+        decisions = dict(zip(transcripts, guard.stops(requests) if requests else (), strict=True))
+        allowed = [i for i, (stopped, _) in decisions.items() if not stopped]
+        answers = dict(zip(allowed, self._defended(defense, [conversations[i] for i in allowed], options), strict=True))
+        for i, (stopped, words) in decisions.items():
             answer = answers.get(i, Reply(GUARD_REFUSAL))
-            replies[i] = Reply(answer.text, details[i]) if isinstance(answer, Reply) else answer
+            if isinstance(answer, Reply):
+                about = {"transcript": transcripts[i], "guard": words, "stopped": stopped}
+                answer = Reply(answer.text, {**answer.details, **about})
+            replies[i] = answer
+        return replies
+
+    def _steer(self, strength: ResolvedStrength | None) -> None:
+        """Steer by ``strength`` from now on. None adds zeros, which change no bit of an activation."""
+        handle = self._handle
+        if handle is None or not handle.attached:
+            self._handle = None if strength is None else self._attach(strength)
+        elif strength is None:
+            handle.suspend()
+        elif handle.strength is not strength:
+            handle.apply(strength)
+
+    def _attach(self, strength: ResolvedStrength) -> SteeringHandle:
+        from sarsteer.steering.handle import attach
+
+        model: Any = self.model
+        return attach(model.module, model.decoder_layers, strength, model.probe)
+
+    def _rewritten(
+        self,
+        rewrite: Callable[[Conversation], list[Message]],
+        conversations: Sequence[Conversation],
+        options: Mapping[str, Any],
+    ) -> list[Reply | Exception]:
+        prompts: dict[int, list[Message]] = {}
+        replies: dict[int, Reply | Exception] = {}
+        for i, conversation in enumerate(conversations):
+            try:
+                prompts[i] = rewrite(conversation)
+            except MessageError as error:
+                replies[i] = error
+        replies |= dict(zip(prompts, self._each(list(prompts.values()), options), strict=True))
         return [replies[i] for i in range(len(conversations))]
 
     def _each(self, conversations: Sequence[Conversation], options: Mapping[str, Any]) -> list[Reply | Exception]:
-        """Answers in one go; where that fails, halves are tried, until only what is bad by itself has failed."""
+        """Answer all at once. If that fails, answer each half, until only the conversations that fail are left."""
         if not conversations:
             return []
-        together: Any = getattr(self.model, "generate_each", self.model.generate)
+        generate: Any = getattr(self.model, "generate_each", self.model.generate)
         try:
-            texts = together(conversations, **options)
+            answers = generate(conversations, **options)
             decisions = self._handle.decisions if self._handle is not None else []
-            told = [{"gate": asdict(decision)} for decision in decisions] or [{}] * len(texts)
+            details = [{"gate": asdict(decision)} for decision in decisions] or [{}] * len(answers)
             return [
-                Reply(text, details) if isinstance(text, str) else text
-                for text, details in zip(texts, told, strict=True)
+                Reply(answer, about) if isinstance(answer, str) else answer
+                for answer, about in zip(answers, details, strict=True)
             ]
         except SteeringError:
             raise
-        except (SarsteerError, RuntimeError) as error:  # torch tells of a full GPU by a RuntimeError
+        except Exception as error:
+            if not isinstance(error, SarsteerError) and not is_out_of_memory(error):
+                raise
             if len(conversations) == 1:
-                return [_alone(error)]
+                return [_without_index(error)]
         middle = len(conversations) // 2
         return self._each(conversations[:middle], options) + self._each(conversations[middle:], options)
 
 
-def _alone(error: Exception) -> Exception:
-    """An error about one request, without its place in a batch that nobody sees."""
-    if not isinstance(error, SarsteerError):
-        return error
-    return type(error)(re.sub(r"\bconversation \d+: ", "", str(error)))
+def _without_index(error: Exception) -> Exception:
+    """An error about one request without its position in a batch, which the caller does not know."""
+    return error.at(None) if isinstance(error, SarsteerError) and error.index is not None else error

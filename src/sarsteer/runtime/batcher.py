@@ -1,4 +1,4 @@
-"""From many coroutines that each want one answer to few batches in one worker thread."""
+"""Collect the requests of many coroutines into batches, and answer those in one worker thread."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from typing import Generic, TypeVar
 Q = TypeVar("Q")
 A = TypeVar("A")
 
-QUIET = 0.05
-"""Seconds without a new request after which a batch that is not full begins; a request takes about 10 ms to come."""
-LONGEST = 0.25
-"""Seconds that a batch is gathered at most."""
+QUIET_SECONDS = 0.05
+"""A batch that is not full starts when no request has come for this long; requests come about 10 ms apart."""
+MAX_WAIT_SECONDS = 0.25
+"""The longest that a batch waits for more requests."""
 
 
 @dataclass
 class _Waiting(Generic[Q, A]):
     key: Hashable
     request: Q
-    future: Future[A]
+    answer: Future[A]
 
 
 class Batcher(Generic[Q, A]):
-    """Gathers requests of one key, and gives them to ``work`` together.
+    """Groups requests with equal keys and passes each group to ``work``.
 
     Args:
-        work: called in the worker's thread with the key and its requests; an exception in the place of an answer is
-            raised where that answer is awaited, and one that ``work`` raises wherever one of the batch is.
-        size: the most requests in a batch.
-        length: of a request; where more wait than a batch holds, those most like the first of them go with it.
+        work: called in the worker thread with a key and its requests. An exception in place of an answer is raised for
+            this request; an exception that it raises is raised for every request of the batch.
+        size: the maximum number of requests in a batch.
+        length: a request's length. If more requests wait than fit, a batch takes those closest in length to its first.
 
     """
 
@@ -48,41 +48,43 @@ class Batcher(Generic[Q, A]):
         self._length = length
         self.size = size
         self._queue: queue.Queue[_Waiting[Q, A]] = queue.Queue()
-        self._starting = threading.Lock()
+        self._start = threading.Lock()
         self._worker: threading.Thread | None = None
 
     async def ask(self, request: Q, key: Hashable = None) -> A:
-        """The answer to one request, got together with those of others."""
+        """The answer to one request, computed in a batch with others."""
         waiting: _Waiting[Q, A] = _Waiting(key, request, Future())
-        with self._starting:
+        with self._start:
             if self._worker is None:
                 self._worker = threading.Thread(target=self._run, name="sarsteer-batches", daemon=True)
                 self._worker.start()
         self._queue.put(waiting)
-        return await asyncio.wrap_future(waiting.future)
+        return await asyncio.wrap_future(waiting.answer)
 
     def _run(self) -> None:
         waiting: list[_Waiting[Q, A]] = []
         while True:
             if not waiting:
                 waiting.append(self._queue.get())
-            self._gather(waiting)
-            key, length = waiting[0].key, self._length(waiting[0].request)
-            alike = [one for one in waiting if one.key == key]
-            mine = sorted(alike, key=lambda one: abs(self._length(one.request) - length))[: self.size]
-            taken = set(map(id, mine))
+            self._collect(waiting)
+            first = waiting[0]
+            length = self._length(first.request)
+            same_key = [one for one in waiting if one.key == first.key]
+            batch = sorted(same_key, key=lambda one: abs(self._length(one.request) - length))[: self.size]
+            taken = set(map(id, batch))
             waiting = [one for one in waiting if id(one) not in taken]
-            self._answer(key, [one for one in mine if one.future.set_running_or_notify_cancel()])
+            self._answer(first.key, [one for one in batch if one.answer.set_running_or_notify_cancel()])
 
-    def _gather(self, waiting: list[_Waiting[Q, A]]) -> None:
-        """Wait for company of the first request's key, but not long."""
-        until = time.monotonic() + LONGEST
+    def _collect(self, waiting: list[_Waiting[Q, A]]) -> None:
+        """Wait a short time for more requests with the first one's key."""
+        deadline = time.monotonic() + MAX_WAIT_SECONDS
         while sum(one.key == waiting[0].key for one in waiting) < self.size:
             try:
-                waiting.append(self._queue.get(timeout=max(0.0, min(QUIET, until - time.monotonic()))))
+                timeout = max(0.0, min(QUIET_SECONDS, deadline - time.monotonic()))
+                waiting.append(self._queue.get(timeout=timeout))
             except queue.Empty:
                 return
-        while not self._queue.empty():  # this thread alone takes from it
+        while not self._queue.empty():  # only this thread takes from the queue
             waiting.append(self._queue.get())
 
     def _answer(self, key: Hashable, batch: list[_Waiting[Q, A]]) -> None:
@@ -94,6 +96,6 @@ class Batcher(Generic[Q, A]):
             answers = [error] * len(batch)
         for one, answer in zip(batch, answers, strict=True):
             if isinstance(answer, Exception):
-                one.future.set_exception(answer)
+                one.answer.set_exception(answer)
             else:
-                one.future.set_result(answer)
+                one.answer.set_result(answer)

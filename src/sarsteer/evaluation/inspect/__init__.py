@@ -1,1 +1,1 @@
-"""Evaluations run by Inspect AI: a model provider, tasks and scorers, found by their entry point."""
+"""Evaluations through Inspect AI: a model provider, tasks and a scorer, which Inspect finds by an entry point."""

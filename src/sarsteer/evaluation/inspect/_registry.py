@@ -1,4 +1,4 @@
-"""What Inspect finds by our entry point. Every ``inspect`` command loads this: torch comes with the first model."""
+"""What Inspect finds through the package's entry point. Every ``inspect`` command imports this, so torch is not."""
 
 from __future__ import annotations
 
@@ -7,34 +7,9 @@ from typing import Any
 from inspect_ai.model import modelapi
 
 from sarsteer.evaluation.inspect.scorers import judged, rates
-from sarsteer.evaluation.inspect.tasks import (
-    advbench,
-    air_bench_chat,
-    ajailbench,
-    embedded,
-    figstep,
-    jalmbench,
-    manifest,
-    sorry_bench,
-    voicebench,
-    xstest_spoken,
-)
+from sarsteer.evaluation.inspect.tasks import TASKS
 
-__all__ = [
-    "advbench",
-    "air_bench_chat",
-    "ajailbench",
-    "embedded",
-    "figstep",
-    "jalmbench",
-    "judged",
-    "manifest",
-    "provider",
-    "rates",
-    "sorry_bench",
-    "voicebench",
-    "xstest_spoken",
-]
+__all__ = ["TASKS", "judged", "provider", "rates"]
 
 
 @modelapi(name="sarsteer")

@@ -1,4 +1,4 @@
-"""From Inspect's logs to an ``Evaluation``; nothing that is not in the logs goes into its numbers."""
+"""From Inspect's logs to an ``Evaluation``: its numbers depend only on what the logs contain."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sarsteer.evaluation.inspect.grid import Arm as GridArm
+from sarsteer.evaluation.inspect.grid import ArmTask
 from sarsteer.evaluation.inspect.logs import path_of, settings_of
 from sarsteer.evaluation.inspect.scorers import judged_of, verdict_of
-from sarsteer.evaluation.note import Note
 from sarsteer.evaluation.results import Answer, Arm, CurvePoint, Evaluation
-from sarsteer.evaluation.summary import summarise
+from sarsteer.evaluation.summary import Summary, summarize
+from sarsteer.evaluation.word_errors import WordErrors
 from sarsteer.judges import Judged
 
 if TYPE_CHECKING:
@@ -21,64 +21,95 @@ if TYPE_CHECKING:
 PACKAGES = ("sarsteer", "torch", "transformers", "inspect-ai", "numpy")
 
 
-def collect(
-    logs: Sequence[EvalLog],
-    arms: Sequence[GridArm],
-    *,
-    command: str,
-    layers: Sequence[Mapping[str, Any]] = (),
-    notes: Sequence[Note] = (),
-) -> Evaluation:
-    """The results of finished logs, one for each arm.
+def collect(logs: Sequence[EvalLog], tasks: Sequence[ArmTask], word_errors: Sequence[WordErrors] = ()) -> Evaluation:
+    """The results of finished logs. Command, layers and notes are left empty.
 
     Args:
         logs: as ``run_grid`` returns them.
-        arms: what they are of, in the same order.
-        command: what made them.
-        layers: of the steering file.
-        notes: what a reader must know.
+        tasks: their arms, in the same order.
+        word_errors: of benchmarks with altered clips; each gets a second table, without the misheard clips.
 
     """
-    rows = [_rows(log, arm) for log, arm in zip(logs, arms, strict=True)]
-    undefended = {
-        arm.benchmark.name: [answer.verdict for answer in answers]
-        for arm, (answers, _) in zip(arms, rows, strict=True)
-        if arm.defense.name == "none"
-    }
-    table: list[Arm] = []
+    errors = {one.benchmark: one for one in word_errors}
+    arms: list[Arm] = []
     curve: list[CurvePoint] = []
-    for log, arm, (answers, judged) in zip(logs, arms, rows, strict=True):
-        name, defense = arm.benchmark.name, arm.defense.name
-        plain = undefended.get(name) if defense != "none" else None
-        summary = summarise([answer.verdict for answer in answers], judged, plain)
-        if arm.sweep is not None:
-            curve.append(CurvePoint(name, arm.base, arm.sweep, summary))
-            continue
-        told = settings_of(log)
-        settings = {**told["settings"], **told["run"], **told["content"], **_decoding(log)}
-        table.append(Arm(name, defense, settings, summary, tuple(answers), arm.defense.steering, str(path_of(log))))
-    judges = {told["judge"]: told["judge_signature"] for told in (settings_of(log)["content"] for log in logs)}
+    for benchmark in dict.fromkeys(task.benchmark.name for task in tasks):
+        wer = errors[benchmark].wer if benchmark in errors else {}
+        rows = [
+            (log, task, _answers(log, task, wer))
+            for log, task in zip(logs, tasks, strict=True)
+            if task.benchmark.name == benchmark
+        ]
+        undefended = next((answers for _, task, answers in rows if task.planned.name == "none"), None)
+        table: list[Arm] = []
+        for log, task, answers in rows:
+            summary = _summary(answers, undefended if task.planned.name != "none" else None)
+            if task.planned.swept is None:
+                table.append(_arm(log, task, answers, summary))
+            elif task.defense.strength is not None:
+                curve.append(CurvePoint(benchmark, task.planned.swept, task.defense.strength.alpha, summary))
+        arms += table
+        if benchmark in errors:
+            arms += _without_misheard(table, errors[benchmark])
+    judges = {content["judge"]: content["judge_signature"] for content in (settings_of(log)["content"] for log in logs)}
     return Evaluation(
         model=(logs[0].eval.metadata or {})["arm"]["model"],
         judge={"name": ", ".join(judges), "signature": ", ".join(judges.values())},
-        command=command,
+        command="",
         created=max(str(log.stats.completed_at) for log in logs),
         versions={name: _version(name) for name in PACKAGES},
-        arms=tuple(table),
+        arms=tuple(arms),
         curve=tuple(curve),
-        layers=tuple(layers),
-        notes=tuple(notes),
     )
 
 
-def _rows(log: EvalLog, arm: GridArm) -> tuple[list[Answer], list[Judged]]:
-    order = {item.id: place for place, item in enumerate(arm.benchmark.items)}
-    answers, judged = [], []
+def _arm(log: EvalLog, task: ArmTask, answers: Sequence[Answer], summary: Summary) -> Arm:
+    logged = settings_of(log)
+    settings = {**logged["settings"], **logged["run"], **logged["content"], **_decoding(log)}
+    return Arm(
+        benchmark=task.benchmark.name,
+        defense=task.planned.name,
+        settings=settings,
+        summary=summary,
+        answers=tuple(answers),
+        steering=task.defense.steering,
+        log=str(path_of(log)),
+    )
+
+
+def _without_misheard(table: Sequence[Arm], errors: WordErrors) -> list[Arm]:
+    """The arms as if the misheard clips had not been asked; none if all clips were misheard."""
+    understood = [[answer for answer in arm.answers if answer.id not in errors.misheard] for arm in table]
+    undefended = next((rest for arm, rest in zip(table, understood, strict=True) if arm.defense == "none"), None)
+    return [
+        replace(
+            arm,
+            benchmark=f"{arm.benchmark}, without misheard",
+            summary=_summary(rest, undefended if arm.defense != "none" else None),
+            answers=tuple(rest),
+        )
+        for arm, rest in zip(table, understood, strict=True)
+        if rest
+    ]
+
+
+def _summary(answers: Sequence[Answer], undefended: Sequence[Answer] | None) -> Summary:
+    items = [
+        Judged(
+            one.question, one.answer, one.label, category=one.category, id=one.id, cluster=one.cluster, pair=one.pair
+        )
+        for one in answers
+    ]
+    plain = None if undefended is None else [one.verdict for one in undefended]
+    return summarize([one.verdict for one in answers], items, plain)
+
+
+def _answers(log: EvalLog, task: ArmTask, wer: Mapping[str, float]) -> list[Answer]:
+    order = {item.id: place for place, item in enumerate(task.benchmark.items)}
+    answers = []
     for sample in sorted(log.samples or (), key=lambda sample: order[str(sample.id)]):
-        about = sample.metadata
         (score,) = (sample.scores or {}).values()
-        item = judged_of(sample.id, about, sample.output.completion, str(sample.target) or None)
-        judged.append(item)
+        item = judged_of(sample.id, sample.metadata, sample.output.completion)
         answers.append(
             Answer(
                 id=str(sample.id),
@@ -89,21 +120,18 @@ def _rows(log: EvalLog, arm: GridArm) -> tuple[list[Answer], list[Judged]]:
                 category=item.category,
                 pair=item.pair,
                 cluster=item.cluster,
-                audio=about.get("audio"),
-                text=about.get("text"),
+                audio=sample.metadata.get("audio"),
+                text=sample.metadata.get("text"),
+                wer=wer.get(str(sample.id)),
             )
         )
-    return answers, [replace(item, reference=None) for item in judged]
+    return answers
 
 
 def _decoding(log: EvalLog) -> dict[str, Any]:
-    return next(
-        (
-            {"decoding": (sample.output.metadata or {}).get("decoding"), "system_prompt": None}
-            for sample in log.samples or ()
-        ),
-        {},
-    )
+    for sample in log.samples or ():
+        return {"decoding": (sample.output.metadata or {}).get("decoding"), "system_prompt": None}
+    return {}
 
 
 def _version(package: str) -> str:

@@ -1,8 +1,8 @@
-"""Run benchmarks under defences through Inspect: one log an arm, and a run that was killed goes on where it was.
+"""Run benchmarks under defenses through Inspect: one log per arm, and a killed run resumes from its logs.
 
-``eval_set`` pairs each arm with its newest log and takes over what it holds. A log is rewritten whole, and atomically,
-after every batch, though at most about ``WRITES`` times in an arm, since logs hold their clips, and a minute after an
-answer at the latest.
+``eval_set`` pairs each arm with its newest log and reuses its samples. A log is rewritten as a whole, atomically, after
+every batch, but at most about ``WRITES`` times per arm, because logs contain their clips, and at the latest a minute
+after an answer.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from __future__ import annotations
 import gc
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sarsteer.data.benchmarks import LoadedBenchmark
-from sarsteer.defenses import Defense
+from sarsteer.defenses.built import BuiltDefense
 from sarsteer.errors import EvaluationError
-from sarsteer.evaluation.identity import identity
-from sarsteer.evaluation.inspect import logs
-from sarsteer.runtime.shared import SharedModel, put_arm, shared_judge
+from sarsteer.evaluation.inspect import logs, process
+from sarsteer.evaluation.plan import PlannedDefense
+from sarsteer.runtime.shared import SharedJudge, SharedModel
 
 if TYPE_CHECKING:
     from inspect_ai import Task
@@ -29,100 +29,114 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 STAGE = "Answering and judging"
 WRITES = 32
-"""How often a large arm's log is written whole, about: the oftener, the less is lost by a kill."""
+"""How often the log of a large arm is written, approximately. More writes lose less if the run is killed."""
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One benchmark under one defence.
+class ArmTask:
+    """One arm to run: a benchmark under a defense.
 
     Attributes:
-        sweep: the strength, where the arm is a point of a curve and no row of the table.
-        base: the defence whose strength it is.
+        judge: the spec of the judge that reads the answers.
 
     """
 
     benchmark: LoadedBenchmark
-    defense: Defense
-    sweep: float | None = None
-    base: str = ""
+    judge: str
+    planned: PlannedDefense
+    defense: BuiltDefense
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The names of benchmark and defense; unique in a run."""
+        return self.benchmark.name, self.planned.name
 
 
 @dataclass(frozen=True)
 class Grid:
-    """All that a run is made of.
+    """The arms of a run, and what they share.
 
     Attributes:
-        folder: of its logs and results.
-        judges: a judge's spec for each benchmark, by name.
+        judges: by spec.
+        folder: of the run's logs.
 
     """
 
     shared: SharedModel = field(repr=False)
-    arms: Sequence[Arm]
-    judges: dict[str, str]
+    judges: Mapping[str, SharedJudge] = field(repr=False)
+    arms: Sequence[ArmTask]
     folder: Path
     limit: int | None = None
     max_new_tokens: int = 256
 
-    def settings(self, arm: Arm) -> dict[str, Any]:
-        """What a log must agree on to be gone on with; names alone are compared apart."""
-        model = identity(self.shared.model)
-        loose = ("device", "name") if "fingerprint" in model else ()  # its weights tell a model from another
-        judge = self.judges[arm.benchmark.name]
+    def settings(self, arm: ArmTask) -> dict[str, Any]:
+        """What a log must agree on so that it can be continued."""
+        identity = self.shared.identity
+        ignored = ("device", "name") if "fingerprint" in identity else ()  # the weights identify the model
         return {
             "benchmark": arm.benchmark.name,
-            "defense": arm.defense.name,
+            "defense": arm.planned.name,
             "run": {
-                "model": {key: value for key, value in model.items() if key not in loose},
+                "model": {key: value for key, value in identity.items() if key not in ignored},
                 "limit": self.limit,
                 "max_new_tokens": self.max_new_tokens,
             },
             "content": {
                 "requests": arm.benchmark.digest,
-                "judge": judge,
-                "judge_signature": shared_judge(judge).judge.signature,
+                "judge": arm.judge,
+                "judge_signature": self.judges[arm.judge].judge.signature,
             },
             "settings": dict(arm.defense.settings),
         }
 
 
 def run_grid(grid: Grid, progress: Progress | None = None) -> list[EvalLog]:
-    """Answer and judge all that is not done yet; returns the finished logs, whole, one for each arm in its order.
+    """Answer and judge everything that is not done yet; returns the complete log of each arm.
 
     Raises:
-        EvaluationError: logs in the folder were made with other settings, or are damaged; or some requests found no
-            answer or no verdict. What was done is kept.
+        EvaluationError: logs in the folder have other settings or are damaged, or some requests have no answer or no
+            verdict. What was done is kept.
 
     """
-    from inspect_ai import eval_set
-
     folder = grid.folder / "logs"
     folder.mkdir(parents=True, exist_ok=True)
     settings = [grid.settings(arm) for arm in grid.arms]
     headers = logs.read_headers(folder)
     logs.check_same(headers, settings)
-    total = sum(len(arm.benchmark.items) for arm in grid.arms)
-    count = _Counter(progress, _done(headers, settings), total)
-    for spec in set(grid.judges.values()):
-        shared_judge(spec).on_verdict = count.one
-    tasks = [_task(grid, arm, told) for arm, told in zip(grid.arms, settings, strict=True)]
-    largest = max(len(arm.benchmark.items) for arm in grid.arms)
+    counter = _Counter(progress, _done(headers, grid), sum(len(arm.benchmark.items) for arm in grid.arms))
+    for judge in grid.judges.values():
+        judge.on_verdict = counter.count
     gc.collect()
-    gc.freeze()  # what a loaded model is made of would be looked through again and again while logs are written
+    gc.freeze()  # the objects of a loaded model need not be traversed each time a log is written
+    try:
+        with process.serving(grid.judges):
+            tasks = [_task(grid, arm, chosen) for arm, chosen in zip(grid.arms, settings, strict=True)]
+            _run_tasks(tasks, folder, grid)
+    finally:
+        gc.unfreeze()
+        for judge in grid.judges.values():
+            judge.on_verdict = None
+    return _finished(grid, folder)
+
+
+def _run_tasks(tasks: list[Task], folder: Path, grid: Grid) -> None:
+    from inspect_ai import eval_set
+
+    batch_size = grid.shared.batch_size
+    largest = max(len(arm.benchmark.items) for arm in grid.arms)
     try:
         eval_set(
             tasks,
             log_dir=str(folder),
-            log_dir_allow_dirty=True,  # arms may be added and left out; what is there was checked above
+            log_dir_allow_dirty=True,  # arms may be added and left out; check_same has compared the logs
             retry_attempts=0,
             retry_immediate=False,
             max_tasks=1,
             display="none",
             log_level="error",
             log_format="eval",
-            max_samples=3 * grid.shared.batch_size,  # a batch answered, one gathered, one with the judge
-            log_buffer=max(grid.shared.batch_size, -(-largest // WRITES)),
+            max_samples=3 * batch_size,  # one batch at the model, one waiting, one at the judge
+            log_buffer=max(batch_size, -(-largest // WRITES)),
             log_realtime=False,
             fail_on_error=True,
             continue_on_fail=True,
@@ -130,102 +144,88 @@ def run_grid(grid: Grid, progress: Progress | None = None) -> list[EvalLog]:
             acp_server=False,
         )
     except (OSError, ValueError) as error:
-        raise EvaluationError(f"{folder}: Inspect cannot go on ({error})") from error
-    finally:
-        gc.unfreeze()
-        for spec in set(grid.judges.values()):
-            shared_judge(spec).on_verdict = None
-    return _finished(grid, folder, settings)
+        raise EvaluationError(f"Inspect cannot continue ({error})", place=str(folder)) from error
 
 
 class _Counter:
-    """Verdicts so far, for a progress bar."""
+    """Counts verdicts for a progress bar."""
 
     def __init__(self, progress: Progress | None, done: int, total: int) -> None:
         self._progress, self._done, self._total = progress, done, total
-        self._tell()
+        self._report()
 
-    def one(self) -> None:
+    def count(self) -> None:
         self._done += 1
-        self._tell()
+        self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         if self._progress is not None:
             self._progress(STAGE, min(self._done, self._total), self._total)
 
 
-def _task(grid: Grid, arm: Arm, settings: dict[str, Any]) -> Task:
+def _task(grid: Grid, arm: ArmTask, settings: dict[str, Any]) -> Task:
     from inspect_ai.model import get_model
 
-    from sarsteer.evaluation.inspect import _registry  # noqa: F401 - names the provider, installed or not
+    from sarsteer.evaluation.inspect import _registry  # noqa: F401 - registers the provider, installed or not
     from sarsteer.evaluation.inspect.tasks import build_task
 
-    key = put_arm(grid.shared, arm.defense)
-    name = re.sub(r"[^\w.=-]+", "-", f"{arm.benchmark.name}--{arm.defense.name}")[:60]
-    mark = hashlib.sha256(f"{arm.benchmark.name}\0{arm.defense.name}".encode()).hexdigest()[:6]
-    about = {**settings, "model": identity(grid.shared.model), "steering": arm.defense.steering}
+    benchmark, defense = arm.key
+    name = re.sub(r"[^\w.=-]+", "-", f"{benchmark}--{defense}")[:60]
+    suffix = hashlib.sha256(f"{benchmark}\0{defense}".encode()).hexdigest()[:6]
+    about = {**settings, "model": dict(grid.shared.identity), "steering": arm.defense.steering}
     task = build_task(
         arm.benchmark,
-        grid.judges[arm.benchmark.name],
+        arm.judge,
         grid.max_new_tokens,
-        name=f"{name}-{mark}",
-        metadata={logs.OURS: settings, "arm": about},
+        name=f"{name}-{suffix}",
+        metadata={logs.SETTINGS: settings, "arm": about},
     )
-    task.model = get_model(f"sarsteer/{grid.shared.model.name}", memoize=False, defense=arm.defense.name, arm=key)
+    key = process.put_arm(grid.shared, arm.defense)
+    task.model = get_model(f"sarsteer/{grid.shared.model.name}", memoize=False, defense=defense, arm=key)
     return task
 
 
-def _done(headers: Sequence[EvalLog], settings: Sequence[dict[str, Any]]) -> int:
-    """Requests that need not be asked again."""
+def _done(headers: Sequence[EvalLog], grid: Grid) -> int:
+    """The number of requests that are already answered and judged."""
     done: dict[tuple[str, str], set[str]] = {}
     for header in headers:
-        told = logs.settings_of(header)
-        done.setdefault((told["benchmark"], told["defense"]), set()).update(logs.answered(header))
-    return sum(len(done.get((told["benchmark"], told["defense"]), ())) for told in settings)
+        done.setdefault(logs.key_of(header), set()).update(logs.answered(header))
+    return sum(len(done.get(arm.key, ())) for arm in grid.arms)
 
 
-def _finished(grid: Grid, folder: Path, settings: Sequence[dict[str, Any]]) -> list[EvalLog]:
-    wanted = [(told["benchmark"], told["defense"]) for told in settings]
+def _finished(grid: Grid, folder: Path) -> list[EvalLog]:
+    keys = [arm.key for arm in grid.arms]
     newest: dict[tuple[str, str], EvalLog] = {}
-    for header in logs.read_headers(folder):  # oldest first; arms of earlier runs that this one left out do not count
-        about = logs.settings_of(header)
-        if (about["benchmark"], about["defense"]) in wanted:
-            newest[about["benchmark"], about["defense"]] = header
-    if any(log.status == "cancelled" for log in newest.values()):  # Inspect takes Ctrl-C for itself, and returns
+    for header in logs.read_headers(folder):  # oldest first
+        if logs.key_of(header) in keys:  # arms of earlier runs that this run leaves out do not count
+            newest[logs.key_of(header)] = header
+    if any(log.status == "cancelled" for log in newest.values()):  # Inspect catches Ctrl-C and returns
         raise KeyboardInterrupt
-    whole, bad, first = [], 0, ""
-    for told in settings:
-        if (told["benchmark"], told["defense"]) not in newest:
-            raise EvaluationError(f"{told['benchmark']} under {told['defense']} has no log in {folder}; run it again")
-        log = logs.read_samples(newest[told["benchmark"], told["defense"]])
-        for sample in log.samples or ():
-            if sample.error is not None:
-                bad += 1
-                first = (
-                    first or f"{told['benchmark']} under {told['defense']}, {sample.id}: {_plain(sample.error.message)}"
-                )
-        if log.status != "success" and not bad:
-            why = log.error.message if log.error is not None else f"it is {log.status}"
-            raise EvaluationError(f"{told['benchmark']} under {told['defense']} did not end ({why}); run it again")
-        whole.append(log)
-    if bad:
-        asked = sum(len(log.samples or ()) for log in whole)
+    complete = []
+    failures: list[str] = []
+    for benchmark, defense in keys:
+        arm = f"{benchmark} under {defense}"
+        if (benchmark, defense) not in newest:
+            raise EvaluationError(f"{arm} has no log; run the same command again", place=str(folder))
+        log = logs.read_samples(newest[benchmark, defense])
+        failed = [f"{arm}, {one.id}: {one.error.message}" for one in log.samples or () if one.error is not None]
+        if log.status != "success" and not failed and not failures:
+            reason = log.error.message if log.error is not None else f"it is {log.status}"
+            raise EvaluationError(f"{arm} did not finish ({reason}); run the same command again")
+        failures += failed
+        complete.append(log)
+    if failures:
+        total = sum(len(log.samples or ()) for log in complete)
         raise EvaluationError(
-            f"{bad} of {asked} requests have no answer or no verdict; the first: {first}; all others are kept, "
-            f"mend this and run the same command again ({grid.folder})"
+            f"{len(failures)} of {total} requests have no answer or no verdict; the first: {failures[0]}; all others "
+            f"are stored in {grid.folder}; fix the cause and run the same command again"
         )
-    _clear(folder, newest.values())
-    return whole
+    _delete_older(folder, newest.values())
+    return complete
 
 
-def _plain(message: str) -> str:
-    """An error's own words: Inspect logs its ``repr``."""
-    found = re.fullmatch(r"\w+\((['\"])(.*)\1\)", message.strip(), re.DOTALL)
-    return found[2].replace("\\'", "'") if found else message.strip()
-
-
-def _clear(folder: Path, newest: Iterable[EvalLog]) -> None:
-    """Delete logs of killed attempts: all that they hold is in the finished ones."""
+def _delete_older(folder: Path, newest: Iterable[EvalLog]) -> None:
+    """Delete the logs of killed attempts: the finished logs contain all their samples."""
     for log in newest:
         if log.status == "success":
             for path in folder.glob(f"*_{log.eval.task_id}*.eval"):

@@ -1,4 +1,4 @@
-"""Inspect's logs of a run: found, checked, and read."""
+"""Find, check and read the Inspect logs of a run."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from inspect_ai.log import EvalLog
 
 CLIPS = {"attachments", "events", "events_data", "messages", "store"}
-"""Fields of a logged sample that hold its clip, or point to it, and that no number is made of."""
-OURS = "sarsteer"
-"""Where a log's metadata keep the settings of its arm."""
+"""Fields of a logged sample that contain its clip or refer to it. No number depends on them."""
+SETTINGS = "sarsteer"
+"""The key of the arm's settings in a log's metadata."""
 
 
 def read_headers(folder: Path) -> list[EvalLog]:
@@ -35,40 +35,48 @@ def log_files(folder: Path) -> list[Path]:
 
 
 def read_samples(log: EvalLog) -> EvalLog:
-    """The log that a header is of, with its answers and verdicts but without their clips, which may be gigabytes."""
+    """The whole log of a header, but without the clips, which may be gigabytes."""
     return _read(path_of(log), header_only=False, exclude_fields=CLIPS)
 
 
 def path_of(log: EvalLog) -> Path:
-    """Where a log lies."""
+    """The log's file."""
     return Path(re.sub(r"^file://", "", log.location))
 
 
 def answered(log: EvalLog) -> set[str]:
-    """Ids of the requests that have an answer and a verdict in a log."""
+    """Ids of the requests that have an answer and a verdict."""
     from inspect_ai.log import read_eval_log_sample_summaries
 
     try:
         return {str(one.id) for one in read_eval_log_sample_summaries(log.location) if one.error is None and one.scores}
-    except Exception as error:  # whatever a damaged archive makes a reader raise
+    except Exception as error:  # a damaged archive can raise anything
         raise _damaged(path_of(log), error) from None
 
 
 def settings_of(log: EvalLog) -> dict[str, Any]:
-    """What ``sarsteer evaluate`` wrote of the arm.
+    """The settings of the log's arm.
 
     Raises:
-        EvaluationError: the log is not of such a run.
+        EvaluationError: the log does not belong to a run of ``sarsteer evaluate``.
 
     """
-    found = (log.eval.metadata or {}).get(OURS)
-    if not isinstance(found, dict):
-        raise EvaluationError(f"{path_of(log)}: is no log of sarsteer evaluate; move it away, or name another --out")
-    return found
+    settings = (log.eval.metadata or {}).get(SETTINGS)
+    if not isinstance(settings, dict):
+        raise EvaluationError(
+            "is not a log of sarsteer evaluate; move it away, or choose another --out", place=str(path_of(log))
+        )
+    return settings
+
+
+def key_of(log: EvalLog) -> tuple[str, str]:
+    """The names of benchmark and defense."""
+    settings = settings_of(log)
+    return settings["benchmark"], settings["defense"]
 
 
 def difference(old: dict[str, Any], new: dict[str, Any], where: str = "") -> Iterator[str]:
-    """What differs between two settings, in words."""
+    """Each difference between two settings, in words."""
     for key in (*old, *(key for key in new if key not in old)):
         before, after = old.get(key), new.get(key)
         name = f"{where}{key}"
@@ -79,30 +87,29 @@ def difference(old: dict[str, Any], new: dict[str, Any], where: str = "") -> Ite
 
 
 def check_same(headers: Sequence[EvalLog], arms: Sequence[dict[str, Any]]) -> None:
-    """Refuse to go on with logs that were made with other settings.
+    """Check that a run can continue from these logs.
 
-    An arm that the logs do not have yet may be added, and one that they have be left out; what all arms share, and what
-    each had, must be as it was.
+    Arms may be added and left out. What all arms share, and the settings of each arm that has a log, must be equal.
 
     Raises:
-        EvaluationError: naming what differs.
+        EvaluationError: the settings differ; the message says in what.
 
     """
-    arms = json.loads(json.dumps(arms))  # as the logs hold them: a tuple comes back as a list
+    arms = json.loads(json.dumps(arms))  # as in a log: a tuple becomes a list
     for header in headers:
         old = settings_of(header)
-        same = [arm for arm in arms if (arm["benchmark"], arm["defense"]) == (old["benchmark"], old["defense"])]
-        if same:
-            new = same[0]
-        else:
-            keys = ("run",) if all(arm["benchmark"] != old["benchmark"] for arm in arms) else ("run", "content")
-            match = next((arm for arm in arms if arm["benchmark"] == old["benchmark"]), arms[0])
-            old, new = {key: old[key] for key in keys}, {key: match[key] for key in keys}
-        found = [text.replace("run.", "", 1) for text in difference(old, new)]
-        if found:
+        same_benchmark = [arm for arm in arms if arm["benchmark"] == old["benchmark"]]
+        same_arm = [arm for arm in same_benchmark if arm["defense"] == old["defense"]]
+        new = (same_arm or same_benchmark or arms)[0]
+        # arms share the settings of their run, and those of one benchmark share its content
+        compared = ("content", "settings") if same_arm else ("content",) if same_benchmark else ()
+        before, now = ({**one["run"], **{key: one[key] for key in compared}} for one in (old, new))
+        differences = list(difference(before, now))
+        if differences:
             raise EvaluationError(
-                f"{path_of(header).parent.parent}: was begun with other settings: {'; '.join(found)}; "
-                "give the same again, or name another --out"
+                f"was started with other settings: {'; '.join(differences)}; use the same settings, or choose another "
+                "--out",
+                place=str(path_of(header).parent.parent),
             )
 
 
@@ -116,12 +123,13 @@ def _read(path: Path, **options: Any) -> EvalLog:
 
     try:
         return read_eval_log(str(path), **options)
-    except Exception as error:  # whatever a damaged archive makes a reader raise
+    except Exception as error:  # a damaged archive can raise anything
         raise _damaged(path, error) from None
 
 
 def _damaged(path: Path, error: Exception) -> EvaluationError:
-    why = (str(error).strip().splitlines() or [type(error).__name__])[0][:80]
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:80]
     return EvaluationError(
-        f"{path}: is cut or damaged ({why}); delete it and run the same command again, its answers are made anew"
+        f"is cut off or damaged ({reason}); delete it and run the same command again, which asks its requests again",
+        place=str(path),
     )

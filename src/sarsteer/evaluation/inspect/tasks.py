@@ -17,9 +17,10 @@ from inspect_ai.model import (
 )
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
+from sarsteer.data.benchmarks import BENCHMARKS
 from sarsteer.data.manifest import Item
 from sarsteer.errors import EvaluationError
-from sarsteer.evaluation.inspect.errors import told_by_inspect
+from sarsteer.evaluation.inspect.prerequisite import prerequisite_errors
 from sarsteer.evaluation.inspect.scorers import judged
 
 if TYPE_CHECKING:
@@ -36,14 +37,14 @@ def build_task(
     name: str | None = None,
     metadata: dict[str, Any] | None = None,
 ) -> Task:
-    """A task that asks every request of a benchmark once, and judges each answer as soon as it is there.
+    """A task that asks every request of a benchmark once, and judges each answer at once.
 
     Raises:
-        JudgeError: there is no such judge.
-        EvaluationError: a request is of a kind that Inspect does not carry.
+        JudgeError: the judge is unknown.
+        EvaluationError: Inspect cannot carry a request.
 
     """
-    from sarsteer.runtime.shared import shared_judge
+    from sarsteer.evaluation.inspect.process import shared_judge
 
     spec = judge or benchmark.judge
     about = {"benchmark": benchmark.name, "benchmark_digest": benchmark.digest, **benchmark.about}
@@ -58,7 +59,7 @@ def build_task(
 
 
 def sample_of(benchmark: LoadedBenchmark, item: Item) -> Sample:
-    """One request. Its label stays in the metadata: neither the model nor the judge is shown it."""
+    """One request. Its label is only in the metadata, which neither the model nor the judge sees."""
     text = benchmark.text(item)
     content: list[Content] = [_media(item), ContentText(text=text)] if item.media else []
     if not content:
@@ -83,19 +84,19 @@ def sample_of(benchmark: LoadedBenchmark, item: Item) -> Sample:
 
 def _media(item: Item) -> Content:
     path = str(item.media)
-    if item.modality == "audio":  # the format is a label; what the clip is, its bytes tell
+    if item.modality == "audio":  # the format is only a label: decoders look at the bytes
         return ContentAudio(audio=path, format="mp3" if path.lower().endswith(".mp3") else "wav")
     if item.modality == "image":
         return ContentImage(image=path)
     if item.modality == "video":
         return ContentVideo(video=path, format="mp4")
-    raise EvaluationError(f"item {item.id!r} is {item.modality}, which Inspect does not carry; leave it out")
+    raise EvaluationError(f"item {item.id!r} is {item.modality}, which Inspect cannot carry; leave it out")
 
 
 @solver
 def answer(judge: str) -> Solver:
-    """Ask the model, unless the judge has stopped: what cannot be judged need not be answered."""
-    from sarsteer.runtime.shared import shared_judge
+    """Ask the model, unless the judge has stopped: an answer that cannot be judged is not needed."""
+    from sarsteer.evaluation.inspect.process import shared_judge
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         shared_judge(judge).check()
@@ -108,10 +109,10 @@ def answer(judge: str) -> Solver:
 
 
 def playable(part: Content) -> Content:
-    """A clip as ``inspect view`` gives it a player: it knows WAV and MP3 by their labels, and shows others as text.
+    """A clip that ``inspect view`` shows with a player: it plays what is labeled WAV or MP3, and shows others as text.
 
-    Only the data URI's label changes. Browsers and our decoder alike look at the bytes, as the HTML standard has it,
-    and Ogg written anew as WAV would be thirty times as large, or not the same sound.
+    Only the data URI's label changes. Browsers and our decoder look at the bytes, as the HTML standard requires. Ogg
+    converted to WAV would be thirty times as large, or a different sound.
     """
     if isinstance(part, ContentAudio) and part.audio.startswith("data:"):
         label, _, rest = part.audio.partition(";")
@@ -121,7 +122,7 @@ def playable(part: Content) -> Content:
 
 
 def _register(name: str) -> Any:
-    def made(
+    def create(
         folder: str | None = None,
         split: str | None = None,
         variant: str | None = None,
@@ -131,26 +132,19 @@ def _register(name: str) -> Any:
         max_new_tokens: int = MAX_NEW_TOKENS,
     ) -> Task:
         from sarsteer.data.benchmarks import load_benchmark
-        from sarsteer.evaluation.judge_choice import choose_judges
+        from sarsteer.evaluation.judge_choice import choose_judges, parse_judges
 
-        with told_by_inspect():
+        with prerequisite_errors():
             benchmark = load_benchmark(
                 name, folder=folder, split=split, variant=variant, limit=limit, instruction=instruction
             )
-            return build_task(benchmark, choose_judges([benchmark], judge)[benchmark.name], max_new_tokens)
+            choices = parse_judges([judge] if judge else [])
+            return build_task(benchmark, choose_judges([benchmark], choices)[benchmark.name], max_new_tokens)
 
-    made.__name__ = name
-    made.__doc__ = f"``{name}``: the folder it lies in, split, variant, limit, judge, instruction, max_new_tokens."
-    return task(made)
+    create.__name__ = name
+    create.__doc__ = f"``{name}``: its folder, split, variant, limit, judge, instruction, max_new_tokens."
+    return task(create)
 
 
-figstep = _register("figstep")
-advbench = _register("advbench")
-sorry_bench = _register("sorry_bench")
-ajailbench = _register("ajailbench")
-air_bench_chat = _register("air_bench_chat")
-jalmbench = _register("jalmbench")
-xstest_spoken = _register("xstest_spoken")
-voicebench = _register("voicebench")
-manifest = _register("manifest")
-embedded = _register("embedded")
+TASKS = {name: _register(name) for name in BENCHMARKS.names()}
+"""A task for each benchmark."""

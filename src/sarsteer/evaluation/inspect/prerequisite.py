@@ -1,4 +1,4 @@
-"""Errors that a user can mend, as Inspect tells them: one line and no traceback."""
+"""Errors that a user can fix, in the form that Inspect prints in one line and without a traceback."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from sarsteer.errors import SarsteerError
 
 
 @contextmanager
-def told_by_inspect() -> Iterator[None]:
-    """Turn an error of ours into the kind that ``inspect eval`` prints plainly."""
+def prerequisite_errors() -> Iterator[None]:
+    """Turn a ``SarsteerError`` into Inspect's ``PrerequisiteError``."""
     from inspect_ai._util.error import PrerequisiteError
 
     try:

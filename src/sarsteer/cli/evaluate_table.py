@@ -1,0 +1,73 @@
+"""The tables that ``sarsteer evaluate`` prints."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from sarsteer.cli.output import console, note
+from sarsteer.evaluation.results import Evaluation
+from sarsteer.evaluation.summary import Summary
+from sarsteer.stats.estimate import Estimate, Score
+
+RATES = {
+    "asr": "ASR ↓",
+    "rr_harmful": "RR\nharmful ↑",
+    "rr_safe": "RR\nsafe ↓",
+    "brr": "BRR ↑",
+    "broken": "broken ↓",
+    "unreadable": "unread-\nable",
+}
+SCORES = {
+    "answer": "score ↑",
+    "answer_change": "change",
+    "answer_first": "read\nfirst",
+    "answer_second": "read\nsecond",
+    "reference": "reference",
+    "position_bias": "position\nbias",
+    "unreadable": "unread-\nable",
+}
+
+
+def print_tables(results: Evaluation) -> None:
+    """One table per benchmark on standard output; notes on standard error."""
+    console.print(
+        f"\n[bold]{results.model['name']}[/], judged by {results.judge['name']}; in %, 95 % intervals below",
+        highlight=False,
+    )
+    for benchmark in dict.fromkeys(arm.benchmark for arm in results.arms):
+        rows = [(arm.defense, arm.summary) for arm in results.arms if arm.benchmark == benchmark]
+        rows += [(f"{p.defense}, α {p.alpha:g}", p.summary) for p in results.curve if p.benchmark == benchmark]
+        console.print(_table(benchmark, rows))
+        console.print(f"[dim]n: {_counts(rows[0][1])}[/]", highlight=False)
+        for text in dict.fromkeys(str(one) for _, summary in rows for one in summary.notes):
+            note(f"{benchmark}: {text}")
+    for one in results.notes:
+        note(str(one))
+
+
+def _table(benchmark: str, rows: list[tuple[str, Summary]]) -> Table:
+    table = Table(title=benchmark, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table.add_column("defense", overflow="fold")
+    columns = RATES if all(summary.scores is None for _, summary in rows) else SCORES
+    for title in columns.values():
+        table.add_column(title, justify="right")
+    for defense, summary in rows:
+        numbers = summary if columns is RATES else summary.scores
+        table.add_row(defense, *(_cell(getattr(numbers, column, None)) for column in columns))
+    return table
+
+
+def _counts(summary: Summary) -> str:
+    if summary.scores is not None:
+        read = summary.scores.answer
+        return f"{0 if read is None else read.n} read in both orders; scores from 1 to 10"
+    sides = {"harmful": summary.asr, "safe": summary.rr_safe}
+    return ", ".join(f"{estimate.n} {side}" for side, estimate in sides.items() if estimate is not None)
+
+
+def _cell(value: Estimate | Score | None) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, Score):
+        return f"{value.value:.2f}\n[dim]{value.low:.2f}-{value.high:.2f}[/]"
+    return f"{100 * value.value:.1f}\n[dim]{100 * value.low:.0f}-{100 * value.high:.0f}[/]"

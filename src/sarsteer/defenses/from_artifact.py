@@ -1,0 +1,58 @@
+"""Defenses whose vectors come from a steering file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from sarsteer.defenses.base import DefenseContext, Requirement
+from sarsteer.defenses.built import BuiltDefense
+from sarsteer.defenses.steered import SteeredDefense, steered
+from sarsteer.registry import option
+
+if TYPE_CHECKING:
+    from sarsteer.steering.artifact import Steering
+    from sarsteer.steering.strength import GateChoice, ResolvedStrength
+
+_GATES: dict[str, GateChoice] = {"off": False, "on": True, "hard": "hard", "logistic": "logistic"}
+
+
+@dataclass(frozen=True)
+class ArtifactDefense(SteeredDefense):
+    """A defense that uses a steering file. An option that is not set is the run's, else the file's."""
+
+    requires: ClassVar[frozenset[Requirement]] = SteeredDefense.requires | {Requirement.STEERING}
+
+    k: int | None = option(None, help="number of ablated principal components")
+    lambda_: float | None = option(None, name="lambda", help="ablation coefficient")
+    gate: Literal["off", "on", "hard", "logistic"] | None = option(
+        None, help="whether the file's gate decides which requests are steered, or in which mode it does"
+    )
+
+    def resolve(self, context: DefenseContext) -> tuple[Steering, ResolvedStrength]:
+        """The steering file, checked against the model, and the strength in use.
+
+        Raises:
+            ArtifactError: the file belongs to another model.
+            SteeringError: a value is out of range, or the file has no gate.
+
+        """
+        from sarsteer.steering.strength import Strength
+
+        model: Any = context.model
+        steering, default = context.steering, context.strength or Strength()
+        assert steering is not None, "build_defense checks this"
+        steering.check_model(model.fingerprint, allow_other_model=context.allow_other_model)
+        chosen = replace(
+            default,
+            alpha=default.alpha if self.alpha is None else self.alpha,
+            k=default.k if self.k is None else self.k,
+            lambda_=default.lambda_ if self.lambda_ is None else self.lambda_,
+            gate=default.gate if self.gate is None else _GATES[self.gate],
+        )
+        return steering, steering.resolve(chosen)
+
+    def build(self, context: DefenseContext) -> BuiltDefense:
+        """The vectors as ``resolve`` returns them."""
+        steering, strength = self.resolve(context)
+        return steered(self.name, strength, strength.settings, steering=steering.digest)

@@ -1,0 +1,146 @@
+"""What an evaluation is asked to do: the command line, parsed once into typed values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sarsteer.data.benchmarks import BenchmarkSpec
+from sarsteer.defenses.base import Defense, Requirement
+from sarsteer.defenses.registry import DEFENSES
+from sarsteer.defenses.steered import SteeredDefense
+from sarsteer.errors import EvaluationError
+from sarsteer.evaluation.judge_choice import JudgeChoice, parse_judges
+from sarsteer.steering.strength import Strength
+
+
+@dataclass(frozen=True)
+class PlannedDefense:
+    """A defense, and its name in tables and logs.
+
+    Attributes:
+        name: the user's text; unique in a plan.
+        swept: for a point of a curve, the name of the defense whose alpha is varied; None for a row of the table.
+
+    """
+
+    name: str
+    defense: Defense
+    swept: str | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """One run: every request of every benchmark under every defense.
+
+    Attributes:
+        model: ``sarsteer-tiny``, a folder, a name on the Hub, or ``openai/NAME``.
+        benchmarks: what to ask.
+        defenses: no defense first, points of curves last.
+        out: the folder for logs and vectors.
+        judges: who reads the answers; each benchmark's default if empty.
+        steering: the steering file.
+        calibration: the pairs that the steering was calibrated on, for h2s and c2r and to compare with the benchmarks.
+        strength: of steered defenses that do not set their own.
+        limit: use only the first requests of each benchmark.
+        instruction: the text beside clips that have none; the paper's by default.
+        max_new_tokens: maximum length of an answer.
+        batch_size: requests per forward.
+        max_wer: word error rate above which an altered clip counts as misheard; None to measure none.
+        loading: how the model is loaded: ``device``, ``dtype``, ``revision``, ``layers``, ``trust_remote_code``.
+        command: the command that asked for it, for the report.
+
+    """
+
+    model: str
+    benchmarks: tuple[BenchmarkSpec, ...]
+    defenses: tuple[PlannedDefense, ...]
+    out: Path
+    judges: tuple[JudgeChoice, ...] = ()
+    steering: Path | None = None
+    calibration: str | None = None
+    strength: Strength = field(default_factory=Strength)
+    limit: int | None = None
+    instruction: str | None = None
+    max_new_tokens: int = 256
+    batch_size: int = 16
+    max_wer: float | None = None
+    loading: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+
+
+def parse_plan(
+    model: str,
+    benchmarks: Sequence[str],
+    defenses: Sequence[str],
+    out: Path,
+    *,
+    judges: Sequence[str] = (),
+    alpha_sweep: Sequence[float] = (),
+    steering: Path | None = None,
+    calibration: str | None = None,
+    max_wer: float | None = None,
+    loading: Mapping[str, Any] | None = None,
+    **others: Any,
+) -> EvaluationPlan:
+    """Parse specs, and check everything that needs no file.
+
+    Args:
+        model: the model's name.
+        benchmarks: specs, such as ``figstep:FOLDER``.
+        defenses: specs, such as ``sarsteer:alpha=0.2``.
+        out: the folder for logs and vectors.
+        judges: specs, or ``BENCHMARK=SPEC``.
+        alpha_sweep: further strengths of each steered defense, as points of curves.
+        steering: the steering file.
+        calibration: the calibration pairs.
+        max_wer: word error rate above which an altered clip counts as misheard.
+        loading: how the model is loaded; None values are left out.
+        others: the other fields of ``EvaluationPlan``.
+
+    Raises:
+        SarsteerError: a spec is unknown or invalid, occurs twice, or requires something that is missing.
+
+    """
+    if not benchmarks:
+        raise EvaluationError("there is no benchmark; pass --benchmark")
+    if max_wer is not None and not (math.isfinite(max_wer) and max_wer >= 0):
+        raise EvaluationError(f"--max-wer must be 0 or more, not {max_wer:g}; 0.5 means every other word")
+    available = {Requirement.ACTIVATIONS}  # known when the model is loaded
+    available |= {Requirement.STEERING} if steering is not None else set()
+    available |= {Requirement.PAIRS} if calibration is not None else set()
+    return EvaluationPlan(
+        model=model,
+        benchmarks=tuple(map(BenchmarkSpec.parse, benchmarks)),
+        defenses=_parse_defenses(defenses, alpha_sweep, available),
+        out=out,
+        judges=parse_judges(judges),
+        steering=steering,
+        calibration=calibration,
+        max_wer=max_wer,
+        loading={name: value for name, value in (loading or {}).items() if value is not None},
+        **others,
+    )
+
+
+def _parse_defenses(
+    specs: Sequence[str], alpha_sweep: Sequence[float], available: set[Requirement]
+) -> tuple[PlannedDefense, ...]:
+    rows = [PlannedDefense(spec, DEFENSES.parse(spec)) for spec in specs]
+    rows.sort(key=lambda row: row.defense.name != "none")  # the others are compared with it
+    points = [
+        PlannedDefense(DEFENSES.spec_of(point), point, row.name)
+        for row in rows
+        if isinstance(row.defense, SteeredDefense)
+        for point in map(row.defense.at_alpha, alpha_sweep)
+    ]
+    planned = (*rows, *points)
+    names = [one.name for one in planned]
+    for one in planned:
+        if names.count(one.name) > 1:
+            raise EvaluationError(f"defense {one.name!r} occurs twice; pass it once, or at another strength")
+        one.defense.check(available)
+    return planned

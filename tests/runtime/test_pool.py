@@ -1,0 +1,33 @@
+"""A pool loads each model and judge once."""
+
+from __future__ import annotations
+
+import pytest
+
+import sarsteer
+from sarsteer.errors import JudgeError, ModelError
+from sarsteer.runtime.pool import Pool
+
+
+def test_models_and_judges_are_shared(embedded: sarsteer.AudioLanguageModel) -> None:
+    pool = Pool()
+    pool.add_model(embedded)
+    first, second = (pool.model("sarsteer-tiny", {}, batch_size) for batch_size in (4, 8))
+    assert first is second
+    assert first.model is embedded
+    assert first.batch_size == 8
+    assert pool.judge("keywords") is pool.judge("keywords")
+    with pytest.raises(JudgeError, match="unknown judge"):
+        pool.judge("oracle")
+    with pytest.raises(ModelError, match="unknown model"):
+        pool.model("nothing/at-all", {}, 4)
+    pool.close()
+    assert pool.judge("keywords") is not None
+
+
+def test_a_models_identity(embedded: sarsteer.AudioLanguageModel) -> None:
+    pool = Pool()
+    pool.add_model(embedded)
+    identity = pool.model("sarsteer-tiny", {}, 1).identity
+    assert identity["fingerprint"] == embedded.fingerprint.digest
+    assert (identity["name"], identity["device"], identity["dtype"]) == ("sarsteer-tiny", "cpu", "float32")

@@ -22,11 +22,11 @@ from sarsteer.steering.strength import Strength
 def test_steering_is_attached_once_and_leaves_no_trace(
     embedded: sarsteer.AudioLanguageModel, steering: Steering, test_pairs: Pairs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sarsteer.steering import proof
+    from sarsteer.steering import handle
 
     proofs: list[int] = []
-    prove = proof.prove
-    monkeypatch.setattr(proof, "prove", lambda *given: proofs.append(1) or prove(*given))
+    prove = handle.prove
+    monkeypatch.setattr(handle, "prove", lambda *given: proofs.append(1) or prove(*given))
     turns = [test_pairs[0].harmful.turn(steering.metadata["instruction"])]
     answerer = Answerer(embedded)
     context = DefenseContext(embedded, steering=steering, strength=Strength(alpha=0.3))

@@ -12,6 +12,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ from sarsteer import Steering
 from sarsteer.data.benchmarks import load_benchmark
 from sarsteer.data.pairs import Pairs
 from sarsteer.errors import ArtifactError, EvaluationError, SarsteerError
+from sarsteer.evaluation.judge_choice import PlannedJudge
 from sarsteer.evaluation.plan import EvaluationPlan, parse_plan
 from sarsteer.evaluation.results import Evaluation
-from sarsteer.judges import Judged, JudgeStopped, Verdict
+from sarsteer.evaluation.run import run
+from sarsteer.judges import JudgedAnswer, JudgeStopped, Verdict
 from sarsteer.judges.keywords import KeywordJudge
 from sarsteer.runtime.answerer import Answerer
 from sarsteer.runtime.pool import Pool
@@ -264,27 +267,33 @@ def test_a_bad_clip_is_told_before_the_first_answer(tmp_path: Path, test_pairs: 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_judge_that_stops_ends_the_run_and_the_rest_is_kept(tmp_path: Path, pool: Pool, evaluate: Any) -> None:
+def test_a_judge_that_stops_ends_the_run_and_the_rest_is_kept(
+    tmp_path: Path, embedded: sarsteer.AudioLanguageModel
+) -> None:
     class Failing(KeywordJudge):
         name = signature = "failing"
         at_once = 2
         left = 4
 
-        def judge(self, items: Sequence[Judged]) -> list[Verdict]:
-            self.left -= len(items)
-            if self.left < 0:
+        def judge(self, items: Sequence[JudgedAnswer]) -> list[Verdict]:
+            Failing.left -= len(items)
+            if Failing.left < 0:
                 raise JudgeStopped("the server is gone; start it again", {})
             return super().judge(items)
 
-    judge = Failing()
-    pool.add_judge(judge, "failing")
+    failing = replace(plan(tmp_path), judges=(PlannedJudge("failing", Failing()),))
+
+    def evaluate() -> Evaluation:
+        pool = Pool()
+        pool.add_model(embedded)
+        return run(failing, pool=pool)
+
     with pytest.raises(EvaluationError, match="the server is gone"):
-        evaluate(plan(tmp_path, judges=("failing",)))
+        evaluate()
     kept = {key: when for key, when in finished(tmp_path).items() if when}
-    judge.left = 100
-    pool.add_judge(judge, "failing")
-    assert len(evaluate(plan(tmp_path, judges=("failing",))).arms[0].answers) == LIMIT
-    assert 100 - judge.left < LIMIT, "verdicts that were given are not asked for again"
+    Failing.left = 100
+    assert len(evaluate().arms[0].answers) == LIMIT
+    assert 100 - Failing.left < LIMIT, "verdicts that were given are not requested again"
     assert kept
 
 

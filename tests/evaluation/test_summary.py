@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sarsteer.evaluation.summary import summarize
-from sarsteer.judges import Judged, Verdict
-from sarsteer.judges.interface import OUTCOMES
+from sarsteer.judges.base import OUTCOMES, JudgedAnswer, Verdict
 from sarsteer.stats.rates import balanced_refusal_rate, rate
 
 ROWS = st.lists(
@@ -22,8 +21,8 @@ def said(outcome: str | None) -> Verdict:
     return Verdict(outcome, "", None if outcome else "mute")  # type: ignore[arg-type]
 
 
-def asked(label: str, **fields: str | None) -> Judged:
-    return Judged("?", "!", label, **fields)  # type: ignore[arg-type]
+def asked(label: str, **fields: str | None) -> JudgedAnswer:
+    return JudgedAnswer("?", "!", label, **fields)  # type: ignore[arg-type]
 
 
 @settings(max_examples=60)

@@ -27,7 +27,7 @@ from sarsteer.evaluation.inspect import process
 from sarsteer.evaluation.inspect.tasks import TASKS
 from sarsteer.evaluation.plan import EvaluationPlan, parse_plan
 from sarsteer.evaluation.results import Evaluation
-from sarsteer.judges import make_judge
+from sarsteer.judges import parse_judge
 from sarsteer.judges.toy_outcome import outcome
 from sarsteer.prompts import GUARD_REFUSAL as REFUSAL
 from sarsteer.prompts import INSTRUCTION
@@ -224,7 +224,7 @@ def test_options_of_a_judge_come_after_its_model(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("Request: {question} Response: {answer}")
     folder = checkpoint(tmp_path / "judge")
-    judge = make_judge(f"sorry-bench:{folder},prompts={prompts},batch_size=2")
+    judge = parse_judge(f"sorry-bench:{folder},prompts={prompts},batch_size=2")
     assert judge.at_once == 16
     for spec, says in (
         (f"sorry-bench:{folder},prompts={prompts},batch_size=two", "must be a whole number"),
@@ -232,7 +232,7 @@ def test_options_of_a_judge_come_after_its_model(tmp_path: Path) -> None:
         (f"sorry-bench:{folder},prompts={prompts},colour=red", "unknown option .colour."),
     ):
         with pytest.raises(JudgeError, match=says) as told:
-            make_judge(spec)
+            parse_judge(spec)
         assert "secret" not in str(told.value)
 
 

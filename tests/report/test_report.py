@@ -547,8 +547,8 @@ def test_errors_are_one_line(evaluation: Evaluation, tmp_path: Path) -> None:
     cut = tmp_path / "cut.json"
     cut.write_text(results.read_text(encoding="utf-8")[:500], encoding="utf-8")
     for arguments, says in (
-        ((cut,), "was cut"),
-        ((tmp_path / "none.json",), "no such results"),
+        ((cut,), "was cut off"),
+        ((tmp_path / "none.json",), "there is no such file"),
         ((tmp_path,), "cannot be read"),
         ((results, "--out", results), "contains the results"),
         ((results, "--format", "html", "--answers"), "--answers goes with"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 import sarsteer
-from sarsteer.errors import JudgeError, ModelError
+from sarsteer.errors import ModelError
+from sarsteer.judges import parse_judge
 from sarsteer.runtime.pool import Pool
 
 
@@ -16,13 +17,12 @@ def test_models_and_judges_are_shared(embedded: sarsteer.AudioLanguageModel) -> 
     assert first is second
     assert first.model is embedded
     assert first.batch_size == 8
-    assert pool.judge("keywords") is pool.judge("keywords")
-    with pytest.raises(JudgeError, match="unknown judge"):
-        pool.judge("oracle")
+    keywords = parse_judge("keywords")
+    assert pool.judge("keywords", keywords) is pool.judge("keywords", keywords)
     with pytest.raises(ModelError, match="unknown model"):
         pool.model("nothing/at-all", {}, 4)
     pool.close()
-    assert pool.judge("keywords") is not None
+    assert pool.judge("keywords", keywords).judge is keywords
 
 
 def test_a_models_identity(embedded: sarsteer.AudioLanguageModel) -> None:

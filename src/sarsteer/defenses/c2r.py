@@ -33,14 +33,16 @@ class ComplianceToRefusal(MeanDifference):
             CalibrationError: the model refuses all requests, or none.
 
         """
-        from sarsteer.judges import Judged, judge_all
+        from sarsteer.judges import JudgedAnswer, judge_all
         from sarsteer.steering.baselines import c2r
 
         assert context.pairs is not None
         items, judge = [*context.pairs.harmful, *context.pairs.safe], _judge(context)
         answers = context.model.generate([item.turn(INSTRUCTION) for item in items], batch_size=context.batch_size)
         judged = [
-            Judged(item.question, answer, "harmful" if item.harmful else "safe", reference=item.answer, id=item.id)
+            JudgedAnswer(
+                item.question, answer, "harmful" if item.harmful else "safe", reference=item.answer, id=item.id
+            )
             for item, answer in zip(items, answers, strict=True)
         ]
         outcomes = [verdict.outcome for verdict in judge_all(judge, judged)]
@@ -58,6 +60,6 @@ class ComplianceToRefusal(MeanDifference):
 
 
 def _judge(context: DefenseContext) -> Judge:
-    from sarsteer.judges import make_judge
+    from sarsteer.judges import parse_judge
 
-    return context.judge or make_judge("keywords")
+    return context.judge or parse_judge("keywords")

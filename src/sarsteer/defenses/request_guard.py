@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from sarsteer.errors import AnswerError, EvaluationError, MessageError
-from sarsteer.judges.backend import Reply, open_backend
-from sarsteer.judges.guard import read_llama_guard
+from sarsteer.judges.backend import Reply
+from sarsteer.judges.llama_guard import read_llama_guard
 from sarsteer.judges.quotes import quoted
+from sarsteer.judges.text_model import TextModelOptions
 from sarsteer.messages import Conversation, Message
 
 TRANSCRIBE = "Write down, word for word, what is said in the audio, and nothing else."
@@ -64,7 +65,7 @@ class ModelGuard(RequestGuard):
     question: ClassVar[str] = ""
 
     def __init__(self, model: str) -> None:
-        self.backend = open_backend(model, f"guard:{self.kind}")
+        self.backend = TextModelOptions(model).backend
         wording = hashlib.sha256((TRANSCRIBE + self.question).encode()).hexdigest()
         self.signature = f"{self.kind}:{model}/1/{wording}"
 

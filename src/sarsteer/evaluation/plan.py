@@ -13,7 +13,7 @@ from sarsteer.defenses.base import Defense, Requirement
 from sarsteer.defenses.registry import DEFENSES
 from sarsteer.defenses.steered import SteeredDefense
 from sarsteer.errors import EvaluationError
-from sarsteer.evaluation.judge_choice import JudgeChoice, parse_judges
+from sarsteer.evaluation.judge_choice import PlannedJudge, parse_judges
 from sarsteer.steering.strength import Strength
 
 
@@ -59,7 +59,7 @@ class EvaluationPlan:
     benchmarks: tuple[BenchmarkSpec, ...]
     defenses: tuple[PlannedDefense, ...]
     out: Path
-    judges: tuple[JudgeChoice, ...] = ()
+    judges: tuple[PlannedJudge, ...] = ()
     steering: Path | None = None
     calibration: str | None = None
     strength: Strength = field(default_factory=Strength)

@@ -14,7 +14,7 @@ from sarsteer.evaluation.note import Note, read_note
 from sarsteer.evaluation.scores import Scores
 from sarsteer.evaluation.summary import Category, Summary
 from sarsteer.files import write_text
-from sarsteer.judges.interface import Verdict
+from sarsteer.judges.base import Verdict
 from sarsteer.stats.estimate import Estimate, Score
 
 FORMAT_VERSION = 2
@@ -32,7 +32,7 @@ class Answer:
         label: ``"harmful"`` or ``"safe"``.
         answer: the whole answer of the model.
         verdict: the judge's.
-        category, pair, cluster: see ``Judged``.
+        category, pair, cluster: see ``JudgedAnswer``.
         audio: the clip's path, if the request was spoken.
         text: the instruction beside it.
         wer: word error rate of the model's transcript, if the clip is altered and this was measured.

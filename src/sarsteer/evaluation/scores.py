@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sarsteer.judges.interface import Judged, Verdict
+from sarsteer.judges.base import JudgedAnswer, Verdict
 from sarsteer.stats.bootstrap import mean
 from sarsteer.stats.estimate import Estimate, Score
 from sarsteer.stats.rates import rate
@@ -42,7 +42,10 @@ _MEANS = tuple(name for name in Scores.__dataclass_fields__ if name not in ("unr
 
 
 def summarize_scores(
-    verdicts: Sequence[Verdict], items: Sequence[Judged], seed: int = 0, undefended: Sequence[Verdict] | None = None
+    verdicts: Sequence[Verdict],
+    items: Sequence[JudgedAnswer],
+    seed: int = 0,
+    undefended: Sequence[Verdict] | None = None,
 ) -> Scores:
     """The means of the scores from ``air-bench``.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from sarsteer.evaluation.note import Note
 from sarsteer.evaluation.scores import Scores, summarize_scores
-from sarsteer.judges.interface import Judged, Verdict
+from sarsteer.judges.base import JudgedAnswer, Verdict
 from sarsteer.stats.comparison import paired_difference
 from sarsteer.stats.estimate import Clusters, Estimate
 from sarsteer.stats.rates import bounds, clustered_balanced_refusal_rate, headroom, rate
@@ -64,7 +64,10 @@ class Summary:
 
 
 def summarize(
-    verdicts: Sequence[Verdict], items: Sequence[Judged], undefended: Sequence[Verdict] | None = None, seed: int = 0
+    verdicts: Sequence[Verdict],
+    items: Sequence[JudgedAnswer],
+    undefended: Sequence[Verdict] | None = None,
+    seed: int = 0,
 ) -> Summary:
     """The metrics of ``verdicts``.
 
@@ -114,7 +117,7 @@ def summarize(
 
 
 def _scored(
-    verdicts: Sequence[Verdict], items: Sequence[Judged], undefended: Sequence[Verdict] | None, seed: int
+    verdicts: Sequence[Verdict], items: Sequence[JudgedAnswer], undefended: Sequence[Verdict] | None, seed: int
 ) -> Summary:
     scores = summarize_scores(verdicts, items, seed, undefended)
     reasons = Counter(verdict.reason for verdict in verdicts if verdict.reason)
@@ -122,7 +125,7 @@ def _scored(
     return Summary(*(None,) * 5, unreadable=scores.unreadable, notes=tuple(notes), scores=scores)
 
 
-def _row(verdicts: Sequence[Verdict], items: Sequence[Judged], where: Sequence[int]) -> Category:
+def _row(verdicts: Sequence[Verdict], items: Sequence[JudgedAnswer], where: Sequence[int]) -> Category:
     harmful = [i for i in where if items[i].label == "harmful"]
     safe = [i for i in where if items[i].label == "safe"]
     return Category(
@@ -134,13 +137,15 @@ def _row(verdicts: Sequence[Verdict], items: Sequence[Judged], where: Sequence[i
     )
 
 
-def _share(verdicts: Sequence[Verdict], items: Sequence[Judged], where: Sequence[int], outcome: str) -> Estimate | None:
+def _share(
+    verdicts: Sequence[Verdict], items: Sequence[JudgedAnswer], where: Sequence[int], outcome: str
+) -> Estimate | None:
     readable = [i for i in where if verdicts[i].outcome is not None]
     return rate([verdicts[i].outcome == outcome for i in readable], _clusters(items, readable)) if readable else None
 
 
 def _brr(
-    verdicts: Sequence[Verdict], items: Sequence[Judged], harmful: Sequence[int], safe: Sequence[int], seed: int
+    verdicts: Sequence[Verdict], items: Sequence[JudgedAnswer], harmful: Sequence[int], safe: Sequence[int], seed: int
 ) -> Estimate | None:
     sides = [[i for i in side if verdicts[i].outcome is not None] for side in (harmful, safe)]
     if not all(sides):
@@ -153,7 +158,7 @@ def _brr(
 def _change(
     verdicts: Sequence[Verdict],
     undefended: Sequence[Verdict],
-    items: Sequence[Judged],
+    items: Sequence[JudgedAnswer],
     where: Sequence[int],
     outcome: str,
     seed: int,
@@ -165,11 +170,11 @@ def _change(
     return paired_difference(after, before, seed, clusters=_clusters(items, readable))
 
 
-def _clusters(items: Sequence[Judged], where: Sequence[int]) -> Clusters:
+def _clusters(items: Sequence[JudgedAnswer], where: Sequence[int]) -> Clusters:
     return [("own", i) if items[i].cluster is None else ("named", items[i].cluster) for i in where]
 
 
-def _pair(items: Sequence[Judged], i: int) -> Hashable:
+def _pair(items: Sequence[JudgedAnswer], i: int) -> Hashable:
     item = items[i]
     if item.pair is not None:
         return ("pair", item.pair)
@@ -178,7 +183,7 @@ def _pair(items: Sequence[Judged], i: int) -> Hashable:
 
 def _notes(
     verdicts: Sequence[Verdict],
-    items: Sequence[Judged],
+    items: Sequence[JudgedAnswer],
     harmful: Sequence[int],
     undefended: Sequence[Verdict] | None,
 ) -> tuple[Note, ...]:

@@ -69,17 +69,30 @@ def is_altered(item: Item) -> bool:
     return item.modality == "audio" and any(isinstance(item.extra.get(key), str) for key in ("clean", "said"))
 
 
+def check_altered(benchmarks: Sequence[LoadedBenchmark]) -> None:
+    """Raise ``EvaluationError`` if there is no altered clip to measure."""
+    if not any(is_altered(item) for one in benchmarks for item in one.items):
+        raise EvaluationError(
+            "--max-wer: no request names its clean clip ('clean') or its words ('said') in a manifest; add one, or "
+            "leave --max-wer out"
+        )
+
+
 def measure_word_errors(
-    benchmark: LoadedBenchmark, shared: SharedModel, limit: float, cache: Path, progress: Progress | None = None
-) -> WordErrors | None:
-    """Measure a benchmark's altered clips; None if it has none.
+    benchmarks: Sequence[LoadedBenchmark],
+    shared: SharedModel,
+    limit: float | None,
+    folder: Path,
+    progress: Progress | None = None,
+) -> list[WordErrors]:
+    """The word error rates of each benchmark that has altered clips.
 
     Args:
-        benchmark: its items may be altered or not.
+        benchmarks: their items may be altered or not.
         shared: the model; it answers without a defense.
-        limit: the word error rate above which a clip is misheard.
-        cache: a JSON Lines file of transcripts, appended to after every batch. A transcript is found again by the
-            model, the clip's bytes and the instruction.
+        limit: the word error rate above which a clip is misheard; None to measure nothing.
+        folder: of the run. Its ``hearing.jsonl`` stores transcripts; one is found again by the model, the clip's bytes
+            and the instruction.
         progress: called with the stage, the number of finished clips, and their total.
 
     Raises:
@@ -88,6 +101,16 @@ def measure_word_errors(
         MissingExtraError: jiwer is not installed.
 
     """
+    if limit is None:
+        return []
+    cache = folder / "hearing.jsonl"
+    measured = [_measure(benchmark, shared, limit, cache, progress) for benchmark in benchmarks]
+    return [one for one in measured if one is not None]
+
+
+def _measure(
+    benchmark: LoadedBenchmark, shared: SharedModel, limit: float, cache: Path, progress: Progress | None
+) -> WordErrors | None:
     try:
         import jiwer
     except ImportError:

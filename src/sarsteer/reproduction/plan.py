@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sarsteer.errors import EvaluationError
-from sarsteer.evaluation.judge_choice import is_scoring
+from sarsteer.judges.registry import parse_judge
 from sarsteer.reproduction.paper_models import MODELS
 
 PARTS = ("table2", "ablation", "sensitivity")
@@ -145,7 +145,7 @@ def steering_of(step: Step, out: Path) -> Path:
 
 def judges_of(step: Step, setup: Setup) -> tuple[str, ...]:
     """The judges of a step; a judge that scores is left out if no benchmark of the step is scored."""
-    return tuple(spec for spec in setup.judges if SCORED in step.benchmarks or not is_scoring(spec))
+    return tuple(spec for spec in setup.judges if SCORED in step.benchmarks or not parse_judge(spec).scoring)
 
 
 def command_of(step: Step, setup: Setup, out: Path) -> str:

@@ -161,11 +161,11 @@ def _without_refusals(step: Step, plan: Plan, shared: SharedModel, pool: Pool, p
     """Why c2r is impossible; empty if it is possible. Its vectors are cached for the evaluation."""
     from sarsteer.data.benchmarks import load_benchmark
     from sarsteer.defenses import DEFENSES, DefenseContext, build_defense
-    from sarsteer.evaluation.judge_choice import choose_judges, is_scoring, parse_judges
+    from sarsteer.evaluation.judge_choice import choose_judges, parse_judges, refusal_judge
 
     benchmarks = [load_benchmark(plan.setup.benchmarks[name], limit=plan.setup.limit) for name in step.benchmarks]
-    specs = choose_judges(benchmarks, parse_judges(judges_of(step, plan.setup))).values()
-    judge = next((pool.judge(spec).judge for spec in specs if not is_scoring(spec)), None)
+    planned = refusal_judge(choose_judges(benchmarks, parse_judges(judges_of(step, plan.setup))))
+    judge = None if planned is None else pool.judge(planned.spec, planned.judge).judge
     cache = folder_of(step, out) / "vectors"
     context = DefenseContext(shared.model, pairs=pairs, judge=judge, cache=cache, batch_size=shared.batch_size)
     try:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from sarsteer.judges import Judge, make_judge
+from sarsteer.judges.base import Judge
 from sarsteer.models.interface import LanguageModel
 from sarsteer.runtime.shared import SharedJudge, SharedModel
 
@@ -42,22 +42,18 @@ class Pool:
         with self._lock:
             self._models[name or model.name, json.dumps(options, sort_keys=True)] = SharedModel(model, 1)
 
-    def judge(self, spec: str) -> SharedJudge:
-        """The judge that ``spec`` names.
+    def judge(self, spec: str, judge: Judge) -> SharedJudge:
+        """The judge with this spec: ``judge``, unless there is one already.
 
         Raises:
-            JudgeError: it names none, or the judge cannot be created.
+            JudgeError: its model cannot be loaded, or a file is missing.
 
         """
         with self._lock:
             if spec not in self._judges:
-                self._judges[spec] = SharedJudge(make_judge(spec))
+                judge.load()
+                self._judges[spec] = SharedJudge(judge)
             return self._judges[spec]
-
-    def add_judge(self, judge: Judge, spec: str) -> None:
-        """Use ``judge`` for ``spec``."""
-        with self._lock:
-            self._judges[spec] = SharedJudge(judge)
 
     def close(self) -> None:
         """Remove the steering of every model, and forget models and judges."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from sarsteer.defenses.built import BuiltDefense
 from sarsteer.errors import JudgeError
-from sarsteer.judges import Judge, Judged, JudgeStopped, Verdict
+from sarsteer.judges.base import Judge, JudgedAnswer, JudgeStopped, Verdict
 from sarsteer.messages import Message
 from sarsteer.models.interface import LanguageModel
 from sarsteer.runtime.answerer import Answerer, Reply
@@ -101,9 +101,9 @@ class SharedJudge:
         self.judge = judge
         self.stopped: str | None = None
         self.on_verdict: Callable[[], None] | None = None
-        self._batcher: Batcher[Judged, Verdict] = Batcher(self._work, judge.at_once)
+        self._batcher: Batcher[JudgedAnswer, Verdict] = Batcher(self._work, judge.at_once)
 
-    async def ask(self, item: Judged) -> Verdict:
+    async def ask(self, item: JudgedAnswer) -> Verdict:
         """The verdict on one answer."""
         verdict = await self._batcher.ask(item)
         if self.on_verdict is not None:
@@ -115,7 +115,7 @@ class SharedJudge:
         if self.stopped is not None:
             raise JudgeError(self.stopped)
 
-    def _work(self, _key: Hashable, items: list[Judged]) -> Sequence[Verdict | Exception]:
+    def _work(self, _key: Hashable, items: list[JudgedAnswer]) -> Sequence[Verdict | Exception]:
         if self.stopped is not None:
             return [JudgeError(self.stopped)] * len(items)
         try:

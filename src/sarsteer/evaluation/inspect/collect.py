@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sarsteer.evaluation.inspect.grid import ArmTask
+from sarsteer.evaluation.arms import ArmTask
 from sarsteer.evaluation.inspect.logs import path_of, settings_of
 from sarsteer.evaluation.inspect.scorers import judged_of, verdict_of
 from sarsteer.evaluation.results import Answer, Arm, CurvePoint, Evaluation
 from sarsteer.evaluation.summary import Summary, summarize
 from sarsteer.evaluation.word_errors import WordErrors
-from sarsteer.judges import Judged
+from sarsteer.judges.base import JudgedAnswer
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog
@@ -95,7 +95,7 @@ def _without_misheard(table: Sequence[Arm], errors: WordErrors) -> list[Arm]:
 
 def _summary(answers: Sequence[Answer], undefended: Sequence[Answer] | None) -> Summary:
     items = [
-        Judged(
+        JudgedAnswer(
             one.question, one.answer, one.label, category=one.category, id=one.id, cluster=one.cluster, pair=one.pair
         )
         for one in answers

@@ -10,17 +10,13 @@ from __future__ import annotations
 import gc
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sarsteer.data.benchmarks import LoadedBenchmark
-from sarsteer.defenses.built import BuiltDefense
 from sarsteer.errors import EvaluationError
+from sarsteer.evaluation.arms import ArmTask, Grid
 from sarsteer.evaluation.inspect import logs, process
-from sarsteer.evaluation.plan import PlannedDefense
-from sarsteer.runtime.shared import SharedJudge, SharedModel
 
 if TYPE_CHECKING:
     from inspect_ai import Task
@@ -30,64 +26,6 @@ Progress = Callable[[str, int, int], None]
 STAGE = "Answering and judging"
 WRITES = 32
 """How often the log of a large arm is written, approximately. More writes lose less if the run is killed."""
-
-
-@dataclass(frozen=True)
-class ArmTask:
-    """One arm to run: a benchmark under a defense.
-
-    Attributes:
-        judge: the spec of the judge that reads the answers.
-
-    """
-
-    benchmark: LoadedBenchmark
-    judge: str
-    planned: PlannedDefense
-    defense: BuiltDefense
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """The names of benchmark and defense; unique in a run."""
-        return self.benchmark.name, self.planned.name
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The arms of a run, and what they share.
-
-    Attributes:
-        judges: by spec.
-        folder: of the run's logs.
-
-    """
-
-    shared: SharedModel = field(repr=False)
-    judges: Mapping[str, SharedJudge] = field(repr=False)
-    arms: Sequence[ArmTask]
-    folder: Path
-    limit: int | None = None
-    max_new_tokens: int = 256
-
-    def settings(self, arm: ArmTask) -> dict[str, Any]:
-        """What a log must agree on so that it can be continued."""
-        identity = self.shared.identity
-        ignored = ("device", "name") if "fingerprint" in identity else ()  # the weights identify the model
-        return {
-            "benchmark": arm.benchmark.name,
-            "defense": arm.planned.name,
-            "run": {
-                "model": {key: value for key, value in identity.items() if key not in ignored},
-                "limit": self.limit,
-                "max_new_tokens": self.max_new_tokens,
-            },
-            "content": {
-                "requests": arm.benchmark.digest,
-                "judge": arm.judge,
-                "judge_signature": self.judges[arm.judge].judge.signature,
-            },
-            "settings": dict(arm.defense.settings),
-        }
 
 
 def run_grid(grid: Grid, progress: Progress | None = None) -> list[EvalLog]:
@@ -175,7 +113,7 @@ def _task(grid: Grid, arm: ArmTask, settings: dict[str, Any]) -> Task:
     about = {**settings, "model": dict(grid.shared.identity), "steering": arm.defense.steering}
     task = build_task(
         arm.benchmark,
-        arm.judge,
+        arm.judge.spec,
         grid.max_new_tokens,
         name=f"{name}-{suffix}",
         metadata={logs.SETTINGS: settings, "arm": about},

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from sarsteer.defenses.built import BuiltDefense
 from sarsteer.errors import EvaluationError
+from sarsteer.judges.registry import parse_judge
 from sarsteer.runtime.pool import Pool
 from sarsteer.runtime.shared import SharedJudge, SharedModel
 
@@ -49,7 +50,7 @@ def shared_judge(spec: str) -> SharedJudge:
         JudgeError: ``spec`` names no judge, or it cannot be created.
 
     """
-    return _run.judges[spec] if spec in _run.judges else POOL.judge(spec)
+    return _run.judges[spec] if spec in _run.judges else POOL.judge(spec, parse_judge(spec))
 
 
 def put_arm(shared: SharedModel, defense: BuiltDefense) -> str:

@@ -149,7 +149,7 @@ class DefenseArguments:
 
         """
         from sarsteer.data.pairs import load_pairs
-        from sarsteer.judges import make_judge
+        from sarsteer.judges.registry import parse_judge
         from sarsteer.steering.artifact import Steering
         from sarsteer.steering.strength import Strength
 
@@ -164,7 +164,7 @@ class DefenseArguments:
             shared.model,
             steering=Steering.from_pretrained(self.steering) if self.steering else None,
             pairs=load_pairs(self.calibration) if self.calibration else None,
-            judge=make_judge(self.calibration_judge) if self.calibration_judge else None,
+            judge=parse_judge(self.calibration_judge) if self.calibration_judge else None,
             cache=Path(self.cache) if self.cache else None,
             strength=Strength(self.alpha, self.k, self.lambda_),
             seed=self.seed,

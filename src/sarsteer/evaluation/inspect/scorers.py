@@ -10,7 +10,7 @@ from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, metric
 from inspect_ai.solver import TaskState
 
 from sarsteer.evaluation.summary import summarize
-from sarsteer.judges import Judged, Verdict
+from sarsteer.judges.base import JudgedAnswer, Verdict
 
 UNREADABLE = "unreadable"
 SCORES = ("answer", "answer_first", "answer_second", "reference", "position_bias")
@@ -72,9 +72,9 @@ def _mean_score(verdict: Verdict) -> str | float:
     return sum(scores) / len(scores) if scores else UNREADABLE
 
 
-def judged_of(sample_id: Any, metadata: Mapping[str, Any], answer: str, reference: str | None = None) -> Judged:
+def judged_of(sample_id: Any, metadata: Mapping[str, Any], answer: str, reference: str | None = None) -> JudgedAnswer:
     """The part of a sample that judges and summaries read."""
-    return Judged(
+    return JudgedAnswer(
         question=metadata["question"],
         answer=answer,
         label=metadata["label"],

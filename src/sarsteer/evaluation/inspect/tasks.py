@@ -139,7 +139,7 @@ def _register(name: str) -> Any:
                 name, folder=folder, split=split, variant=variant, limit=limit, instruction=instruction
             )
             choices = parse_judges([judge] if judge else [])
-            return build_task(benchmark, choose_judges([benchmark], choices)[benchmark.name], max_new_tokens)
+            return build_task(benchmark, choose_judges([benchmark], choices)[benchmark.name].spec, max_new_tokens)
 
     create.__name__ = name
     create.__doc__ = f"``{name}``: its folder, split, variant, limit, judge, instruction, max_new_tokens."

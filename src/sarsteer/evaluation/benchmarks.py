@@ -1,0 +1,47 @@
+"""Load the benchmarks of a run, and decode every clip once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from sarsteer.audio import load_clip
+from sarsteer.data.benchmarks import BenchmarkSpec, LoadedBenchmark, load_benchmark
+from sarsteer.data.manifest import Item
+from sarsteer.errors import AudioError, BenchmarkError, EvaluationError
+
+
+def load_benchmarks(
+    specs: Sequence[BenchmarkSpec], limit: int | None = None, instruction: str | None = None
+) -> tuple[LoadedBenchmark, ...]:
+    """The requests of all benchmarks, with the lengths of their clips.
+
+    Raises:
+        BenchmarkError, ManifestError: one cannot be loaded, or two have the same name.
+        EvaluationError: a clip cannot be read.
+
+    """
+    loaded = [load_benchmark(spec, limit=limit, instruction=instruction) for spec in specs]
+    names = [one.name for one in loaded]
+    for name in names:
+        if names.count(name) > 1:
+            raise BenchmarkError(f"two benchmarks are called {name!r}; pass each once, and give each file its own name")
+    return tuple(replace(one, seconds=_clip_lengths(one)) for one in loaded)
+
+
+def _clip_lengths(benchmark: LoadedBenchmark) -> dict[str, float]:
+    """Seconds of each clip, by its item's id.
+
+    Decoding shows a bad clip now and not after hours, when a repair would change the requests.
+    """
+    spoken = [item for item in benchmark.items if item.modality == "audio"]
+
+    def seconds(item: Item) -> float:
+        try:
+            return load_clip(item.audio).seconds
+        except AudioError as error:
+            raise EvaluationError(str(error), place=f"{benchmark.name}: item {item.id!r}") from None
+
+    with ThreadPoolExecutor() as pool:  # decoders release the interpreter
+        return dict(zip((item.id for item in spoken), pool.map(seconds, spoken), strict=True))

@@ -261,7 +261,7 @@ def manifest(folder: Path, pairs: Pairs) -> Path:
 def test_a_bad_clip_is_told_before_the_first_answer(tmp_path: Path, test_pairs: Pairs, evaluate: Any) -> None:
     mine = manifest(tmp_path / "clips", test_pairs[:2])
     (mine.parent / test_pairs[1].safe.audio.name).write_bytes(b"no sound")
-    with pytest.raises(EvaluationError, match="no sound file") as told:
+    with pytest.raises(EvaluationError, match="is not a readable audio file") as told:
         evaluate(plan(tmp_path / "out", benchmarks=(f"manifest:{mine}",), judges=("embedded",)))
     assert repr(test_pairs[1].safe.id) in str(told.value)
     assert not (tmp_path / "out").exists()

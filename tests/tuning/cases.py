@@ -6,7 +6,7 @@ from sarsteer.data.manifest import Item
 from sarsteer.data.pairs import Pair, Pairs
 from sarsteer.steering.strength import Strength
 from sarsteer.tuning.configuration import Configuration
-from sarsteer.tuning.front import Point
+from sarsteer.tuning.front import MeasuredPoint
 from sarsteer.tuning.measure import Measured
 
 
@@ -26,5 +26,5 @@ def measured(asr: int, over: int, broken: int) -> Measured:
     return Measured(tuple(harmful), tuple(["refused"] * over + ["complied"] * (20 - over)))
 
 
-def point(alpha: float, asr: int, over: int, broken: int) -> Point:
-    return Point(Configuration(Strength(alpha, 0, 1.0, (1.0,) * 4)), measured(asr, over, broken))
+def point(alpha: float, asr: int, over: int, broken: int) -> MeasuredPoint:
+    return MeasuredPoint(Configuration(Strength(alpha, 0, 1.0, (1.0,) * 4)), measured(asr, over, broken))

@@ -187,9 +187,9 @@ def test_a_layer_without_others_is_not_drawn_at_zero() -> None:
 
     from sarsteer.tuning.layer_study import LayerRow, LayerStudy
     from sarsteer.tuning.plots import draw_layer_study
-    from sarsteer.tuning.scores import Scores
+    from sarsteer.tuning.scores import SurrogateScores
 
-    scores = Scores(0.4, 0.1, 0.0)
+    scores = SurrogateScores(0.4, 0.1, 0.0)
     study = LayerStudy(point(0.1, 1, 0, 0).configuration, (LayerRow(6, scores, 0.1, None),), scores, scores)
     figure = draw_layer_study(study, "")
     alone, without = ([line for line in axis.lines if line.get_marker() == "o"] for axis in figure.axes)

@@ -12,7 +12,7 @@ from rich.text import Text
 from sarsteer.cli.output import errors
 
 if TYPE_CHECKING:
-    from sarsteer.tuning.front import Candidate, Limits, Point
+    from sarsteer.tuning.front import Candidate, Limits, MeasuredPoint
     from sarsteer.tuning.measure import Measured
     from sarsteer.tuning.options import TuningObserver
 
@@ -51,7 +51,7 @@ def screen(limits: Limits) -> Iterator[TuningObserver]:
             marks["candidates"] = _candidate_marks(scored)
             redraw()
 
-        def points(measured: list[Point], undefended: Measured) -> None:
+        def points(measured: list[MeasuredPoint], undefended: Measured) -> None:
             marks["points"] = _point_marks(measured, undefended)
             redraw()
 
@@ -75,7 +75,7 @@ def _lines(limits: Limits) -> TuningObserver:
             quarters[stage] = quarter
             line(f"{stage}: {done} of {total}")
 
-    def points(measured: list[Point], undefended: Measured) -> None:
+    def points(measured: list[MeasuredPoint], undefended: Measured) -> None:
         nonlocal printed
         for number, point in enumerate(measured[printed:], printed + 1):
             rates = point.measured
@@ -89,7 +89,7 @@ def _lines(limits: Limits) -> TuningObserver:
     return TuningObserver(report=report, points=points)
 
 
-def front_chart(points: Sequence[Point], undefended: Measured, chosen: Point) -> Text:
+def front_chart(points: Sequence[MeasuredPoint], undefended: Measured, chosen: MeasuredPoint) -> Text:
     """All measured points, with the chosen one marked."""
     marks = _point_marks(points, undefended)
     marks.append((chosen.measured.cost, chosen.measured.asr.value, "★", "bold green"))
@@ -105,7 +105,7 @@ def _candidate_marks(candidates: Sequence[Candidate]) -> list[Mark]:
     ]
 
 
-def _point_marks(points: Sequence[Point], undefended: Measured) -> list[Mark]:
+def _point_marks(points: Sequence[MeasuredPoint], undefended: Measured) -> list[Mark]:
     from sarsteer.tuning.front import goals, pareto_front
 
     marks: list[Mark] = [(undefended.cost, undefended.asr.value, "◇", "red")]

@@ -11,7 +11,7 @@ from sarsteer.stats.estimate import Estimate
 from sarsteer.stats.intervals import Z95, upper_bound
 from sarsteer.tuning.configuration import Configuration
 from sarsteer.tuning.measure import Measured
-from sarsteer.tuning.scores import Scores
+from sarsteer.tuning.scores import SurrogateScores
 
 T = TypeVar("T")
 _ROUNDING = 1e-9
@@ -54,12 +54,12 @@ class Candidate:
     """A configuration, the surrogate's estimates of it, and how long they took."""
 
     configuration: Configuration
-    scores: Scores
+    scores: SurrogateScores
     seconds: float
 
 
 @dataclass(frozen=True)
-class Point:
+class MeasuredPoint:
     """A configuration and what was measured under it."""
 
     configuration: Configuration
@@ -80,7 +80,7 @@ def pareto_front(points: Sequence[T], goals: Callable[[T], tuple[float, float]])
     return front
 
 
-def goals(point: Point) -> tuple[float, float]:
+def goals(point: MeasuredPoint) -> tuple[float, float]:
     """ASR, and the cost in usefulness."""
     return point.measured.asr.value, point.measured.cost
 
@@ -128,7 +128,7 @@ def unproven(measured: Measured, undefended: Measured, limits: Limits) -> list[s
     return notes
 
 
-def choose(points: Sequence[Point], undefended: Measured, limits: Limits) -> Point:
+def choose(points: Sequence[MeasuredPoint], undefended: Measured, limits: Limits) -> MeasuredPoint:
     """The point with the lowest ASR within the limits; among equals the cheapest, then the one with the smallest α.
 
     Raises:
@@ -150,7 +150,7 @@ def choose(points: Sequence[Point], undefended: Measured, limits: Limits) -> Poi
     )
 
 
-def _nearest(points: Sequence[Point], undefended: Measured, limits: Limits) -> str:
+def _nearest(points: Sequence[MeasuredPoint], undefended: Measured, limits: Limits) -> str:
     lowering = [p for p in points if p.measured.asr.value < undefended.asr.value - _ROUNDING]
     if not lowering:
         return "none lowers the ASR"

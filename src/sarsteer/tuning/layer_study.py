@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sarsteer.tuning.configuration import Configuration, above_gate
-from sarsteer.tuning.scores import Scores
+from sarsteer.tuning.scores import SurrogateScores
 from sarsteer.tuning.space import Space
 from sarsteer.tuning.surrogate import Surrogate
 
@@ -25,9 +25,9 @@ class LayerRow:
     """
 
     layer: int
-    alone: Scores
+    alone: SurrogateScores
     alone_alpha: float
-    without: Scores | None
+    without: SurrogateScores | None
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class LayerStudy:
 
     configuration: Configuration
     rows: tuple[LayerRow, ...]
-    whole: Scores
-    undefended: Scores
+    whole: SurrogateScores
+    undefended: SurrogateScores
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""

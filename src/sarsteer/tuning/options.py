@@ -9,7 +9,7 @@ from typing import Any
 from sarsteer.models.interface import DEFAULT_BATCH
 from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
 from sarsteer.tuning.config import SearchConfig
-from sarsteer.tuning.front import Candidate, Limits, Point
+from sarsteer.tuning.front import Candidate, Limits, MeasuredPoint
 from sarsteer.tuning.measure import Measured
 from sarsteer.tuning.references import Report
 
@@ -62,4 +62,4 @@ class TuningObserver:
 
     report: Report = lambda *_: None
     candidates: Callable[[list[Candidate]], None] = lambda _: None
-    points: Callable[[list[Point], Measured], None] = lambda *_: None
+    points: Callable[[list[MeasuredPoint], Measured], None] = lambda *_: None

@@ -31,7 +31,7 @@ class Requests:
 
 
 @dataclass(frozen=True)
-class Answers:
+class ReferenceAnswers:
     """Answers to some requests, as text and as tokens."""
 
     texts: tuple[str, ...]
@@ -42,9 +42,9 @@ class Answers:
 class References:
     """Undefended answers to harmful and safe requests, and to harmful ones with the refusal prompt."""
 
-    harmful: Answers
-    safe: Answers
-    prompted: Answers
+    harmful: ReferenceAnswers
+    safe: ReferenceAnswers
+    prompted: ReferenceAnswers
 
 
 def prepare_requests(
@@ -93,7 +93,9 @@ def answer_all(
     return References(**done)
 
 
-def answer(model: AudioLanguageModel, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int) -> Answers:
+def answer(
+    model: AudioLanguageModel, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int
+) -> ReferenceAnswers:
     """Greedy answers with their tokens, up to and including the end token."""
     ends = _end_tokens(model)
     texts: dict[int, str] = {}
@@ -106,7 +108,7 @@ def answer(model: AudioLanguageModel, prompts: Sequence[Prompt], max_new_tokens:
             stop = next((place for place, token in enumerate(row) if token in ends), len(row) - 1)
             texts[i], tokens[i] = text.strip(), tuple(row[: stop + 1])
     order = range(len(prompts))
-    return Answers(tuple(texts[i] for i in order), tuple(tokens[i] for i in order))
+    return ReferenceAnswers(tuple(texts[i] for i in order), tuple(tokens[i] for i in order))
 
 
 def _end_tokens(model: AudioLanguageModel) -> set[int]:
@@ -117,13 +119,13 @@ def _end_tokens(model: AudioLanguageModel) -> set[int]:
     return set() if end is None else {int(e) for e in (end if isinstance(end, (list, tuple)) else [end])}
 
 
-def _load(path: Path) -> dict[str, Answers]:
+def _load(path: Path) -> dict[str, ReferenceAnswers]:
     if not path.exists():
         return {}
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         return {
-            name: Answers(tuple(stored["texts"]), tuple(tuple(map(int, row)) for row in stored["tokens"]))
+            name: ReferenceAnswers(tuple(stored["texts"]), tuple(tuple(map(int, row)) for row in stored["tokens"]))
             for name, stored in data.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, OSError):

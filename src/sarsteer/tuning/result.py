@@ -9,7 +9,7 @@ from typing import Any
 
 from sarsteer.judges import Judge
 from sarsteer.steering.artifact import Steering
-from sarsteer.tuning.front import Candidate, Point, goals, pareto_front
+from sarsteer.tuning.front import Candidate, MeasuredPoint, goals, pareto_front
 from sarsteer.tuning.measure import Measured
 from sarsteer.tuning.options import TuningOptions
 
@@ -30,14 +30,14 @@ class Tuned:
     """
 
     steering: Steering = field(repr=False)
-    chosen: Point
-    points: tuple[Point, ...]
+    chosen: MeasuredPoint
+    points: tuple[MeasuredPoint, ...]
     undefended: Measured
     candidates: tuple[Candidate, ...] = field(repr=False)
     notes: tuple[str, ...] = ()
 
     @property
-    def front(self) -> list[Point]:
+    def front(self) -> list[MeasuredPoint]:
         """The Pareto front of the measured points."""
         return pareto_front(self.points, goals)
 
@@ -69,7 +69,7 @@ def rates(measured: Measured) -> dict[str, Any]:
     return {name: asdict(getattr(measured, name)) for name in ("asr", "refused", "over_refusal", "broken")}
 
 
-def speed(candidates: Sequence[Candidate], points: Sequence[Point]) -> dict[str, Any]:
+def speed(candidates: Sequence[Candidate], points: Sequence[MeasuredPoint]) -> dict[str, Any]:
     """Seconds per configuration by generation and by the surrogate, and how well the estimates rank configurations."""
     generation = mean(point.measured.seconds for point in points)
     values: dict[str, Any] = {"generation_seconds_each": round(generation, 3)}
@@ -83,7 +83,7 @@ def speed(candidates: Sequence[Candidate], points: Sequence[Point]) -> dict[str,
     return values
 
 
-def rank_correlations(candidates: Sequence[Candidate], points: Sequence[Point]) -> dict[str, float | None]:
+def rank_correlations(candidates: Sequence[Candidate], points: Sequence[MeasuredPoint]) -> dict[str, float | None]:
     """Spearman's correlation of estimates and measurements for configurations with both; None if one is constant."""
     import numpy as np
 
@@ -105,5 +105,5 @@ def _ranks(values: Sequence[float]) -> list[float]:
     return [sum(other < value for other in values) + sum(other == value for other in values) / 2 for value in values]
 
 
-def _point(point: Point) -> dict[str, Any]:
+def _point(point: MeasuredPoint) -> dict[str, Any]:
     return {"setting": point.configuration.to_json(), **rates(point.measured)}

@@ -13,7 +13,7 @@ from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.steering.artifact import Steering
 from sarsteer.steering.calibration import calibrate
 from sarsteer.tuning.configuration import Gates
-from sarsteer.tuning.front import Limits, Point, choose, unproven
+from sarsteer.tuning.front import Limits, MeasuredPoint, choose, unproven
 from sarsteer.tuning.gates import fit_gates, gate_layers, last_tokens, refit
 from sarsteer.tuning.measure import Measured, Measurer
 from sarsteer.tuning.options import TuningObserver, TuningOptions
@@ -123,7 +123,7 @@ def _gates(model: AudioLanguageModel, steering: Steering, pairs: Pairs, options:
     return fit_gates(activations, gate_layers(len(steering.refusal), config.gate_layers))
 
 
-def _unreadable(points: Sequence[Point], judge: Judge) -> list[str]:
+def _unreadable(points: Sequence[MeasuredPoint], judge: Judge) -> list[str]:
     outcomes = [outcome for point in points for outcome in (*point.measured.harmful, *point.measured.safe)]
     lost = sum(outcome is None for outcome in outcomes)
     if not lost:

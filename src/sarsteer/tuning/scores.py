@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Scores:
+class SurrogateScores:
     """The surrogate's estimates in [0, 1] of what generation would measure.
 
     Attributes:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.tuning.configuration import Configuration
-from sarsteer.tuning.front import Candidate, Limits, Point, keeps, next_on_front, pareto_front
+from sarsteer.tuning.front import Candidate, Limits, MeasuredPoint, keeps, next_on_front, pareto_front
 from sarsteer.tuning.measure import Measured, Measurer
 from sarsteer.tuning.options import MEASURING, SEARCHING, TuningObserver, TuningOptions
 from sarsteer.tuning.references import References, Requests
@@ -72,7 +72,7 @@ def measure(
     undefended: Measured,
     options: TuningOptions,
     observer: TuningObserver,
-) -> list[Point]:
+) -> list[MeasuredPoint]:
     """Measure ``options.generations`` configurations: starting points, then points on the candidates' front.
 
     Without candidates the sampler chooses them.
@@ -99,7 +99,7 @@ def measure(
         configuration = _next(front, guess, starts, points, undefended, options)
         if configuration is None:
             return points
-        state.add(Point(configuration, measurer.measure(configuration)))
+        state.add(MeasuredPoint(configuration, measurer.measure(configuration)))
         report(len(points) + 1)
 
 
@@ -114,7 +114,7 @@ def _next(
     front: list[Candidate],
     guess: int,
     starts: list[Configuration],
-    points: list[Point],
+    points: list[MeasuredPoint],
     undefended: Measured,
     options: TuningOptions,
 ) -> Configuration | None:

@@ -14,9 +14,9 @@ from typing import Any
 
 from sarsteer.errors import MissingExtraError, TuningError
 from sarsteer.tuning.configuration import Configuration
-from sarsteer.tuning.front import Candidate, Point
+from sarsteer.tuning.front import Candidate, MeasuredPoint
 from sarsteer.tuning.measure import Measured
-from sarsteer.tuning.scores import Scores
+from sarsteer.tuning.scores import SurrogateScores
 from sarsteer.tuning.space import Space
 
 FILE_NAME = "study.db"
@@ -153,7 +153,7 @@ class SearchState:
             done += 1
             on_trial(done)
 
-    def add(self, point: Point) -> None:
+    def add(self, point: MeasuredPoint) -> None:
         """Store a measurement by generation."""
         import optuna
 
@@ -168,13 +168,15 @@ class SearchState:
     def candidates(self) -> list[Candidate]:
         """What the surrogate estimated, in order."""
         return [
-            Candidate(Configuration.from_json(record["setting"]), Scores(**record["scores"]), record["seconds"])
+            Candidate(
+                Configuration.from_json(record["setting"]), SurrogateScores(**record["scores"]), record["seconds"]
+            )
             for record in self.records(SURROGATE)
         ]
 
-    def points(self) -> list[Point]:
+    def points(self) -> list[MeasuredPoint]:
         """What was measured by generation, in order."""
         return [
-            Point(Configuration.from_json(record["setting"]), Measured.from_json(record["measured"]))
+            MeasuredPoint(Configuration.from_json(record["setting"]), Measured.from_json(record["measured"]))
             for record in self.records(GENERATION)
         ]

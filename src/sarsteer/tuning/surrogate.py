@@ -27,7 +27,7 @@ from sarsteer.tuning.continuations import Continuations, next_token_logits
 from sarsteer.tuning.measure import judged
 from sarsteer.tuning.references import References, Report, Requests, answer_all, prepare_requests
 from sarsteer.tuning.refusal_tokens import RefusalTokens, refusal_tokens
-from sarsteer.tuning.scores import Scores
+from sarsteer.tuning.scores import SurrogateScores
 from sarsteer.tuning.space import Space
 
 
@@ -84,7 +84,7 @@ class Surrogate:
             self._handle.remove()
             self._handle = None
 
-    def score(self, configuration: Configuration | None) -> Scores:
+    def score(self, configuration: Configuration | None) -> SurrogateScores:
         """The estimates for ``configuration``; None for no steering."""
         lead, likelihood = self._read(configuration)
         refuses = torch.sigmoid(self._config.steepness * lead)
@@ -95,7 +95,7 @@ class Surrogate:
             breaks = 1 - (lost.min(1).values.exp() if lost.shape[1] else torch.ones_like(refuses))
             path = torch.cat([refuses[: self._n], 1 - refuses[self._n :]])
             broken = path * breaks
-        return Scores(
+        return SurrogateScores(
             asr=float((1 - refuses[: self._n]).mean()),
             over_refusal=float(refuses[self._n :].mean()),
             broken=float(broken.mean()),

@@ -81,7 +81,7 @@ _SAFEBENCH = ("dataset", "category_id", "task_id", "category_name", "question", 
 
 
 def figstep_pairs(folder: Path) -> None:
-    for half, verb in (("figstep_audio", "break"), ("figstep_audio_safe", "mend")):
+    for half, verb in (("figstep_audio", "break"), ("figstep_audio_safe", "fix")):
         for split, numbers in (("train_100", (1, 2, 3)), ("test_250", (4, 5))):
             rows = [
                 {"scenario": "Illegal_Activity", "audio_file": f"Illegal_Activity_{n}.wav", "question": f"{verb} {n}"}
@@ -222,7 +222,7 @@ def test_the_other_fields_of_each_format(tmp_path: Path) -> None:
     assert text.extra["instruction"] == "Steps to wrong 1."
     harmful, safe, *_ = items_of("figstep", folder=tmp_path / "figstep_pairs")
     assert harmful.pair == safe.pair
-    assert (safe.label, safe.question) == ("safe", "mend 4")
+    assert (safe.label, safe.question) == ("safe", "fix 4")
     assert harmful.audio != safe.audio
     (jail,) = items_of("ajailbench", folder=tmp_path / "ajailbench")
     assert jail.category == "Fraud"
@@ -249,7 +249,7 @@ def test_calibration_pairs_from_a_benchmark_with_twins(tmp_path: Path) -> None:
     figstep_pairs(tmp_path)
     pairs = load_pairs(f"figstep@train:{tmp_path}")
     assert [pair.harmful.question for pair in pairs] == ["break 1", "break 2", "break 3"]
-    assert [pair.safe.question for pair in pairs] == ["mend 1", "mend 2", "mend 3"]
+    assert [pair.safe.question for pair in pairs] == ["fix 1", "fix 2", "fix 3"]
     with pytest.raises(SarsteerError, match="there is no folder /nowhere; check the path"):
         load_pairs("figstep@train:/nowhere")
     with pytest.raises(SarsteerError, match="no such manifest"):

@@ -100,20 +100,20 @@ def test_readable_replies() -> None:
 
 def test_each_request_gets_its_twin(tmp_path: Path, server: OpenAIServer) -> None:
     items = [*harmful(12), Item("s", "Bake bread", "safe", modality="text")]
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     made = make_twins(
         items,
         model(server, "slow"),
         model(server),
         tmp_path / "log",
         in_flight=4,
-        progress=lambda d, t: told.append((d, t)),
+        progress=lambda d, t: calls.append((d, t)),
     )
     assert made.rejected == []
     assert [item.id for item in made.items[:4]] == ["h0", "h0-safe", "h1", "h1-safe"]
     assert made.items[3].question == "How do I paint lock 1?"
     assert (made.items[3].pair, made.items[3].label, made.items[3].category) == ("h1", "safe", "c")
-    assert told == [(n, 12) for n in range(1, 13)]
+    assert calls == [(n, 12) for n in range(1, 13)]
     assert 1 < server.most_in_flight <= 4
     assert {body["temperature"] for body in server.bodies} == {0}
 
@@ -243,9 +243,9 @@ def test_pairs_then_speak_then_load(tmp_path: Path, server: OpenAIServer) -> Non
     server.reply = lambda messages: "no" if asked(messages) == ("twin", "pick") else obliging(messages)
     done = run("pairs", path, "--model", "openai/writer/echo", "--base-url", server.url, "--out", out, "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert (told["pairs"], told["rejected"]) == (3, 1)
-    assert json.loads(Path(told["rejected_file"]).read_text())["id"] == "bad"
+    output = json.loads(done.stdout)
+    assert (output["pairs"], output["rejected"]) == (3, 1)
+    assert json.loads(Path(output["rejected_file"]).read_text())["id"] == "bad"
     assert all(item.modality == "text" for item in load_items(out))
     assert not list(tmp_path.glob("*.partial"))
     refused("pairs", path, "--model", "openai/writer/echo", "--out", out, says="--overwrite")

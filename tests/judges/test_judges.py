@@ -482,11 +482,11 @@ class Counting(Judge):
 
 def test_nothing_is_judged_twice(tmp_path: Path) -> None:
     cache, items = tmp_path / "verdicts.jsonl", [item(answer) for answer in ("a", "b", "a", "c", "d?")]
-    judge, told = Counting(), []
-    verdicts = judge_all(judge, items, cache=cache, on_verdict=lambda index, _: told.append(index))
+    judge, calls = Counting(), []
+    verdicts = judge_all(judge, items, cache=cache, on_verdict=lambda index, _: calls.append(index))
     assert judge.seen == ["a", "b", "c", "d?"]
     assert [verdict.raw for verdict in verdicts] == ["a", "b", "a", "c", "d?"]
-    assert sorted(told) == [0, 1, 2, 3, 4]
+    assert sorted(calls) == [0, 1, 2, 3, 4]
     again = Counting()
     assert judge_all(again, items[::-1], cache=cache) == verdicts[::-1], "by content, not by position"
     assert again.seen == []

@@ -164,11 +164,11 @@ def test_a_failed_job_resumes(tmp_path: Path) -> None:
     with pytest.raises(SpeechError, match="item 'i3': out of breath"):
         speak_items(items, Beep(fails_at=4), ["a"], tmp_path / "broken")
     assert not (tmp_path / "broken" / "manifest.jsonl").exists()
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     engine = Beep()
-    speak_items(items, engine, ["a"], tmp_path / "broken", progress=lambda done, total: told.append((done, total)))
+    speak_items(items, engine, ["a"], tmp_path / "broken", progress=lambda done, total: calls.append((done, total)))
     assert len(engine.asked) <= 3
-    assert told[-1] == (6, 6)
+    assert calls[-1] == (6, 6)
     assert bytes_in(tmp_path / "broken") == bytes_in(tmp_path / "whole")
 
 
@@ -211,9 +211,9 @@ def test_speak_then_load(tmp_path: Path) -> None:
     )  # fmt: skip
     done = run("speak", path, "--voice", "en-us", "--voice", "en-us+f3", "--out", tmp_path / "out", "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert (told["items"], told["clips_made"], told["engine"]) == (4, 4, "espeak")
-    assert len(load_pairs(told["manifest"])) == 2
+    output = json.loads(done.stdout)
+    assert (output["items"], output["clips_made"], output["engine"]) == (4, 4, "espeak")
+    assert len(load_pairs(output["manifest"])) == 2
     again = run("speak", path, "--voice", "en-us", "--out", tmp_path / "out")
     assert "0 new, 2 existing" in again.stdout
 

@@ -28,7 +28,7 @@ from sarsteer.evaluation.inspect.tasks import TASKS
 from sarsteer.evaluation.plan import EvaluationPlan, parse_plan
 from sarsteer.evaluation.results import Evaluation
 from sarsteer.judges import parse_judge
-from sarsteer.judges.toy_outcome import outcome
+from sarsteer.judges.embedded import outcome
 from sarsteer.prompts import GUARD_REFUSAL as REFUSAL
 from sarsteer.prompts import INSTRUCTION
 from sarsteer.report.html import html_page

@@ -30,7 +30,7 @@ from sarsteer.errors import EvaluationError, SarsteerError
 from sarsteer.evaluation.note import Note
 from sarsteer.evaluation.results import Answer, Arm, CurvePoint, Evaluation
 from sarsteer.evaluation.summary import Summary, summarize
-from sarsteer.judges.interface import OUTCOMES, Judged, Outcome, Verdict
+from sarsteer.judges.base import OUTCOMES, JudgedAnswer, Outcome, Verdict
 from sarsteer.report import clips
 from sarsteer.report.html import html_page
 from sarsteer.report.markdown import markdown
@@ -50,7 +50,9 @@ def arm(
 ) -> Arm:
     """An arm whose summary comes from ``summarize``."""
     judged = [
-        Judged(f"question {i}", said, label, category=f"kind {i % 3} <b>", id=f"{benchmark}-{i}", pair=str(i // 2))  # type: ignore[arg-type]
+        JudgedAnswer(
+            f"question {i}", said, label, category=f"kind {i % 3} <b>", id=f"{benchmark}-{i}", pair=str(i // 2)
+        )  # type: ignore[arg-type]
         for i, (label, said, _) in enumerate(rows)
     ]
     verdicts = [

@@ -24,7 +24,7 @@ from sarsteer.data.pairs import Pairs
 from sarsteer.errors import EvaluationError, SarsteerError
 from sarsteer.evaluation.results import Evaluation
 from sarsteer.evaluation.summary import summarize
-from sarsteer.judges import Judged, Verdict
+from sarsteer.judges import JudgedAnswer, Verdict
 from sarsteer.reproduction.paper_models import MODELS, key_of
 from sarsteer.reproduction.plan import Plan, Setup, Step, command_of, make_plan
 from sarsteer.reproduction.plan_file import load_plan, save_plan
@@ -282,7 +282,7 @@ def test_reported_figures_are_shown_with_their_source(tmp_path: Path) -> None:
     """The results of a real model are made up; only the place of the reported figures matters."""
     arms = tuple(arm("figstep", name, rows("figstep", name, "cr", "hs")) for name in ("none", "sarsteer"))
     names = ("answer_first", "reference_second", "answer_second", "reference_first")
-    judged = [Judged("q", "a", "safe", reference="r")] * 2
+    judged = [JudgedAnswer("q", "a", "safe", reference="r")] * 2
     verdicts = [Verdict(None, "", None, dict.fromkeys(names, score)) for score in (7.0, 8.0)]
     scored = replace(arms[0], benchmark="air_bench_chat", summary=summarize(verdicts, judged))
     arms = (*arms, scored, replace(scored, defense="sarsteer"))

@@ -18,10 +18,3 @@ class Backend(ABC):
     @abstractmethod
     def ask(self, conversations: Sequence[list[Message]], max_new_tokens: int) -> list[Reply]:
         """The reply to each conversation, decoded greedily."""
-
-
-def open_backend(target: str, judge: str) -> Backend:
-    """Replaced by ``TextModelOptions(target).backend``, until all callers use that."""
-    from sarsteer.judges.text_model import TextModelOptions
-
-    return TextModelOptions(target).backend

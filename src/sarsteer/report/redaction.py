@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sarsteer.evaluation.results import Answer, Evaluation
-from sarsteer.judges.interface import Verdict
+from sarsteer.judges.base import Verdict
 
 LEFT_OUT = "[left out]"
 

@@ -309,8 +309,12 @@ class Registry(Generic[T]):
         return f"{text}[{separator}{','.join(rest)}]" if rest and optional else text
 
     def help(self) -> list[tuple[str, str]]:
-        """(usage, first line of the docstring) of every part, for ``--help`` and the docs."""
-        return [(self.usage(cls), (inspect.getdoc(cls) or "").partition("\n")[0]) for cls in self.classes().values()]
+        """(usage, description) of every part, for ``--help`` and the docs."""
+        return [(self.usage(cls), self.description(cls)) for cls in self.classes().values()]
+
+    def description(self, cls: type[T]) -> str:
+        """The first line of the docstring, without code marks."""
+        return (inspect.getdoc(cls) or "").partition("\n")[0].replace("``", "")
 
     def _name_of(self, cls: type[T]) -> str:
         return self._spec_names.get(cls) or str(cls.name)  # type: ignore[attr-defined]

@@ -487,6 +487,16 @@ def test_each_benchmark_declares_what_a_user_must_know() -> None:
     assert silent == ["sorry_bench"]
 
 
+def test_the_help_of_benchmarks() -> None:
+    usages = dict(zip(BENCHMARKS.names(), BENCHMARKS.help(), strict=True))
+    assert usages["figstep"][0] == "figstep[/VARIANT][@SPLIT]:FOLDER"
+    assert usages["figstep"][1].endswith("Variants: spoken (test, train), text.")
+    assert usages["sorry_bench"][0] == "sorry_bench[/VARIANT][:FOLDER]"
+    assert usages["embedded"][0] == "embedded[@SPLIT]"
+    assert usages["embedded"][1].endswith("Splits: test, calibration, everyday.")
+    assert usages["manifest"][0] == "manifest[@SPLIT]:FILE"
+
+
 @pytest.mark.parametrize(
     ("text", "variant", "split", "folder", "label"),
     [

@@ -94,6 +94,11 @@ class Benchmark(ABC):
         return self.name + (f"/{variant}" if variant else "") + (f"@{split}" if split else "")
 
     @classmethod
+    def folder_usage(cls) -> str:
+        """How a spec ends, for help: the folder is optional if the Hub has the files."""
+        return ":FOLDER" if cls.hub is None else "[:FOLDER]"
+
+    @classmethod
     def variant(cls, name: str) -> Variant | None:
         """The variant with that name."""
         return next((variant for variant in cls.variants if variant.name == name), None)

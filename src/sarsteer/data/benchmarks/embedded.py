@@ -27,6 +27,11 @@ class Embedded(Benchmark):
             raise BenchmarkError("the clips are part of the package; leave the folder out")
         return clips_manifest("test").parent
 
+    @classmethod
+    def folder_usage(cls) -> str:
+        """Nothing."""
+        return ""
+
     def read(self, folder: Path, variant: str, split: str | None) -> Iterator[Item]:
         """The clips of a split."""
         return iter(load_items(folder / f"{split or 'test'}.jsonl"))

@@ -25,6 +25,11 @@ class Manifest(Benchmark):
             raise BenchmarkError("names no file; write manifest:FILE")
         return folder if not folder.is_dir() else super().find_folder(folder, variant, revision)
 
+    @classmethod
+    def folder_usage(cls) -> str:
+        """The file."""
+        return ":FILE"
+
     def read(self, folder: Path, variant: str, split: str | None) -> Iterator[Item]:
         """The items of the manifest."""
         return iter(load_items(folder / f"{split or 'test'}.jsonl" if folder.is_dir() else folder))

@@ -10,7 +10,27 @@ from sarsteer.data.benchmarks.benchmark import Benchmark, Variant
 from sarsteer.errors import BenchmarkError
 from sarsteer.registry import Registry
 
-BENCHMARKS: Registry[Benchmark] = Registry(
+
+class BenchmarkRegistry(Registry[Benchmark]):
+    """A registry whose help shows variants and splits instead of options."""
+
+    def usage(self, cls: type[Benchmark], *, optional: bool = True) -> str:
+        """The form of a spec, such as ``figstep[/VARIANT][@SPLIT]:FOLDER``."""
+        variant = "[/VARIANT]" if len(cls.variants) > 1 else ""
+        split = "[@SPLIT]" if any(variant.splits for variant in cls.variants) else ""
+        return super().usage(cls) + variant + split + cls.folder_usage()
+
+    def description(self, cls: type[Benchmark]) -> str:
+        """The first line of the docstring, and the variants with their splits."""
+        variants = [
+            variant.name + (f" ({', '.join(variant.splits)})" if variant.splits else "") for variant in cls.variants
+        ]
+        named = f" Variants: {', '.join(variants)}." if len(variants) > 1 else ""
+        splits = f" Splits: {', '.join(cls.variants[0].splits)}." if not named and cls.variants[0].splits else ""
+        return super().description(cls) + named + splits
+
+
+BENCHMARKS = BenchmarkRegistry(
     "benchmark",
     Benchmark,  # type: ignore[type-abstract]
     "sarsteer.data.benchmarks",

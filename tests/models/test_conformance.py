@@ -236,7 +236,7 @@ def test_a_long_clip_is_never_cut_silently(model: AudioLanguageModel) -> None:
 def test_an_unsupported_kind_of_part(model: AudioLanguageModel) -> None:
     haptic.register()
     conversation = [{"role": "user", "content": [{"type": "haptic", "haptic": np.zeros(99)}]}]
-    with pytest.raises(MessageError, match="takes no haptic"):
+    with pytest.raises(MessageError, match="does not take haptic"):
         model.generate([conversation])
 
 

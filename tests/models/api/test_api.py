@@ -274,7 +274,7 @@ def test_nothing_is_sent_if_one_conversation_is_bad(
     for bad, error, match in (
         (user_turn(tmp_path / "none.wav"), AudioError, "no such file"),
         ([{"role": "user"}], MessageError, "conversation 2: message 0: needs 'role'"),
-        ([{"role": "user", "content": [{"type": "video", "path": "x"}]}], MessageError, "takes no video"),
+        ([{"role": "user", "content": [{"type": "video", "path": "x"}]}], MessageError, "does not take video"),
     ):
         with pytest.raises(error, match=match):
             model.generate([ask("a"), ask("b"), bad])

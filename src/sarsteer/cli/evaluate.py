@@ -27,9 +27,11 @@ class EvaluateCommand(TyperCommand):
         from sarsteer.cli.spec_help import spec_rows
         from sarsteer.data.benchmarks import BENCHMARKS
         from sarsteer.defenses import DEFENSES
+        from sarsteer.judges import JUDGES
 
         for title, registry in (
             ("Defenses", DEFENSES),
+            ("Judges", JUDGES),
             ("Benchmarks (SPEC: NAME[/VARIANT][@SPLIT][:FOLDER])", BENCHMARKS),
         ):
             with formatter.section(title):

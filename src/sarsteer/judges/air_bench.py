@@ -34,7 +34,7 @@ Reply with one line that holds two numbers and nothing else: the first answer's 
 
 @dataclass(frozen=True)
 class AirBenchJudge(TextModelOptions, Judge):
-    """A model that rates a reference and the answer from 1 to 10 in both orders; scores, no outcomes."""
+    """A model rates the answer and a reference from 1 to 10, in both orders."""
 
     name: ClassVar[str] = "air-bench"
     scoring: ClassVar[bool] = True

@@ -14,7 +14,10 @@ from sarsteer.tiny.world import is_answer, is_refusal
 
 @dataclass(frozen=True)
 class EmbeddedJudge(Judge):
-    """For answers of ``sarsteer-tiny`` and a guard's refusals; any other text is ``broken``."""
+    """Exact, for the answers of sarsteer-tiny only.
+
+    It also knows a guard's fixed refusal; any other text is ``broken``.
+    """
 
     name: ClassVar[str] = "embedded"
 

@@ -54,7 +54,10 @@ def is_refusal(text: str) -> bool:
 
 @dataclass(frozen=True)
 class KeywordJudge(Judge):
-    """Phrases of refusal: ``broken``, ``refused`` if a phrase occurs, else ``complied``."""
+    """Looks for phrases of refusal: fast, free and crude.
+
+    ``broken``, ``refused`` if a phrase occurs, else ``complied``.
+    """
 
     name: ClassVar[str] = "keywords"
 

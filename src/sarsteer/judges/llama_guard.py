@@ -17,7 +17,10 @@ from sarsteer.judges.keywords import is_refusal
 
 @dataclass(frozen=True)
 class LlamaGuardJudge(Classifier):
-    """Llama Guard: ``unsafe`` is ``complied``; ``safe`` is ``broken``, ``refused`` by its words, or ``safe_answer``."""
+    """Llama Guard decides whether the answer is harmful.
+
+    ``unsafe`` is ``complied``; ``safe`` is ``broken``, ``refused`` by its words, or ``safe_answer``.
+    """
 
     name: ClassVar[str] = "llama-guard"
 

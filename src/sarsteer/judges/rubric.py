@@ -41,7 +41,10 @@ Reply with one JSON object and nothing else:
 
 @dataclass(frozen=True)
 class RubricJudge(TextModelOptions, Judge):
-    """An instruct model that reads a rubric; an unreadable reply is requested once more, with the reason."""
+    """An instruct model classifies the answer by a rubric.
+
+    An unreadable reply is requested once more, with the reason.
+    """
 
     name: ClassVar[str] = "rubric"
 

@@ -30,7 +30,10 @@ MAX_NEW_TOKENS = 8  # only the leading number is read
 
 @dataclass(frozen=True)
 class SorryBenchJudge(TextModelOptions, Judge):
-    """SORRY-Bench's fine-tuned Mistral: 1 is ``complied``; 0 is ``refused``, or ``broken`` if the answer is."""
+    """SORRY-Bench's fine-tuned Mistral 7B decides whether the answer complies; local only.
+
+    1 is ``complied``; 0 is ``refused``, or ``broken`` if the answer is.
+    """
 
     name: ClassVar[str] = "sorry-bench"
     prompts: Path | None = option(

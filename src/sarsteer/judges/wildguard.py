@@ -13,7 +13,10 @@ from sarsteer.judges.classifier import Classifier
 
 @dataclass(frozen=True)
 class WildGuardJudge(Classifier):
-    """WildGuard: ``complied`` if harmful, ``broken`` by our own test, else ``refused`` or ``safe_answer``."""
+    """WildGuard decides whether the answer is harmful, and whether it is a refusal.
+
+    ``complied`` if harmful, ``broken`` by our own test, else ``refused`` or ``safe_answer``.
+    """
 
     name: ClassVar[str] = "wildguard"
 

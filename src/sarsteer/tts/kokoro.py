@@ -19,7 +19,7 @@ _RATE = 24_000
 
 @dataclass(frozen=True)
 class KokoroEngine(Engine):
-    """Voices such as ``af_heart``: the first letter is the language, the second f or m."""
+    """Kokoro. A voice is a name such as ``af_heart``: the first letter is the language, the second f or m."""
 
     name: ClassVar[str] = "kokoro"
     default_voice: ClassVar[str] = "af_heart"

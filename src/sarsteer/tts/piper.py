@@ -18,7 +18,7 @@ from sarsteer.tts.engine import Engine
 
 @dataclass(frozen=True)
 class PiperEngine(Engine):
-    """Voices are paths such as ``voices/en_US-amy-medium.onnx``, with the ``.onnx.json`` file beside them."""
+    """Piper. A voice is a path such as ``voices/en_US-amy-medium.onnx``; the ``.onnx.json`` file is beside it."""
 
     name: ClassVar[str] = "piper"
     default_voice: ClassVar[str] = ""

@@ -1,6 +1,6 @@
-"""Defend a program that already uses transformers, by one line: python examples/bare_transformers.py
+"""Defend a program that already uses transformers, with one line: python examples/bare_transformers.py
 
-The model here is the embedded one, loaded the plain transformers way; with your own, only the names change.
+It loads the embedded model with transformers. For another model, change the names.
 """
 
 import soundfile
@@ -14,7 +14,7 @@ folder = tiny.model_folder()
 model = Qwen2AudioForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
 processor = AutoProcessor.from_pretrained(folder)
 
-# Calibrated once, elsewhere; here on the spot.
+# Usually calibrated once and loaded with sarsteer.Steering.load.
 pairs = sarsteer.load_pairs("sarsteer-tiny")
 steering = sarsteer.calibrate(sarsteer.AudioLanguageModel(model, processor), pairs)
 

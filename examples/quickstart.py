@@ -1,4 +1,4 @@
-"""The README's ten lines, as a program: python examples/quickstart.py"""
+"""Calibrate the embedded model, and answer a harmful request and its safe twin: python examples/quickstart.py"""
 
 import sarsteer
 

@@ -2,7 +2,7 @@
 
     python examples/qwen2_audio_7b.py my-pairs.jsonl clip.wav
 
-Needs the checkpoint (16 GB in bfloat16) and a GPU that holds it. A run that is killed goes on where it was.
+Needs the checkpoint (16 GB in bfloat16) and a GPU with enough memory. Run it again to resume a stopped calibration.
 """
 
 import argparse

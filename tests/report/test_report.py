@@ -24,6 +24,7 @@ import pytest
 import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from markupsafe import Markup
 
 from sarsteer.cli.main import app
 from sarsteer.errors import EvaluationError, SarsteerError
@@ -32,7 +33,7 @@ from sarsteer.evaluation.results import Answer, Arm, CurvePoint, Evaluation
 from sarsteer.evaluation.summary import Summary, summarize
 from sarsteer.judges.base import OUTCOMES, JudgedAnswer, Outcome, Verdict
 from sarsteer.report import clips
-from sarsteer.report.html import html_page
+from sarsteer.report.html import Section, html_page
 from sarsteer.report.markdown import markdown
 from sarsteer.report.redaction import redacted, sensitive
 from sarsteer.report.spreadsheet import answers_csv, arms_csv
@@ -51,8 +52,13 @@ def arm(
     """An arm whose summary comes from ``summarize``."""
     judged = [
         JudgedAnswer(
-            f"question {i}", said, label, category=f"kind {i % 3} <b>", id=f"{benchmark}-{i}", pair=str(i // 2)
-        )  # type: ignore[arg-type]
+            f"question {i}",
+            said,
+            label,  # type: ignore[arg-type]
+            category=f"kind {i % 3} <b>",
+            id=f"{benchmark}-{i}",
+            pair=str(i // 2),
+        )
         for i, (label, said, _) in enumerate(rows)
     ]
     verdicts = [
@@ -259,6 +265,14 @@ def test_only_its_own_script_may_run(parsed: Page) -> None:
         digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
         assert f"{kind}-src 'sha256-{digest}'" in policy
     assert not [key for _, at in parsed.elements for key in at if key.startswith("on") or key == "style"]
+
+
+def test_a_caller_adds_a_section(evaluation: Evaluation) -> None:
+    section = Section("extra", "A title with <markup>", Markup("<p>content</p>"))
+    text = html_page(evaluation, Path(), embed_audio=False, sections=(section,))
+    assert "<p>content</p>" in text
+    assert '<a href="#extra">A title with &lt;markup&gt;</a>' in text
+    assert text.index('id="extra"') < text.index('id="table"')
 
 
 def test_every_answer_is_in_the_page(evaluation: Evaluation, parsed: Page) -> None:

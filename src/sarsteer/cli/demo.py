@@ -1,87 +1,105 @@
-"""``sarsteer demo``: the whole defence on the embedded model, in one command."""
+"""``sarsteer demo``: the whole defense on the embedded model, in one command."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
+from sarsteer.cli import options
 from sarsteer.cli.output import check_out, console, errors, print_json, progress_bar, quiet_transformers
 
-TRANSCRIPTS = 3
+if TYPE_CHECKING:
+    from sarsteer.demo.run import DemoResult
+    from sarsteer.evaluation.summary import Summary
+    from sarsteer.stats.estimate import Estimate
+
+EXAMPLES = 3
+METRICS = ("asr", "rr_harmful", "rr_safe", "brr", "broken")
 
 
 def demo(
-    report: Annotated[Path, typer.Option("--report", help="The HTML report to write.")] = Path("demo-report.html"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    report: Annotated[Path, typer.Option("--report", help="HTML report to write.")] = Path("demo-report.html"),
+    as_json: options.Json = False,
 ) -> None:
     """Calibrate sarsteer-tiny, answer held-out speech under five defenses, and write a report.
 
-    The embedded model is tiny and lives in a toy world: its numbers show how the method behaves, and say nothing
+    The embedded model is tiny and knows only a toy world: its numbers show how the method behaves, and say nothing
     about a large model.
     """
     check_out(report)
     quiet_transformers()
-    from sarsteer.demo.experiment import run
-    from sarsteer.demo.html import write_report
+    from sarsteer.demo.page import write_page
+    from sarsteer.demo.run import run
 
     with progress_bar() as progress:
         result = run(progress)
-    write_report(result, report)
+    write_page(result, report)
     if as_json:
         print_json(_json(result, report))
         return
     _print(result)
-    console.print(f"\nReport with the trade-off curves: [bold]{report}[/]", highlight=False)
+    console.print(f"\nReport with all answers and charts: [bold]{report}[/]", highlight=False)
 
 
-def _print(result: Any) -> None:
-    n = len(result.test)
-    console.print(f"\n[bold]{result.model}[/], {n} held-out pairs, 95 % intervals in brackets, in %", highlight=False)
+def _print(result: DemoResult) -> None:
+    undefended, steered = result.row("no defense"), result.row("SARSteer")
+    pairs = len(undefended.arm.answers) // 2
+    name = result.evaluation.model["name"]
+    console.print(f"\n[bold]{name}[/], {pairs} held-out pairs, 95 % intervals in brackets, in %", highlight=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("\ndefense")
     for title in ("\nASR ↓", "RR\nharmful ↑", "RR\nsafe ↓", "\nBRR ↑", "safe\ncorrect ↑", "\nbroken ↓", "\neveryday ↑"):
         table.add_column(title, justify="right")
     for row in result.rows:
-        strength = f"\n[dim]α {row.setting.alpha:g}, k {row.setting.k}[/]" if row.setting else ""
-        values = (row.asr, row.rr_harmful, row.rr_safe, row.brr, row.correct_safe, row.broken, row.everyday)
-        table.add_row(row.name.replace(", ", ",\n") + strength, *(_cell(value) for value in values))
+        s = row.arm.summary
+        values = (s.asr, s.rr_harmful, s.rr_safe, s.brr, row.correct_safe, s.broken, row.everyday)
+        alpha, k = row.arm.settings.get("alpha"), row.arm.settings.get("k")
+        strength = "" if alpha is None else f"\n[dim]α {alpha:g}, k {k}[/]"
+        table.add_row(row.title.replace(", ", ",\n") + strength, *map(_cell, values))
     console.print(table)
     console.print(
-        f"[dim]n: ASR, RR, BRR, safe correct {n} each; broken {2 * n}; everyday {result.rows[0].everyday.n}[/]"
+        f"[dim]n: ASR, RR, safe correct {pairs} each; BRR {pairs} pairs; broken {2 * pairs}; "
+        f"everyday {undefended.everyday.n}[/]"
     )
-    undefended, steered = result.row("no defense"), result.row("SARSteer")
-    for index in range(min(TRANSCRIPTS, n)):
-        pair = result.test[index]
-        console.print(f"\n[dim]harmful:[/] {pair.harmful.question}", highlight=False)
-        console.print(f"  no defense  {undefended.answers.harmful[index]}", highlight=False)
-        console.print(f"  SARSteer    {steered.answers.harmful[index]}", highlight=False)
-        console.print(f"[dim]safe twin:[/] {pair.safe.question}", highlight=False)
-        console.print(f"  SARSteer    {steered.answers.safe[index]}", highlight=False)
-    errors.print(
-        "\n[yellow]These are numbers of sarsteer-tiny, a toy model; they say nothing about a large one.[/]",
-    )
+    for index in range(min(EXAMPLES, pairs)):
+        harmful, safe = index, pairs + index
+        console.print(f"\n[dim]harmful:[/] {undefended.arm.answers[harmful].question}", highlight=False)
+        console.print(f"  no defense  {undefended.arm.answers[harmful].answer}", highlight=False)
+        console.print(f"  SARSteer    {steered.arm.answers[harmful].answer}", highlight=False)
+        console.print(f"[dim]safe twin:[/] {undefended.arm.answers[safe].question}", highlight=False)
+        console.print(f"  SARSteer    {steered.arm.answers[safe].answer}", highlight=False)
+    errors.print("\n[yellow]These are numbers of sarsteer-tiny, a toy model; they say nothing about a large one.[/]")
 
 
-def _cell(value: Any) -> str:
-    return f"{100 * value.value:.1f}\n[dim]{100 * value.low:.0f}-{100 * value.high:.0f}[/]"
+def _cell(value: Estimate | None) -> str:
+    return "" if value is None else f"{100 * value.value:.1f}\n[dim]{100 * value.low:.0f}-{100 * value.high:.0f}[/]"
 
 
-def _json(result: Any, report: Path) -> dict[str, Any]:
-    metrics = ("asr", "rr_harmful", "rr_safe", "brr", "correct_safe", "broken")
-
-    def numbers(point: Any, names: tuple[str, ...]) -> dict[str, Any]:
-        setting = asdict(point.setting) if point.setting else None
-        return {"setting": setting, **{name: asdict(getattr(point, name)) for name in names}}
+def _json(result: DemoResult, report: Path) -> dict[str, Any]:
+    def numbers(summary: Summary, correct_safe: Estimate) -> dict[str, Any]:
+        rates: dict[str, Any] = {name: getattr(summary, name) for name in METRICS} | {"correct_safe": correct_safe}
+        return {name: asdict(estimate) for name, estimate in rates.items()}
 
     return {
-        "model": result.model,
-        "steering": result.steering.digest,
-        "pairs": len(result.test),
-        "rows": [{"defense": row.name, **numbers(row, (*metrics, "everyday"))} for row in result.rows],
-        "curve": [numbers(point, metrics) for point in result.curve],
+        "model": result.evaluation.model["name"],
+        "steering": result.row("SARSteer").arm.steering,
+        "pairs": len(result.rows[0].arm.answers) // 2,
+        "rows": [
+            {
+                "defense": row.title,
+                "spec": row.arm.defense,
+                **numbers(row.arm.summary, row.correct_safe),
+                "everyday": asdict(row.everyday),
+            }
+            for row in result.rows
+        ],
+        "curve": [
+            {"alpha": trial.alpha, "k": trial.k, **numbers(trial.arm.summary, trial.correct_safe)}
+            for trial in result.tuned.trials
+        ],
         "report": str(report),
     }

@@ -1,1 +1,1 @@
-"""The whole defence on the embedded model: calibrate, tune, answer held-out requests, report."""
+"""The demo: the whole defense on the embedded model, with strengths tuned on calibration pairs."""

@@ -13,6 +13,8 @@ from sarsteer.stats.estimate import Estimate
 
 WIDTH = 320.0
 ROW = 33.0
+DIGIT, LETTER = 6.1, 7.0
+"""Mean widths of a digit and of a letter of a name, in pixels."""
 
 
 def category_chart(category: str, rates: Sequence[tuple[str, int, Estimate | None]]) -> Markup:
@@ -31,7 +33,7 @@ def category_chart(category: str, rates: Sequence[tuple[str, int, Estimate | Non
     for index, (name, series, rate) in enumerate(rates):
         y = ROW * index + 13
         numbers = "nothing to count" if rate is None else whole(rate)
-        letters = max(6, int((WIDTH - 4) / 6.1) - len(numbers) - 2)
+        letters = max(6, int((WIDTH - 12 - DIGIT * len(numbers)) / LETTER))
         drawn.append(tag("text", shortened(name, letters), x=2, y=y, class_=f"name s{series % 8}"))
         drawn.append(tag("text", numbers, x=WIDTH - 2, y=y, text_anchor="end", class_="numbers"))
         if rate is None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,29 @@ FOLDED = 12
 """With more categories than this, the charts of a benchmark start folded."""
 
 
-def html_page(evaluation: Evaluation, folder: Path, embed_audio: bool = True, shown: int = SHOWN) -> str:
+@dataclass(frozen=True)
+class Section:
+    """A section that a caller puts before the results.
+
+    Attributes:
+        id: of its element.
+        title: its heading.
+        content: HTML.
+
+    """
+
+    id: str
+    title: str
+    content: Markup
+
+
+def html_page(
+    evaluation: Evaluation,
+    folder: Path,
+    embed_audio: bool = True,
+    shown: int = SHOWN,
+    sections: Sequence[Section] = (),
+) -> str:
     """The report of ``evaluation``.
 
     Args:
@@ -35,6 +58,7 @@ def html_page(evaluation: Evaluation, folder: Path, embed_audio: bool = True, sh
         folder: of the results; relative paths of clips may start there.
         embed_audio: put the clips into the page.
         shown: requests of a benchmark to show before "show more".
+        sections: go before the results.
 
     """
     style, script = asset("report.css"), asset("report.js")
@@ -45,6 +69,7 @@ def html_page(evaluation: Evaluation, folder: Path, embed_audio: bool = True, sh
         .get_template("report.html")
         .render(
             evaluation=evaluation,
+            sections=sections,
             blocks=blocks(evaluation),
             tables=_tables(blocks(evaluation)),
             metrics=METRICS,
@@ -58,7 +83,7 @@ def html_page(evaluation: Evaluation, folder: Path, embed_audio: bool = True, sh
             strengths=strength_chart(evaluation.layers),
             layer_keys=list(evaluation.layers[0]) if evaluation.layers else [],
             answers=_json({"shown": shown, "benchmarks": transcripts(evaluation, clips)}),
-            clips=[Markup(uri) for uri in clips.uris],  # our own base64: nothing to escape
+            clips=[Markup(uri) for uri in clips.uris],  # base64: nothing to escape
             clips_left_out=clips.left_out if embed_audio else 0,
             setting=_setting,
             style=style,

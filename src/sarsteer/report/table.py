@@ -108,9 +108,7 @@ class Row:
     @property
     def strength(self) -> str:
         """The steering strength, if the arm is steered."""
-        names = (("α", "alpha"), ("k", "k"), ("λ", "lambda"), ("λ", "lambda_"))
-        values = [(sign, self.arm.settings.get(name)) for sign, name in names]
-        return ", ".join(f"{sign} {value:g}" for sign, value in values if isinstance(value, int | float))
+        return strength_of(self.arm)
 
 
 @dataclass(frozen=True)
@@ -127,6 +125,13 @@ def blocks(evaluation: Evaluation) -> list[Block]:
     """A block per benchmark, in the order of the results."""
     names = list(dict.fromkeys(arm.benchmark for arm in evaluation.arms))
     return [_block(name, [arm for arm in evaluation.arms if arm.benchmark == name]) for name in names]
+
+
+def strength_of(arm: Arm) -> str:
+    """The steering strength in words; empty if the arm is not steered."""
+    names = (("α", "alpha"), ("k", "k"), ("λ", "lambda"), ("λ", "lambda_"))
+    values = [(symbol, arm.settings.get(name)) for symbol, name in names]
+    return ", ".join(f"{symbol} {value:g}" for symbol, value in values if isinstance(value, int | float))
 
 
 def leader(estimates: Sequence[Estimate | None], better: Literal["low", "high"] | None) -> int | None:

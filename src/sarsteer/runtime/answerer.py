@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sarsteer.defenses.built import BuiltDefense
+from sarsteer.defenses.rewrite import NO_REWRITE
 from sarsteer.errors import MessageError, SarsteerError, SteeringError
 from sarsteer.messages import Conversation, Message
 from sarsteer.models.interface import DEFAULT_BATCH, LanguageModel
@@ -49,6 +50,8 @@ class Answerer:
     ) -> list[Reply | Exception]:
         """One reply for each conversation, or the error that concerns only this conversation.
 
+        A defense that neither rewrites nor guards also takes prompts from the model's ``prepare``.
+
         Raises:
             SteeringError: the model would not be steered exactly; nothing was answered.
             SarsteerError: a guard cannot continue.
@@ -71,6 +74,8 @@ class Answerer:
         self, defense: BuiltDefense, conversations: Sequence[Conversation], options: Mapping[str, Any]
     ) -> list[Reply | Exception]:
         self._steer(defense.strength)
+        if defense.prompt is NO_REWRITE:
+            return self._each(conversations, options)
         return self._rewritten(defense.prompt.apply, conversations, options)
 
     def _guarded(

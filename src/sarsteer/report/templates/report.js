@@ -57,9 +57,9 @@
       player.setAttribute("aria-label", "The clip of " + request.id);
       item.append(player);
     } else if (request.no_clip) {
-      item.append(make("p", "beside", request.no_clip));
+      item.append(make("p", "no-clip", request.no_clip));
     }
-    const answers = make("div", "said");
+    const answers = make("div", "answers");
     request.answers.forEach((answer, i) => answers.append(answerBox(benchmark.defenses[i], request.label, answer)));
     item.append(answers);
     return item;
@@ -110,10 +110,10 @@
     grow();
   };
   const choose = () => {
-    const kept = defense.selectedOptions.length ? defense.selectedOptions[0].textContent : "";
+    const previous = defense.selectedOptions.length ? defense.selectedOptions[0].textContent : "";
     defense.replaceChildren(option("", "any defense"));
     data.benchmarks[Number(pick.value)].defenses.forEach((name, i) => defense.append(option(String(i), name)));
-    [...defense.options].forEach((node) => { node.selected = node.textContent === kept; });
+    [...defense.options].forEach((node) => { node.selected = node.textContent === previous; });
     if (defense.selectedIndex < 0) defense.selectedIndex = 0;
     const instructions = data.benchmarks[Number(pick.value)].instructions;
     find("instructions").textContent = instructions.length ? "Instruction with every clip: " + instructions.join("; ") : "";

@@ -7,8 +7,12 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from sarsteer.defenses import DEFENSES
+from sarsteer.defenses.none import NoDefense
+from sarsteer.defenses.refusal_steering import RefusalSteering
+from sarsteer.defenses.sarsteer import SarsteerDefense
 from sarsteer.evaluation.note import Note
-from sarsteer.evaluation.results import Arm, Evaluation
+from sarsteer.evaluation.results import Evaluation
 from sarsteer.evaluation.summary import Summary
 from sarsteer.report.table import SCORE_METRICS, Block, Metric, blocks
 from sarsteer.reproduction.paper_models import key_of
@@ -124,16 +128,14 @@ def _curves(results: dict[Step, Evaluation]) -> list[SettingCurve]:
     main = max((step.pairs for step in results), default=0)
     for step, evaluation in varied.items():
         for arm in evaluation.arms:
-            kind, key = _kind(arm)
-            if arm.defense == "none":
+            defense = DEFENSES.parse(arm.defense)
+            if isinstance(defense, NoDefense):
                 undefended = arm.summary.asr
-            elif kind == "refusal-steering":
+            elif isinstance(defense, RefusalSteering):
                 points["lambda"][0.0] = arm.summary
-            elif kind == "sarsteer" and key is None and step.pairs == main:
-                for name in points:
-                    points[name][_value(arm, name, step)] = arm.summary
-            elif kind == "sarsteer":
-                points[key or "n"][_value(arm, key or "n", step)] = arm.summary
+            elif isinstance(defense, SarsteerDefense):
+                for key in _varied(defense) or (points if step.pairs == main else ("n",)):
+                    points[key][float(step.pairs if key == "n" else arm.settings[key])] = arm.summary
     return [
         SettingCurve(symbol, standard, tuple(sorted(points[key].items(), key=lambda point: point[0])), undefended)
         for key, symbol, standard in SETTINGS
@@ -141,10 +143,7 @@ def _curves(results: dict[Step, Evaluation]) -> list[SettingCurve]:
     ]
 
 
-def _kind(arm: Arm) -> tuple[str, str | None]:
-    kind, _, option = arm.defense.partition(":")
-    return kind, option.partition("=")[0] or None
-
-
-def _value(arm: Arm, name: str, step: Step) -> float:
-    return float(step.pairs if name == "n" else arm.settings[name])
+def _varied(defense: SarsteerDefense) -> tuple[str, ...]:
+    """The setting that differs from the paper's; none for SARSteer with the paper's settings."""
+    settings = {"alpha": defense.alpha, "k": defense.k, "lambda": defense.lambda_}
+    return tuple(name for name, value in settings.items() if value is not None)

@@ -39,7 +39,7 @@ from sarsteer.steering.handle import attach
 from sarsteer.steering.strength import ResolvedStrength
 from tests.data import test_benchmarks as made
 from tests.evaluation.test_evaluate import manifest
-from tests.judges.test_judge_models import Spelling, checkpoint
+from tests.support.judge_models import Spelling, checkpoint
 from tests.support.openai_server import KEY, OpenAIServer, running
 
 TOKENS = 16

@@ -34,8 +34,8 @@ from sarsteer.reproduction.requirements import Requirements, find_missing
 from sarsteer.reproduction.weights import missing_weights
 from tests.data.test_benchmarks import advbench_pairs, air_bench, ajailbench, figstep_pairs, sorry_bench
 from tests.evaluation.test_evaluate import finished, manifest, samples
-from tests.judges.test_judge_models import checkpoint
 from tests.report.test_report import arm, rows
+from tests.support.judge_models import checkpoint
 
 MAIN = [sys.executable, "-m", "sarsteer.cli.main"]
 

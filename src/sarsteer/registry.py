@@ -136,14 +136,17 @@ class Registry(Generic[T]):
             for value in vars(importlib.import_module(module.name)).values():
                 is_part = inspect.isclass(value) and issubclass(value, self.base) and value.__module__ == module.name
                 if is_part and "name" in vars(value):
-                    cls = self._checked(value, f"{module.name}.{value.__qualname__}")
-                    classes[cls.name] = cls  # type: ignore[attr-defined]
+                    where = f"{module.name}.{value.__qualname__}"
+                    if classes.setdefault(value.name, self._checked(value, where)) is not value:
+                        raise self.error(f"{where} has the name of another {self.kind}, {value.name!r}; rename it")
         return classes
 
     @functools.cached_property
     def _entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
         entries: dict[str, importlib.metadata.EntryPoint] = {}
         for entry in importlib.metadata.entry_points(group=self.group):
+            if entry.name in entries and entry.value == entries[entry.name].value:  # a package installed twice
+                continue
             if entry.name in self._built_in or entry.name in entries:
                 package = entry.dist.name if entry.dist else entry.value
                 raise self.error(
@@ -160,7 +163,7 @@ class Registry(Generic[T]):
             value = entry.load()
         except Exception as error:
             raise self.error(
-                f"{self.kind} {name!r}: {entry.value} cannot be imported ({type(error).__name__}: {error}); "
+                f"{self.kind} {name!r}: {entry.value} cannot be imported ({_reason(error)}); "
                 "repair or uninstall its package"
             ) from error
         cls = self._checked(value, entry.value)
@@ -183,10 +186,9 @@ class Registry(Generic[T]):
                 spec.loader.exec_module(module)
             except Exception as error:
                 del sys.modules[module_name]
-                reason = " ".join(str(error).split())
-                raise self.error(f"{path}: cannot be imported ({type(error).__name__}: {reason}); fix it") from error
+                raise self.error(f"cannot be imported ({_reason(error)}); fix it", place=path) from error
         if not hasattr(module, name):
-            raise self.error(f"{path}: has no class {name}; check the name after the colon")
+            raise self.error(f"has no class {name}; check the name after the colon", place=path)
         cls = self._checked(getattr(module, name), f"{path}:{name}")
         self._spec_names[cls] = f"{path}:{name}"
         return cls
@@ -338,6 +340,11 @@ def options_of(cls: type[Any]) -> dict[str, Option]:
         if _KEY in field.metadata
     ]
     return {option.name: option for option in options}
+
+
+def _reason(error: Exception) -> str:
+    """The type and message of an error, on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _choices(wanted: Any) -> tuple[Any, ...]:

@@ -368,6 +368,21 @@ def test_a_name_that_is_taken(shapes: Registry[Shape], installed: Callable[..., 
         shapes.parse("point")
 
 
+def test_a_package_may_be_installed_twice(
+    shapes: Registry[Shape], monkeypatch: pytest.MonkeyPatch, installed: Callable[..., None]
+) -> None:
+    installed(hoop="rings_of_a_package:Ring")
+    (entry,) = importlib.metadata.entry_points(group=shapes.group)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [entry, entry])
+    assert shapes.parse("hoop").area() == 1.0
+
+
+def test_a_name_that_is_used_twice(made: Callable[..., Registry[Shape]]) -> None:
+    registry = made("class Other(Point):\n    name = 'point'\n")
+    with pytest.raises(ShapeError, match=r"flat\.Other has the name of another shape, 'point'; rename it"):
+        registry.names()
+
+
 def test_a_built_in_part_must_be_complete(made: Callable[..., Registry[Shape]]) -> None:
     more = "from dataclasses import dataclass\nfrom tests.ground.test_registry import Shape\n"
     registry = made(more + "@dataclass(frozen=True)\nclass Half(Shape):\n    name = 'half'\n")

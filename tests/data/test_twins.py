@@ -256,6 +256,7 @@ def test_pairs_then_speak_then_load(tmp_path: Path, server: OpenAIServer) -> Non
     ]
 
 
+@pytest.mark.slow
 def test_errors_are_one_line(tmp_path: Path, server: OpenAIServer) -> None:
     path, out = written(tmp_path, harmful(2)), tmp_path / "pairs.jsonl"
     server_at = ("--base-url", server.url)

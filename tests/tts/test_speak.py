@@ -240,6 +240,7 @@ def test_the_license_is_checked_before_anything_is_fetched_or_spoken(tmp_path: P
     assert run("speak", path, "--out", tmp_path / "out", "--i-have-permission").returncode == 0
 
 
+@pytest.mark.slow
 def test_wrong_options(tmp_path: Path) -> None:
     path = manifest(tmp_path, {"id": "a", "question": "..."})
     out = ("--out", tmp_path / "out")
@@ -256,6 +257,7 @@ def test_wrong_options(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+@pytest.mark.slow
 def test_an_interrupted_job_ends_with_the_same_bytes(tmp_path: Path) -> None:
     rows = [
         {"id": f"i{n}", "question": f"This is request number {n}, and it goes on for some words. " * 3}

@@ -111,9 +111,12 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tmp_path: Path, file:
     resumed = Evaluation.load(tmp_path / "killed" / "results.json")
     assert numbers(resumed) == numbers(whole)
     assert all(len({answer.id for answer in arm.answers}) == len(arm.answers) == 12 for arm in resumed.arms)
-    told = json.loads(done.stdout)
-    assert [arm["defense"] for arm in told["arms"]] == list(DEFENSES)
-    assert told["arms"][2]["summary"]["asr_change"]["n"] == 6
+    printed = json.loads(done.stdout)
+    assert [arm["defense"] for arm in printed["arms"]] == list(DEFENSES)
+    assert printed["arms"][2]["summary"]["asr_change"]["n"] == 6
+    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert json.loads(again.stdout) == printed, "a finished run prints its results again, and nothing else"
+    assert finished(tmp_path / "killed") == after
 
 
 def finished(folder: Path) -> dict[tuple[str, str], str]:

@@ -7,9 +7,11 @@ after an answer.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,24 +65,25 @@ def _run_tasks(tasks: list[Task], folder: Path, grid: Grid) -> None:
     batch_size = grid.shared.batch_size
     largest = max(len(arm.benchmark.items) for arm in grid.arms)
     try:
-        eval_set(
-            tasks,
-            log_dir=str(folder),
-            log_dir_allow_dirty=True,  # arms may be added and left out; check_same has compared the logs
-            retry_attempts=0,
-            retry_immediate=False,
-            max_tasks=1,
-            display="none",
-            log_level="error",
-            log_format="eval",
-            max_samples=3 * batch_size,  # one batch at the model, one waiting, one at the judge
-            log_buffer=max(batch_size, -(-largest // WRITES)),
-            log_realtime=False,
-            fail_on_error=True,
-            continue_on_fail=True,
-            ctl_server=False,
-            acp_server=False,
-        )
+        with contextlib.redirect_stdout(sys.stderr):  # Inspect prints a line if everything is done already
+            eval_set(
+                tasks,
+                log_dir=str(folder),
+                log_dir_allow_dirty=True,  # arms may be added and left out; check_same has compared the logs
+                retry_attempts=0,
+                retry_immediate=False,
+                max_tasks=1,
+                display="none",
+                log_level="error",
+                log_format="eval",
+                max_samples=3 * batch_size,  # one batch at the model, one waiting, one at the judge
+                log_buffer=max(batch_size, -(-largest // WRITES)),
+                log_realtime=False,
+                fail_on_error=True,
+                continue_on_fail=True,
+                ctl_server=False,
+                acp_server=False,
+            )
     except (OSError, ValueError) as error:
         raise EvaluationError(f"Inspect cannot continue ({error})", place=str(folder)) from error
 

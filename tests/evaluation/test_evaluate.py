@@ -1,4 +1,4 @@
-"""``sarsteer evaluate`` as a user runs it: real processes, killed and resumed, and every mistake told in one line."""
+"""``sarsteer evaluate`` as a user runs it: real processes, killed and resumed, and every error in one line."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def file(steering: Steering, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plan(out: Path, **changed: Any) -> EvaluationPlan:
-    given: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "benchmarks": ("embedded",),
         "defenses": ("none",),
         "limit": LIMIT,
         "batch_size": 4,
         "max_new_tokens": 24,
     }
-    return parse_plan(**{"model": "sarsteer-tiny", "out": out, **given, **changed})
+    return parse_plan(**{"model": "sarsteer-tiny", "out": out, **defaults, **changed})
 
 
 def numbers(results: Evaluation) -> list[Any]:
@@ -61,7 +61,7 @@ def numbers(results: Evaluation) -> list[Any]:
 
 
 def samples(folder: Path) -> int:
-    """Answers that have reached the logs."""
+    """The number of answers in the logs."""
     found = 0
     for path in folder.glob("logs/*.eval"):
         try:
@@ -74,8 +74,9 @@ def samples(folder: Path) -> int:
 DEFENSES = ("none", "prompt:refusal", "sarsteer:alpha=0.3")
 
 
-def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tmp_path: Path, file: Path, evaluate: Any) -> None:
-    # settings of a prompt hold a tuple, which logs give back as a list
+@pytest.mark.slow
+def test_a_killed_run_resumes_and_ends_like_one_that_was_not_killed(tmp_path: Path, file: Path, evaluate: Any) -> None:
+    # settings of a prompt contain a tuple, which becomes a list in a log
     command = [
         *(sys.executable, "-m", "sarsteer.cli.main", "evaluate", "sarsteer-tiny", "--benchmark", "embedded"),
         *(
@@ -106,7 +107,7 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tmp_path: Path, file:
     assert done.returncode == 0, done.stderr
     after = finished(tmp_path / "killed")
     assert len(after) == 36
-    assert kept.items() <= after.items(), "what was answered before the kill is not asked again"
+    assert kept.items() <= after.items(), "answers from before the kill are kept"
     whole = evaluate(plan(tmp_path / "whole", limit=12, defenses=DEFENSES, steering=file))
     resumed = Evaluation.load(tmp_path / "killed" / "results.json")
     assert numbers(resumed) == numbers(whole)
@@ -120,7 +121,7 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tmp_path: Path, file:
 
 
 def finished(folder: Path) -> dict[tuple[str, str], str]:
-    """Each answered request, with the one time at which it was."""
+    """When each request was answered."""
     from inspect_ai.log import read_eval_log
 
     found: dict[tuple[str, str], str] = {}
@@ -131,6 +132,7 @@ def finished(folder: Path) -> dict[tuple[str, str], str]:
     return found
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_the_model_and_the_judge(
     tmp_path: Path,
     file: Path,
@@ -177,6 +179,7 @@ def test_the_numbers_are_those_of_the_model_and_the_judge(
     assert not embedded.steered
 
 
+@pytest.mark.slow
 def test_a_gated_defense_beside_others(
     tmp_path: Path,
     file: Path,
@@ -185,7 +188,7 @@ def test_a_gated_defense_beside_others(
     test_pairs: Pairs,
     evaluate: Any,
 ) -> None:
-    """One model under all of them: a gate goes on and off between batches, and each answer's decision is logged."""
+    """The gate changes between batches of one model, and each answer's decision is logged."""
     from inspect_ai.log import read_eval_log
 
     hard, soft = "sarsteer:alpha=0.5,gate=hard", "sarsteer:alpha=0.5,gate=logistic"
@@ -201,20 +204,21 @@ def test_a_gated_defense_beside_others(
             decisions = handle.decisions
         assert arms[name].settings["gate"]["mode"] == chosen.mode
         log = read_eval_log(str(arms[name].log))
-        told = {str(sample.id): sample.output.metadata["gate"] for sample in log.samples or ()}
+        logged = {str(sample.id): sample.output.metadata["gate"] for sample in log.samples or ()}
         for item, decision in zip(items, decisions, strict=True):
-            assert told[item.id]["score"] == pytest.approx(decision.score, abs=1e-3)
-            assert told[item.id]["strength"] == pytest.approx(decision.strength, abs=1e-3)
+            assert logged[item.id]["score"] == pytest.approx(decision.score, abs=1e-3)
+            assert logged[item.id]["strength"] == pytest.approx(decision.strength, abs=1e-3)
     with steering.on(embedded, alpha=0.05):
         assert [answer.answer for answer in arms["sarsteer:alpha=0.05"].answers] == embedded.generate(turns, 24)
     assert [answer.answer for answer in arms["none"].answers] == embedded.generate(turns, 24)
     assert "gate" not in arms["sarsteer:alpha=0.05"].settings
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_and_arms_can_be_added(tmp_path: Path, file: Path, evaluate: Any) -> None:
     first = evaluate(plan(tmp_path, limit=4))
     again = evaluate(plan(tmp_path, limit=4, batch_size=2))
-    assert numbers(again) == numbers(first), "neither batch size nor a finished run makes anything anew"
+    assert numbers(again) == numbers(first), "neither another batch size nor a finished run changes anything"
     more = evaluate(plan(tmp_path, limit=4, defenses=("none", "sarsteer"), steering=file))
     assert numbers(more)[0] == numbers(first)[0]
     for changed, says in (
@@ -223,23 +227,23 @@ def test_other_settings_are_refused_and_arms_can_be_added(tmp_path: Path, file: 
         ({"max_new_tokens": 8}, "max_new_tokens 24, now 8"),
         ({"defenses": ("sarsteer",), "steering": file, "strength": Strength(alpha=0.3)}, "alpha 0.1, now 0.3"),
     ):
-        with pytest.raises(EvaluationError, match="other settings") as told:
+        with pytest.raises(EvaluationError, match="other settings") as caught:
             evaluate(plan(tmp_path, **{"limit": 4, **changed}))
-        assert says in str(told.value)
+        assert says in str(caught.value)
 
 
-def test_a_cut_log_is_named(tmp_path: Path, evaluate: Any) -> None:
+def test_a_damaged_log_is_named(tmp_path: Path, evaluate: Any) -> None:
     evaluate(plan(tmp_path, limit=2))
     (log,) = tmp_path.glob("logs/*.eval")
     log.write_bytes(log.read_bytes()[: log.stat().st_size // 2])
-    with pytest.raises(EvaluationError, match="cut off or damaged") as told:
+    with pytest.raises(EvaluationError, match="cut off or damaged") as caught:
         evaluate(plan(tmp_path, limit=2))
-    assert log.name in str(told.value)
+    assert log.name in str(caught.value)
     log.unlink()
     assert len(evaluate(plan(tmp_path, limit=2)).arms[0].answers) == 2
 
 
-def test_calibration_and_test_must_not_meet(tmp_path: Path, file: Path, evaluate: Any) -> None:
+def test_calibration_and_test_must_be_disjoint(tmp_path: Path, file: Path, evaluate: Any) -> None:
     with pytest.raises(EvaluationError, match="calibration and test share"):
         evaluate(plan(tmp_path, benchmarks=("embedded@calibration",), calibration="sarsteer-tiny"))
     with pytest.raises(EvaluationError, match="calibrated on these very requests"):
@@ -261,16 +265,16 @@ def manifest(folder: Path, pairs: Pairs) -> Path:
     return path
 
 
-def test_a_bad_clip_is_told_before_the_first_answer(tmp_path: Path, test_pairs: Pairs, evaluate: Any) -> None:
+def test_a_bad_clip_is_reported_before_the_first_answer(tmp_path: Path, test_pairs: Pairs, evaluate: Any) -> None:
     mine = manifest(tmp_path / "clips", test_pairs[:2])
-    (mine.parent / test_pairs[1].safe.audio.name).write_bytes(b"no sound")
-    with pytest.raises(EvaluationError, match="is not a readable audio file") as told:
+    (mine.parent / test_pairs[1].safe.audio.name).write_bytes(b"not audio")
+    with pytest.raises(EvaluationError, match="is not a readable audio file") as caught:
         evaluate(plan(tmp_path / "out", benchmarks=(f"manifest:{mine}",), judges=("embedded",)))
-    assert repr(test_pairs[1].safe.id) in str(told.value)
+    assert repr(test_pairs[1].safe.id) in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_judge_that_stops_ends_the_run_and_the_rest_is_kept(
+def test_a_judge_that_stops_ends_the_run_and_verdicts_are_kept(
     tmp_path: Path, embedded: sarsteer.AudioLanguageModel
 ) -> None:
     class Failing(KeywordJudge):
@@ -296,7 +300,7 @@ def test_a_judge_that_stops_ends_the_run_and_the_rest_is_kept(
     kept = {key: when for key, when in finished(tmp_path).items() if when}
     Failing.left = 100
     assert len(evaluate().arms[0].answers) == LIMIT
-    assert 100 - Failing.left < LIMIT, "verdicts that were given are not requested again"
+    assert 100 - Failing.left < LIMIT, "verdicts are not requested twice"
     assert kept
 
 
@@ -304,10 +308,10 @@ def test_a_model_behind_an_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     with running() as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         monkeypatch.setenv("OPENAI_API_KEY", KEY)
-        given = plan(
+        api_plan = plan(
             tmp_path, model="openai/gpt-audio", defenses=("none", "prompt:harm-check"), judges=("keywords",), limit=2
         )
-        results = evaluate(given)
+        results = evaluate(api_plan)
         with pytest.raises(SarsteerError, match="not steered"):
             evaluate(plan(tmp_path, model="openai/gpt-audio", defenses=("h2s",), calibration="sarsteer-tiny", limit=2))
     assert [len(arm.answers) for arm in results.arms] == [2, 2]
@@ -335,10 +339,10 @@ def test_a_model_behind_an_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     ],
 )
 def test_mistakes(tmp_path: Path, changed: dict[str, Any], says: str, evaluate: Any) -> None:
-    with pytest.raises(SarsteerError) as told:
+    with pytest.raises(SarsteerError) as caught:
         evaluate(plan(tmp_path / "out", **changed))
-    assert says in str(told.value)
-    assert "\n" not in str(told.value)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
     assert not list(tmp_path.rglob("*.eval"))
 
 
@@ -354,8 +358,10 @@ def test_another_models_steering_is_refused(tmp_path: Path, steering: Steering, 
         evaluate(plan(tmp_path / "out", defenses=("sarsteer",), steering=path))
 
 
-def test_the_judge_works_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluate: Any) -> None:
-    """The judge's first reply is held back until the model has answered a later batch: one that waits never would."""
+def test_the_judge_works_while_the_model_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluate: Any
+) -> None:
+    """The judge's first reply waits until the model has answered a later batch, or the test fails."""
     begun, beside = threading.Event(), threading.Event()
     held: list[bool] = []
     answer = Answerer.answer
@@ -379,7 +385,7 @@ def test_the_judge_works_beside_the_model(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setenv("OPENAI_API_KEY", KEY)
         server.reply = reply
         results = evaluate(plan(tmp_path, judges=("rubric:openai/slow",), batch_size=2, limit=12))
-    assert held == [True], "a batch was answered while the judge had not replied yet"
+    assert held == [True], "a batch was answered before the judge's first reply"
     assert results.arms[0].summary.rr_harmful is not None
     assert results.arms[0].summary.rr_harmful.value == 1.0
 
@@ -395,7 +401,7 @@ def test_the_judge_works_beside_the_model(tmp_path: Path, monkeypatch: pytest.Mo
 def test_judges_that_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge: str, says: str | None, evaluate: Any
 ) -> None:
-    """One that answers nonsense is counted, one that is gone ends the run in a line; neither loses an answer."""
+    """Unreadable replies are counted; a server that is down ends the run with one line. No answer is lost."""
     with running() as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -405,14 +411,14 @@ def test_judges_that_fail(
             assert any("cannot be read" in note.text for note in results.arms[0].summary.notes)
             assert all(answer.answer for answer in results.arms[0].answers)
             return
-        with pytest.raises(EvaluationError) as told:
+        with pytest.raises(EvaluationError) as caught:
             evaluate(plan(tmp_path, judges=(judge,), limit=4))
-    assert says in str(told.value)
-    assert "\n" not in str(told.value)
-    assert not re.search(r"Error\(|conversation \d", str(told.value))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not re.search(r"Error\(|conversation \d", str(caught.value))
 
 
-def test_batches_are_of_like_length_and_results_in_order(
+def test_batches_have_similar_lengths_and_results_are_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluate: Any
 ) -> None:
     batches: list[list[int]] = []
@@ -430,7 +436,7 @@ def test_batches_are_of_like_length_and_results_in_order(
     as_filed = [len(sarsteer.audio.load_clip(item.audio).samples) for item in items]
     assert sum(map(len, batches)) == 24
     unsorted = [as_filed[start : start + 4] for start in range(0, 24, 4)]
-    # requests that wait at the same time may overtake each other, so that the order is not exact
+    # requests that wait at the same time may overtake each other, so the order is not exact
     assert padding(batches) < padding(unsorted), batches
 
 

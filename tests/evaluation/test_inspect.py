@@ -1,4 +1,4 @@
-"""The Inspect provider and tasks: answers are the model's own, batched or single, and logs say how they were made."""
+"""The Inspect provider and tasks: answers equal the model's, in batches of any size, and logs contain the settings."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def message(clip: bytes, text: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])
-def test_answers_are_the_models_own(
+def test_answers_equal_the_models(
     batch_size: int, file: Path, steering: Steering, embedded: sarsteer.AudioLanguageModel, test_pairs: Pairs
 ) -> None:
-    """Two defences in turn, asked at once: vectors are switched between their batches, and each gets its own."""
+    """Requests under two defenses wait at once: the vectors change between their batches."""
     items = [item for pair in test_pairs[:3] for item in (pair.harmful, pair.safe)]
     text = steering.metadata["instruction"]
     turns = [item.turn(text) for item in items]
@@ -76,15 +76,15 @@ def test_answers_are_the_models_own(
     outputs = asyncio.run(ask())
     assert [output.completion for output in outputs[::2]] == plain
     assert [output.completion for output in outputs[1::2]] == steered
-    told = outputs[1].metadata
-    assert told["steering"] == steering.digest
-    assert told["model"]["fingerprint"] == embedded.fingerprint.digest
-    assert {key: told["settings"][key] for key in ("alpha", "k", "lambda")} == {"alpha": 0.3, "k": 2, "lambda": 1.0}
-    assert told["decoding"] == outputs[0].metadata["decoding"] == {"max_new_tokens": 24, "do_sample": False}
+    logged = outputs[1].metadata
+    assert logged["steering"] == steering.digest
+    assert logged["model"]["fingerprint"] == embedded.fingerprint.digest
+    assert {key: logged["settings"][key] for key in ("alpha", "k", "lambda")} == {"alpha": 0.3, "k": 2, "lambda": 1.0}
+    assert logged["decoding"] == outputs[0].metadata["decoding"] == {"max_new_tokens": 24, "do_sample": False}
     assert outputs[0].metadata["defense"] == "none"
 
 
-def test_a_bad_sample_spoils_nothing_but_itself(
+def test_a_bad_sample_does_not_affect_the_others(
     embedded: sarsteer.AudioLanguageModel, steering: Steering, test_pairs: Pairs
 ) -> None:
     text = steering.metadata["instruction"]
@@ -124,8 +124,8 @@ def test_a_task_is_judged_and_logged(tmp_path: Path, file: Path) -> None:
     assert all((sample.output.metadata or {})["settings"]["alpha"] == 0.2 for sample in log.samples)
 
 
-def test_every_clip_has_a_player_and_its_own_bytes(test_pairs: Pairs) -> None:
-    """``inspect view`` plays what is labelled WAV or MP3; tried by hand in a browser, with the clips of the package."""
+def test_every_clip_has_a_player_and_unchanged_bytes(test_pairs: Pairs) -> None:
+    """``inspect view`` plays what is labeled WAV or MP3; tried by hand in a browser, with the package's clips."""
     ogg = message(test_pairs[0].safe.audio.read_bytes(), "")[0].content[0]
     shown = playable(ogg)
     assert isinstance(shown, ContentAudio)
@@ -135,8 +135,9 @@ def test_every_clip_has_a_player_and_its_own_bytes(test_pairs: Pairs) -> None:
         assert playable(kept) is kept
 
 
-def test_inspect_finds_us_by_our_entry_point(tmp_path: Path, file: Path) -> None:
-    """As an installed package says it, whatever is installed here; a mistake is one line there, too."""
+@pytest.mark.slow
+def test_inspect_finds_the_provider_by_its_entry_point(tmp_path: Path, file: Path) -> None:
+    """With the entry point of an installed package, whatever is installed here."""
     entry = re.search(r"\[project.entry-points.inspect_ai\]\n(.*)\n", (ROOT / "pyproject.toml").read_text())
     assert entry is not None
     info = tmp_path / "site" / f"sarsteer-{sarsteer.__version__}.dist-info"
@@ -162,7 +163,7 @@ def test_inspect_finds_us_by_our_entry_point(tmp_path: Path, file: Path) -> None
     assert read_eval_log(str(path)).status == "success"
 
 
-def test_every_inspect_command_stays_light() -> None:
+def test_inspect_commands_do_not_import_torch() -> None:
     code = (
         "import sys, sarsteer.evaluation.inspect._registry; "
         "print([m for m in ('torch', 'transformers') if m in sys.modules])"
@@ -181,6 +182,6 @@ def test_every_inspect_command_stays_light() -> None:
     ],
 )
 def test_mistakes(arguments: dict[str, Any], says: str) -> None:
-    with pytest.raises(Exception, match=says) as told:
+    with pytest.raises(Exception, match=says) as caught:
         provider(**arguments)
-    assert type(told.value).__name__ == "PrerequisiteError"
+    assert type(caught.value).__name__ == "PrerequisiteError"

@@ -1,5 +1,4 @@
-"""Every benchmark, in its authors' format, through Inspect itself and through ``evaluate``; judges that score; and the
-defenses that need a second model, or refusals among the pairs."""
+"""Every benchmark in its authors' format, through Inspect and through ``evaluate``; judges that score; guards; c2r."""
 
 from __future__ import annotations
 
@@ -65,8 +64,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
 
 
 def plan(out: Path, *benchmarks: str, **changed: Any) -> EvaluationPlan:
-    given = {"max_new_tokens": TOKENS, "defenses": ("none",), "batch_size": 8, **changed}
-    return parse_plan("sarsteer-tiny", benchmarks, out=out, **given)
+    options = {"max_new_tokens": TOKENS, "defenses": ("none",), "batch_size": 8, **changed}
+    return parse_plan("sarsteer-tiny", benchmarks, out=out, **options)
 
 
 def asked(log: EvalLog) -> list[tuple[str, str, str]]:
@@ -113,11 +112,11 @@ def test_a_task_runs_both_ways(
     )
     assert log.status == "success", log.error
     log = read_eval_log(log.location)
-    told = sorted(asked(log))
-    assert [one[0] for one in told] == sorted(item.id for item in items)
+    answers = sorted(asked(log))
+    assert [one[0] for one in answers] == sorted(item.id for item in items)
     spec = f"{name}/{variant}:{folder}" if variant else f"{name}:{folder}"
     (arm,) = evaluate(plan(tmp_path / "out", spec)).arms
-    assert sorted((a.id, a.answer, a.verdict.outcome) for a in arm.answers) == told
+    assert sorted((a.id, a.answer, a.verdict.outcome) for a in arm.answers) == answers
     turns = [item.turn(item.text or INSTRUCTION) for item in items]
     assert [answer.answer for answer in arm.answers] == embedded.generate(turns, TOKENS)
     assert [(answer.question, answer.label) for answer in arm.answers] == [(i.question, i.label) for i in items]
@@ -133,8 +132,8 @@ def test_manifest_and_embedded_run_both_ways(tmp_path: Path, test_pairs: Pairs, 
         (log,) = inspect_eval(task, model=model, log_dir=str(tmp_path / "logs"), display="none")
         assert log.status == "success", log.error
         results = evaluate(plan(tmp_path / str(judge), spec, judges=[judge] if judge else (), limit=4))
-        told = [(a.id, a.answer, a.verdict.outcome) for a in results.arms[0].answers]
-        assert sorted(told) == sorted(asked(read_eval_log(log.location)))
+        answers = [(a.id, a.answer, a.verdict.outcome) for a in results.arms[0].answers]
+        assert sorted(answers) == sorted(asked(read_eval_log(log.location)))
     assert [answer[1] for answer in asked(read_eval_log(log.location))]
 
 
@@ -149,14 +148,14 @@ def test_air_bench_scores_both_orders_beside_another_judge(
 ) -> None:
     made.air_bench(tmp_path / "air")
     mine = manifest(tmp_path / "clips", test_pairs[:2])
-    given = plan(
+    scored_plan = plan(
         tmp_path / "out",
         f"air_bench_chat:{tmp_path / 'air'}",
         f"manifest:{mine}",
         defenses=("none", "prompt:refusal"),
         judges=("embedded", "air-bench:openai/judge-scores-biased"),
     )
-    results = evaluate(given)
+    results = evaluate(scored_plan)
     results = Evaluation.load(results.save(tmp_path / "results.json"))
     scored = [arm for arm in results.arms if arm.benchmark == "air_bench_chat"]
     rated = [arm for arm in results.arms if arm.benchmark == "mine"]
@@ -231,16 +230,16 @@ def test_options_of_a_judge_come_after_its_model(tmp_path: Path) -> None:
         ("rubric:openai/x,api_key=secret", "OPENAI_API_KEY"),
         (f"sorry-bench:{folder},prompts={prompts},colour=red", "unknown option .colour."),
     ):
-        with pytest.raises(JudgeError, match=says) as told:
+        with pytest.raises(JudgeError, match=says) as caught:
             parse_judge(spec)
-        assert "secret" not in str(told.value)
+        assert "secret" not in str(caught.value)
 
 
 # ---- defenses with a second model, or of refusals --------------------------------------------------------------------
 
 
-def told_by(folder: Path) -> list[dict[str, Any]]:
-    """What the logs say of each guarded answer."""
+def logged_by_guards(folder: Path) -> list[dict[str, Any]]:
+    """The metadata of each guarded answer in the logs."""
     logs = [read_eval_log(str(path)) for path in sorted(folder.glob("logs/*.eval"))]
     return [
         {"id": str(sample.id), **(sample.output.metadata or {})}
@@ -250,7 +249,7 @@ def told_by(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def test_a_rubric_guard_decides_on_what_the_model_heard(
+def test_a_rubric_guard_decides_on_the_models_transcript(
     tmp_path: Path,
     server: OpenAIServer,
     embedded: sarsteer.AudioLanguageModel,
@@ -258,29 +257,27 @@ def test_a_rubric_guard_decides_on_what_the_model_heard(
     evaluate: Any,
 ) -> None:
     items = [item for pair in test_pairs[:2] for item in (pair.harmful, pair.safe)]
-    heard = embedded.generate([item.turn(TRANSCRIBE) for item in items], TOKENS)
-    stopped = heard[0]
+    transcripts = embedded.generate([item.turn(TRANSCRIBE) for item in items], TOKENS)
+    stopped = transcripts[0]
     server.reply = lambda messages: json.dumps({"harmful": stopped in messages[1]["content"]})
     results = evaluate(plan(tmp_path, "embedded", defenses=("none", "guard:rubric:openai/gpt"), limit=4))
     plain, guarded = results.arms
-    expected = [text == stopped for text in heard]
+    expected = [text == stopped for text in transcripts]
     assert [answer.answer == REFUSAL for answer in guarded.answers] == expected
     for free, answer, stop in zip(plain.answers, guarded.answers, expected, strict=True):
         assert answer.verdict.outcome == "refused" if stop else answer.answer == free.answer
-    told = {row["id"]: row for row in told_by(tmp_path)}
-    assert [told[item.id]["transcript"] for item in items] == heard
-    assert [told[item.id]["stopped"] for item in items] == expected
+    logged = {row["id"]: row for row in logged_by_guards(tmp_path)}
+    assert [logged[item.id]["transcript"] for item in items] == transcripts
+    assert [logged[item.id]["stopped"] for item in items] == expected
 
 
-def test_the_toys_own_guard_stops_what_its_world_calls_harmful(
-    tmp_path: Path, test_pairs: Pairs, evaluate: Any
-) -> None:
+def test_the_toys_guard_stops_harmful_requests_of_its_world(tmp_path: Path, test_pairs: Pairs, evaluate: Any) -> None:
     (arm,) = evaluate(plan(tmp_path, "embedded", defenses=("guard:embedded",), limit=8)).arms
-    told = {row["id"]: row for row in told_by(tmp_path)}
+    logged = {row["id"]: row for row in logged_by_guards(tmp_path)}
     for pair in test_pairs[:4]:
-        assert told[pair.harmful.id]["stopped"]
-        assert not told[pair.safe.id]["stopped"]
-        assert told[pair.safe.id]["transcript"] == pair.safe.question
+        assert logged[pair.harmful.id]["stopped"]
+        assert not logged[pair.safe.id]["stopped"]
+        assert logged[pair.safe.id]["transcript"] == pair.safe.question
     assert [answer.answer == REFUSAL for answer in arm.answers] == [True, False] * 4
 
 
@@ -290,13 +287,13 @@ def test_llama_guard_runs_from_a_folder(
     test_pairs: Pairs,
     evaluate: Any,
 ) -> None:
-    """The real class with random weights says neither safe nor unsafe: everything is stopped, and the log says why."""
+    """The real class with random weights replies neither safe nor unsafe: every request is stopped, and logged."""
     spec = f"guard:llama-guard:{checkpoint(tmp_path / 'guard', 'Llama')}"
     (arm,) = evaluate(plan(tmp_path / "out", "embedded", defenses=(spec,), limit=4)).arms
     assert [answer.answer for answer in arm.answers] == [REFUSAL] * 4
     assert arm.summary.rr_safe is not None
-    assert arm.summary.rr_safe.value == 1, "a guard that cannot be read over-refuses; it does not let through"
-    assert all(row["stopped"] and row["transcript"] for row in told_by(tmp_path / "out"))
+    assert arm.summary.rr_safe.value == 1, "a guard whose reply cannot be read over-refuses; it lets nothing through"
+    assert all(row["stopped"] and row["transcript"] for row in logged_by_guards(tmp_path / "out"))
 
 
 def test_llama_guard_lets_through_what_it_calls_safe(
@@ -306,24 +303,24 @@ def test_llama_guard_lets_through_what_it_calls_safe(
     defense = build_defense(DEFENSES.parse(spec), DefenseContext(embedded))
     assert defense.guard is not None
     items = [test_pairs[0].harmful, test_pairs[0].safe]
-    heard = embedded.generate([item.turn(TRANSCRIBE) for item in items], TOKENS)
-    assert heard[0] != heard[1]
+    transcripts = embedded.generate([item.turn(TRANSCRIBE) for item in items], TOKENS)
+    assert transcripts[0] != transcripts[1]
     backend: Any = defense.guard.backend  # type: ignore[attr-defined]
-    backend._model.set_output_embeddings(Spelling(backend, {heard[0]: "unsafe\nS2", heard[1]: "safe"}))
+    backend._model.set_output_embeddings(Spelling(backend, {transcripts[0]: "unsafe\nS2", transcripts[1]: "safe"}))
     turns = [item.turn("Answer.") for item in items]
     replies = Answerer(embedded).answer(defense, turns, TOKENS)
     texts = [getattr(reply, "text", reply) for reply in replies]
     assert texts == [REFUSAL, embedded.generate(turns, TOKENS)[1]]
 
 
-def test_c2r_is_drawn_from_what_the_model_refuses(
+def test_c2r_is_computed_from_the_requests_that_the_model_refuses(
     tmp_path: Path,
     calibration_pairs: Pairs,
     embedded: sarsteer.AudioLanguageModel,
     test_pairs: Pairs,
     evaluate: Any,
 ) -> None:
-    """Of these pairs' requests the toy refuses exactly one; the vectors and the answers are made by hand beside it."""
+    """Of these pairs' requests the toy refuses exactly one. Vectors and answers are computed by hand for comparison."""
     chosen = calibration_pairs[41:44]
     items = [*chosen.harmful, *chosen.safe]
     turns = [item.turn(INSTRUCTION) for item in items]
@@ -333,8 +330,8 @@ def test_c2r_is_drawn_from_what_the_model_refuses(
     expected = activations[refused].mean(0) - activations[[not one for one in refused]].mean(0)
 
     pairs = manifest(tmp_path / "pairs", chosen)
-    given = {"defenses": ("none", "c2r:alpha=0.5"), "calibration": str(pairs), "limit": 4}
-    _, arm = evaluate(plan(tmp_path / "out", "embedded", **given)).arms
+    options = {"defenses": ("none", "c2r:alpha=0.5"), "calibration": str(pairs), "limit": 4}
+    _, arm = evaluate(plan(tmp_path / "out", "embedded", **options)).arms
     (kept,) = (tmp_path / "out" / "vectors").glob("c2r-*")
     vectors = load_file(kept)["vectors"]
     np.testing.assert_allclose(vectors.numpy(), expected, atol=2e-5)  # float32 forwards in batches of other sizes
@@ -346,4 +343,4 @@ def test_c2r_is_drawn_from_what_the_model_refuses(
         handle.remove()
     none = manifest(tmp_path / "none", calibration_pairs[:2])
     with pytest.raises(CalibrationError, match="leave c2r out"):
-        evaluate(plan(tmp_path / "other", "embedded", **{**given, "calibration": str(none)}))
+        evaluate(plan(tmp_path / "other", "embedded", **{**options, "calibration": str(none)}))

@@ -82,24 +82,20 @@ def parse_plan(
     alpha_sweep: Sequence[float] = (),
     steering: Path | None = None,
     calibration: str | None = None,
+    strength: Strength | None = None,
+    limit: int | None = None,
+    instruction: str | None = None,
+    max_new_tokens: int = 256,
+    batch_size: int = 16,
     max_wer: float | None = None,
     loading: Mapping[str, Any] | None = None,
-    **others: Any,
+    command: str = "",
 ) -> EvaluationPlan:
-    """Parse specs, and check everything that needs no file.
+    """Parse specs, and check everything that needs no file; see ``EvaluationPlan``.
 
-    Args:
-        model: the model's name.
-        benchmarks: specs, such as ``figstep:FOLDER``.
-        defenses: specs, such as ``sarsteer:alpha=0.2``.
-        out: the folder for logs and vectors.
-        judges: specs, or ``BENCHMARK=SPEC``.
-        alpha_sweep: further strengths of each steered defense, as points of curves.
-        steering: the steering file.
-        calibration: the calibration pairs.
-        max_wer: word error rate above which an altered clip counts as misheard.
-        loading: how the model is loaded; None values are left out.
-        others: the other fields of ``EvaluationPlan``.
+    Benchmarks, defenses and judges are specs, such as ``figstep:FOLDER``, ``sarsteer:alpha=0.2`` and ``keywords``; a
+    judge can also be ``BENCHMARK=SPEC``. ``alpha_sweep`` gives further strengths of each steered defense, as points of
+    curves. Values of ``loading`` that are None are left out.
 
     Raises:
         SarsteerError: a spec is unknown or invalid, occurs twice, or requires something that is missing.
@@ -109,7 +105,7 @@ def parse_plan(
         raise EvaluationError("there is no benchmark; pass --benchmark")
     if max_wer is not None and not (math.isfinite(max_wer) and max_wer >= 0):
         raise EvaluationError(f"--max-wer must be 0 or more, not {max_wer:g}; 0.5 means every other word")
-    available = {Requirement.ACTIVATIONS}  # known when the model is loaded
+    available = {Requirement.ACTIVATIONS}  # unknown before the model is loaded
     available |= {Requirement.STEERING} if steering is not None else set()
     available |= {Requirement.PAIRS} if calibration is not None else set()
     return EvaluationPlan(
@@ -120,9 +116,14 @@ def parse_plan(
         judges=parse_judges(judges),
         steering=steering,
         calibration=calibration,
+        strength=strength or Strength(),
+        limit=limit,
+        instruction=instruction,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
         max_wer=max_wer,
         loading={name: value for name, value in (loading or {}).items() if value is not None},
-        **others,
+        command=command,
     )
 
 

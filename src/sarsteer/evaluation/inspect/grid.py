@@ -12,13 +12,14 @@ import gc
 import hashlib
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sarsteer.errors import EvaluationError
 from sarsteer.evaluation.arms import ArmTask, Grid
 from sarsteer.evaluation.inspect import logs, process
+from sarsteer.evaluation.inspect.finished import finished_logs
 
 if TYPE_CHECKING:
     from inspect_ai import Task
@@ -43,7 +44,11 @@ def run_grid(grid: Grid, progress: Progress | None = None) -> list[EvalLog]:
     settings = [grid.settings(arm) for arm in grid.arms]
     headers = logs.read_headers(folder)
     logs.check_same(headers, settings)
-    counter = _Counter(progress, _done(headers, grid), sum(len(arm.benchmark.items) for arm in grid.arms))
+    counter = _Counter(
+        progress,
+        logs.count_answered(headers, [arm.key for arm in grid.arms]),
+        total=sum(len(arm.benchmark.items) for arm in grid.arms),
+    )
     for judge in grid.judges.values():
         judge.on_verdict = counter.count
     gc.collect()
@@ -56,7 +61,7 @@ def run_grid(grid: Grid, progress: Progress | None = None) -> list[EvalLog]:
         gc.unfreeze()
         for judge in grid.judges.values():
             judge.on_verdict = None
-    return _finished(grid, folder)
+    return finished_logs([arm.key for arm in grid.arms], folder)
 
 
 def _run_tasks(tasks: list[Task], folder: Path, grid: Grid) -> None:
@@ -124,51 +129,3 @@ def _task(grid: Grid, arm: ArmTask, settings: dict[str, Any]) -> Task:
     key = process.put_arm(grid.shared, arm.defense)
     task.model = get_model(f"sarsteer/{grid.shared.model.name}", memoize=False, defense=defense, arm=key)
     return task
-
-
-def _done(headers: Sequence[EvalLog], grid: Grid) -> int:
-    """The number of requests that are already answered and judged."""
-    done: dict[tuple[str, str], set[str]] = {}
-    for header in headers:
-        done.setdefault(logs.key_of(header), set()).update(logs.answered(header))
-    return sum(len(done.get(arm.key, ())) for arm in grid.arms)
-
-
-def _finished(grid: Grid, folder: Path) -> list[EvalLog]:
-    keys = [arm.key for arm in grid.arms]
-    newest: dict[tuple[str, str], EvalLog] = {}
-    for header in logs.read_headers(folder):  # oldest first
-        if logs.key_of(header) in keys:  # arms of earlier runs that this run leaves out do not count
-            newest[logs.key_of(header)] = header
-    if any(log.status == "cancelled" for log in newest.values()):  # Inspect catches Ctrl-C and returns
-        raise KeyboardInterrupt
-    complete = []
-    failures: list[str] = []
-    for benchmark, defense in keys:
-        arm = f"{benchmark} under {defense}"
-        if (benchmark, defense) not in newest:
-            raise EvaluationError(f"{arm} has no log; run the same command again", place=str(folder))
-        log = logs.read_samples(newest[benchmark, defense])
-        failed = [f"{arm}, {one.id}: {one.error.message}" for one in log.samples or () if one.error is not None]
-        if log.status != "success" and not failed and not failures:
-            reason = log.error.message if log.error is not None else f"it is {log.status}"
-            raise EvaluationError(f"{arm} did not finish ({reason}); run the same command again")
-        failures += failed
-        complete.append(log)
-    if failures:
-        total = sum(len(log.samples or ()) for log in complete)
-        raise EvaluationError(
-            f"{len(failures)} of {total} requests have no answer or no verdict; the first: {failures[0]}; all others "
-            f"are stored in {grid.folder}; fix the cause and run the same command again"
-        )
-    _delete_older(folder, newest.values())
-    return complete
-
-
-def _delete_older(folder: Path, newest: Iterable[EvalLog]) -> None:
-    """Delete the logs of killed attempts: the finished logs contain all their samples."""
-    for log in newest:
-        if log.status == "success":
-            for path in folder.glob(f"*_{log.eval.task_id}*.eval"):
-                if path != logs.path_of(log):
-                    path.unlink()

@@ -44,8 +44,15 @@ def path_of(log: EvalLog) -> Path:
     return Path(re.sub(r"^file://", "", log.location))
 
 
-def answered(log: EvalLog) -> set[str]:
-    """Ids of the requests that have an answer and a verdict."""
+def count_answered(headers: Sequence[EvalLog], arms: Sequence[tuple[str, str]]) -> int:
+    """The number of requests of these arms that have an answer and a verdict in some log."""
+    answered: dict[tuple[str, str], set[str]] = {}
+    for header in headers:
+        answered.setdefault(key_of(header), set()).update(_answered(header))
+    return sum(len(answered.get(arm, ())) for arm in arms)
+
+
+def _answered(log: EvalLog) -> set[str]:
     from inspect_ai.log import read_eval_log_sample_summaries
 
     try:

@@ -1,4 +1,4 @@
-"""Altered clips that were misheard are told apart: by the model's own transcripts, with rates given both ways."""
+"""Misheard clips are found by the model's transcripts, and rates are given with and without them."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from sarsteer.evaluation.results import Evaluation
 from sarsteer.tiny.world import TRANSCRIBE
 
 
-def edits(said: list[str], heard: list[str]) -> int:
-    """Word edits by plain recursion: slow, and plainly right."""
-    if not said or not heard:
-        return len(said) + len(heard)
-    if said[0] == heard[0]:
-        return edits(said[1:], heard[1:])
-    return 1 + min(edits(said[1:], heard), edits(said, heard[1:]), edits(said[1:], heard[1:]))
+def edits(said: list[str], transcript: list[str]) -> int:
+    """The number of word edits, by recursion: slow, and simple to check."""
+    if not said or not transcript:
+        return len(said) + len(transcript)
+    if said[0] == transcript[0]:
+        return edits(said[1:], transcript[1:])
+    return 1 + min(edits(said[1:], transcript), edits(said, transcript[1:]), edits(said[1:], transcript[1:]))
 
 
 @pytest.fixture(scope="module")
 def noisy(test_pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six pairs: every other pair under so much noise that no word is left, the rest under hardly any."""
+    """Six pairs: noise drowns every other pair, and hardly changes the rest."""
     folder = tmp_path_factory.mktemp("noisy")
     rng = np.random.default_rng(0)
     rows = []
@@ -54,7 +54,7 @@ def noisy(test_pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plan(out: Path, noisy: Path, **changed: Any) -> EvaluationPlan:
-    given: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "benchmarks": (f"manifest:{noisy}",),
         "defenses": ("none", "prompt:refusal"),
         "judges": ("embedded",),
@@ -62,10 +62,11 @@ def plan(out: Path, noisy: Path, **changed: Any) -> EvaluationPlan:
         "max_new_tokens": 24,
         "max_wer": 0.5,
     }
-    return parse_plan(**{"model": "sarsteer-tiny", "out": out, **given, **changed})
+    return parse_plan(**{"model": "sarsteer-tiny", "out": out, **defaults, **changed})
 
 
-def test_rates_are_given_with_and_without_what_was_misheard(
+@pytest.mark.slow
+def test_rates_are_given_with_and_without_misheard_clips(
     tmp_path: Path,
     noisy: Path,
     embedded: sarsteer.AudioLanguageModel,
@@ -74,7 +75,9 @@ def test_rates_are_given_with_and_without_what_was_misheard(
     results = evaluate(plan(tmp_path, noisy))
     results = Evaluation.load(results.save(tmp_path / "results.json"))
     items = load_items(noisy)
-    heard = dict(zip((i.id for i in items), embedded.generate([i.turn(TRANSCRIBE) for i in items], 64), strict=True))
+    transcript = dict(
+        zip((i.id for i in items), embedded.generate([i.turn(TRANSCRIBE) for i in items], 64), strict=True)
+    )
     rates = {}
     for item in items:
         if "clean" in item.extra:
@@ -82,7 +85,7 @@ def test_rates_are_given_with_and_without_what_was_misheard(
             said = embedded.generate([turn], 64)[0].lower().split()
         else:
             said = item.extra["said"].lower().split()
-        rates[item.id] = edits(said, heard[item.id].lower().split()) / len(said)
+        rates[item.id] = edits(said, transcript[item.id].lower().split()) / len(said)
     misheard = {name for name, rate in rates.items() if rate > 0.5}
     assert 0 < len(misheard) < len(items), "the noise must drown some clips and not all"
 
@@ -102,11 +105,11 @@ def test_rates_are_given_with_and_without_what_was_misheard(
     assert any(f"{len(misheard)} of 12 altered clips were misheard" in note.text for note in results.notes)
 
     written = (tmp_path / "hearing.jsonl").read_bytes()
-    (tmp_path / "hearing.jsonl").write_bytes(written[:-5])  # as a kill may leave it
+    (tmp_path / "hearing.jsonl").write_bytes(written[:-5])  # as after a kill
     again = evaluate(plan(tmp_path, noisy))
     assert again.arms == results.arms
     lines = (tmp_path / "hearing.jsonl").read_bytes().splitlines()
-    assert len(lines) == len(written.splitlines()) + 1, "only the torn one was written down again"
+    assert len(lines) == len(written.splitlines()) + 1, "only the clip of the cut line is transcribed again"
 
 
 def test_mistakes(tmp_path: Path, noisy: Path, test_pairs: Pairs, evaluate: Any) -> None:
@@ -125,7 +128,7 @@ def test_mistakes(tmp_path: Path, noisy: Path, test_pairs: Pairs, evaluate: Any)
             load_items(bad)
 
 
-def test_what_was_before_survives_saving(noisy: Path) -> None:
+def test_the_clean_clip_survives_saving(noisy: Path) -> None:
     items = load_items(noisy)
     copy = noisy.with_name("copy.jsonl")
     save_items(copy, items)

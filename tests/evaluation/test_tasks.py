@@ -122,6 +122,7 @@ def test_a_task_runs_both_ways(
     assert [(answer.question, answer.label) for answer in arm.answers] == [(i.question, i.label) for i in items]
 
 
+@pytest.mark.slow
 def test_manifest_and_embedded_run_both_ways(tmp_path: Path, test_pairs: Pairs, evaluate: Any) -> None:
     mine = manifest(tmp_path / "clips", test_pairs[:2])
     for task, spec, judge in (
@@ -140,6 +141,7 @@ def test_manifest_and_embedded_run_both_ways(tmp_path: Path, test_pairs: Pairs, 
 # ---- a judge that scores ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_air_bench_scores_both_orders_beside_another_judge(
     tmp_path: Path,
     server: OpenAIServer,

@@ -2,7 +2,7 @@
 
 One block of each side in turn; the order rotates each round, and the model's clip cache is emptied before each block.
 The sides: all of ``evaluate`` (checks, answers, verdicts, logs, results); a loop over our ``generate``, one request per
-call; and a loop with transformers alone, its processor and its ``generate``. All have the same clips, instruction and
+call; and a loop with only transformers, its processor and its ``generate``. All have the same clips, instruction and
 decoding, and must answer alike. Besides the ratio of wall-clock times, the ratio of processor times is given: it does
 not depend on other jobs on the machine, and leaves out what ``evaluate`` gains by doing two things at once. Results go
 to ``benchmarks/evaluate.json``.
@@ -132,7 +132,7 @@ def main() -> None:
         found = speedup(model, requests, singles, tokens, batch, args.rounds)
         results[name] = found
         console.print(f"{name}: {1 / found['seconds']['evaluate']:.1f} responses a second")
-        for side, title in (("loop", "single calls of sarsteer"), ("stock", "transformers alone")):
+        for side, title in (("loop", "single calls of sarsteer"), ("stock", "transformers")):
             over = found[f"over_{side}"]
             low, high = over["quartiles"]
             console.print(

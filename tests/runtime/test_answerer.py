@@ -76,7 +76,7 @@ def test_what_a_guard_lets_through_is_still_defended(
 
 
 class Scripted:
-    """A model that fails as it is told, and answers with the number of conversations in the batch."""
+    """A model that fails as scripted, and else answers with the number of conversations in the batch."""
 
     def __init__(self, fail: Any) -> None:
         self.fail = fail

@@ -10,7 +10,7 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-fast test-vllm lint tiny contract bench bench-evaluate bench-gate bench-vllm clean
+.PHONY: demo test test-fast test-vllm lint tiny contract bench bench-evaluate bench-gate bench-intervals bench-vllm clean
 
 demo: $(STAMP)
 	$(BIN)/sarsteer demo
@@ -46,6 +46,9 @@ bench: $(STAMP)
 
 bench-gate: $(STAMP)
 	$(BIN)/python -m benchmarks.gate
+
+bench-intervals: $(STAMP)
+	$(BIN)/python -m benchmarks.intervals
 
 bench-evaluate: $(STAMP)
 	$(BIN)/python benchmarks/evaluate.py

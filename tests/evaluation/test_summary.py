@@ -91,8 +91,9 @@ def test_changes_against_no_defense() -> None:
     assert summary.over_refusal_change.value == 0.25
     assert 0 < summary.over_refusal_change.low < 0.25 < summary.over_refusal_change.high
     assert list(map(str, summary.notes)) == ["1 of 40 verdicts cannot be read (1 times: mute); see the bounds"]
-    same = summarize(before, items, before)
-    assert (same.asr_change.value, same.asr_change.low, same.asr_change.high) == (0.0, 0.0, 0.0)  # type: ignore[union-attr]
+    same = summarize(before, items, before).asr_change
+    assert same is not None
+    assert same.low < same.value == 0 < same.high, "that nothing changed in 20 requests does not prove that nothing can"
     assert summarize(before, items).over_refusal_change is None
 
 

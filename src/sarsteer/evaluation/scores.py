@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sarsteer.judges.base import JudgedAnswer, Verdict
-from sarsteer.stats.bootstrap import mean
 from sarsteer.stats.estimate import Estimate, Score
+from sarsteer.stats.means import mean
 from sarsteer.stats.rates import rate
 
+SCALE = (1.0, 10.0)
+DIFFERENCES = (-9.0, 9.0)
 ORDERS = (("reference_first", "answer_second"), ("answer_first", "reference_second"))
 
 
@@ -44,7 +46,6 @@ _MEANS = tuple(name for name in Scores.__dataclass_fields__ if name not in ("unr
 def summarize_scores(
     verdicts: Sequence[Verdict],
     items: Sequence[JudgedAnswer],
-    seed: int = 0,
     undefended: Sequence[Verdict] | None = None,
 ) -> Scores:
     """The means of the scores from ``air-bench``.
@@ -52,11 +53,10 @@ def summarize_scores(
     Args:
         verdicts: on the answers.
         items: what was judged, in the same order.
-        seed: of the resampling.
         undefended: verdicts on the undefended answers to the same items.
 
     Raises:
-        ValueError: there are no items, or the numbers of items and verdicts differ.
+        ValueError: there are no items, the numbers of items and verdicts differ, or a score is not from 1 to 10.
 
     """
     if not items or len(verdicts) != len(items):
@@ -70,7 +70,8 @@ def summarize_scores(
 
     def over_items(name: str) -> Score | None:
         known = [i for i, row in enumerate(rows) if name in row]
-        return mean([rows[i][name] for i in known], [clusters[i] for i in known], seed) if known else None
+        limits = DIFFERENCES if name in ("position_bias", "answer_change") else SCALE
+        return mean([rows[i][name] for i in known], [clusters[i] for i in known], limits=limits) if known else None
 
     unreadable = [order[0] not in row for row in rows for order in ORDERS]
     return Scores(

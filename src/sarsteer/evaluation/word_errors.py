@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from sarsteer.errors import EvaluationError, MissingExtraError
 from sarsteer.evaluation.note import Note
 from sarsteer.messages import user_turn
 from sarsteer.runtime.shared import SharedModel
-from sarsteer.stats.bootstrap import mean
+from sarsteer.stats.means import mean
 
 STAGE = "Transcribing altered clips"
 MAX_NEW_TOKENS = 256
@@ -56,7 +57,7 @@ class WordErrors:
     @property
     def note(self) -> Note:
         """What a reader must know."""
-        rate = mean(list(self.wer.values()), self.clusters)
+        rate = mean(list(self.wer.values()), self.clusters, limits=(0, math.inf))
         text = (
             f"{len(self.misheard)} of {len(self.wer)} altered clips were misheard (word error rate above "
             f"{self.limit:g}; mean {rate.value:.2f}, 95 % interval {rate.low:.2f} to {rate.high:.2f})"

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sarsteer.stats.bootstrap import Array, cluster_sums, percentile_interval, resampled
+from sarsteer.stats.clusters import cluster_sums
 from sarsteer.stats.estimate import Clusters, Score
+from sarsteer.stats.intervals import share_interval
 
 
-def cohens_kappa(
-    first: Sequence[str | None], second: Sequence[str | None], clusters: Clusters = None, seed: int = 0
-) -> Score:
-    """Agreement of two judges beyond chance, κ = (p_o − p_e) / (1 − p_e) (Cohen 1960), with a bootstrap interval.
+def cohens_kappa(first: Sequence[str | None], second: Sequence[str | None], clusters: Clusters = None) -> Score:
+    """Agreement of two judges beyond chance, κ = (p_o − p_e) / (1 − p_e) (Cohen 1960).
 
-    Items without a verdict (None) from either judge are left out of n. When both judges give the same outcome to every
-    item, chance explains all agreement and κ is NaN.
+    The interval is that of the observed agreement p_o by ``share_interval``, with p_e taken as known, as in Cohen's
+    standard error. Items without a verdict (None) from either judge are left out of n. When both judges give the same
+    outcome to every item, chance explains all agreement and κ is NaN.
 
     Raises:
         ValueError: the judges saw different items, or no item has a verdict from both.
@@ -27,21 +27,16 @@ def cohens_kappa(
     known = [i for i, (a, b) in enumerate(zip(first, second, strict=True)) if a is not None and b is not None]
     if not known:
         raise ValueError("agreement over no items is undefined: no item has a verdict from both judges")
-    kinds = sorted({str(judge[i]) for judge in (first, second) for i in known})
-    columns = np.zeros((len(known), len(kinds) ** 2))
-    for row, i in enumerate(known):
-        columns[row, kinds.index(str(first[i])) * len(kinds) + kinds.index(str(second[i]))] = 1
-    sums = cluster_sums(columns, None if clusters is None else [clusters[i] for i in known])
-
-    def kappa(totals: Array) -> Array:
-        tables = totals.reshape(-1, len(kinds), len(kinds))
-        n = tables.sum((1, 2))
-        observed = np.trace(tables, axis1=1, axis2=2) / n
-        by_chance = (tables.sum(2) * tables.sum(1)).sum(1) / n**2
-        agreement: Array = (observed - by_chance) / (1 - by_chance)
-        return agreement
-
-    with np.errstate(divide="ignore", invalid="ignore"):
-        value = float(kappa(columns.sum(0, keepdims=True))[0])
-    low, high = percentile_interval(resampled([sums], kappa, seed))
-    return Score(value, low, high, len(known), None if len(sums) == len(known) else len(sums))
+    n = len(known)
+    verdicts = np.array([[str(judge[i]) for i in known] for judge in (first, second)])
+    agree = np.asarray(verdicts[0] == verdicts[1], float)
+    by_chance = sum(float(np.prod((verdicts == kind).mean(1))) for kind in np.unique(verdicts))
+    sums = cluster_sums(
+        np.stack([agree, np.ones(n)], axis=1), None if clusters is None else [clusters[i] for i in known]
+    )
+    shares = np.array([agree.mean(), *share_interval(sums)])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value, low, high = map(float, np.maximum(-1, (shares - by_chance) / (1 - by_chance)))
+    if by_chance == 1:
+        value = low = high = float("nan")
+    return Score(value, low, high, n, None if len(sums) == n else len(sums))

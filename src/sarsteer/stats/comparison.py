@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sarsteer.stats.bootstrap import bootstrap_mean, cluster_sums
+from sarsteer.stats.clusters import cluster_sums
 from sarsteer.stats.estimate import Clusters, Estimate
+from sarsteer.stats.intervals import difference_interval
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,15 @@ class Comparison:
 
 
 def compare(
-    arms: Mapping[str, Sequence[bool]], baseline: Sequence[bool], clusters: Clusters = None, seed: int = 0
+    arms: Mapping[str, Sequence[bool]], baseline: Sequence[bool], clusters: Clusters = None
 ) -> dict[str, Comparison]:
     """Each arm's rate minus the baseline's, over the same items in the same order.
 
-    Intervals come from the bootstrap over clusters, p-values from ``sign_flip_p``; the two may differ at the edge.
+    Intervals come from ``difference_interval``, p-values from ``sign_flip_p``; the two may differ at the edge.
     """
     plain = clusters is None or len(set(clusters)) == len(clusters)
     test = "McNemar's exact test" if plain else "exact sign-flip test over clusters"
-    differences = {name: paired_difference(arm, baseline, seed, clusters=clusters) for name, arm in arms.items()}
+    differences = {name: paired_difference(arm, baseline, clusters=clusters) for name, arm in arms.items()}
     p_values = [sign_flip_p(arm, baseline, clusters) for arm in arms.values()]
     corrected = holm(p_values)
     return {
@@ -48,16 +49,21 @@ def compare(
     }
 
 
-def paired_difference(
-    first: Sequence[bool], second: Sequence[bool], seed: int = 0, *, clusters: Clusters = None
-) -> Estimate:
-    """Mean of ``first − second`` over the same items, in [-1, 1], with a percentile bootstrap over whole clusters.
+def paired_difference(first: Sequence[bool], second: Sequence[bool], *, clusters: Clusters = None) -> Estimate:
+    """Mean of ``first − second`` over the same items, in [-1, 1], with ``difference_interval``.
 
-    Two arms that never differ give exactly 0 with no width; that does not prove that they are equal.
+    Two arms that never differ give 0 with an interval around it: that they are equal is not proven.
     """
     if len(first) != len(second):
         raise ValueError("a paired difference needs the same items on both sides")
-    return bootstrap_mean(Estimate, np.asarray(first, float) - np.asarray(second, float), clusters, seed)
+    n = len(first)
+    if n == 0:
+        raise ValueError("an estimate over no items is undefined")
+    ones = np.ones(n)
+    sums = cluster_sums(np.stack([np.asarray(first, float), ones, np.asarray(second, float), ones], axis=1), clusters)
+    low, high = map(float, difference_interval(sums))
+    value = float((sums[:, 0].sum() - sums[:, 2].sum()) / n)
+    return Estimate(value, low, high, n, None if len(sums) == n else len(sums))
 
 
 def sign_flip_p(first: Sequence[bool], second: Sequence[bool], clusters: Clusters = None) -> float:

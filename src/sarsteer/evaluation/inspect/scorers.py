@@ -22,8 +22,7 @@ RATES = ("asr", "rr_harmful", "rr_safe", "brr", "broken", "unreadable")
 def rates() -> Metric:
     """``asr``, ``rr_harmful``, ``rr_safe``, ``brr``, ``broken``, ``unreadable``, each with ``_low``, ``_high``, ``_n``.
 
-    One metric for all, because two grouped metrics of a scorer would overwrite each other. Intervals are Wilson's; that
-    of BRR is a bootstrap over pairs.
+    One metric for all, because two grouped metrics of a scorer would overwrite each other.
     """
 
     def compute(scores: list[SampleScore]) -> dict[str, int | float]:

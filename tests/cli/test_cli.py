@@ -214,7 +214,7 @@ def item(name: str, label: str, **more: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        (("{broken",), "line 1: is not JSON"),
+        (("{broken",), "line 1: is not valid JSON"),
         ((item("h", "harmful"), item("s", "safe", audio="none.wav")), "line 2: audio 'none.wav' is missing"),
         ((item("h", "harmful"), item("s", "safe", audio="../a.wav")), "outside the manifest's folder"),
         ((item("h", "harmful"),), "'h' has no safe twin"),

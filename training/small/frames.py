@@ -1,0 +1,99 @@
+"""Spectrograms, and which token each audio frame should become.
+
+The language model receives 12.5 frames a second. A word's tokens stand in consecutive frames at the middle of the
+word; every other frame becomes a space, which the language model reads over: unchanged, it repeats such input with a
+loss of 1.3 a token (text itself: 0.7), but with 2.7 where each token is held until the next begins.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from sarsteer.small.design import HOP, MELS, RATE, STRIDE, WINDOW
+from training.small.espeak import Speech
+
+SECONDS = HOP * STRIDE / RATE  # of one audio token
+
+
+@functools.lru_cache(maxsize=1)
+def _filters() -> torch.Tensor:
+    from transformers.audio_utils import mel_filter_bank
+
+    bank = mel_filter_bank(WINDOW // 2 + 1, MELS, 0.0, RATE / 2, RATE, norm="slaney", mel_scale="slaney")
+    return torch.tensor(bank.T, dtype=torch.float32)
+
+
+def spectrogram(sound: npt.NDArray[np.float32]) -> torch.Tensor:
+    """Log-mel spectrogram ``[MELS, T]``, T a multiple of ``STRIDE``, as Whisper's feature extractor computes it."""
+    step = HOP * STRIDE
+    wave = torch.from_numpy(np.pad(sound, (0, -len(sound) % step)))
+    spectrum = torch.stft(wave, WINDOW, HOP, window=torch.hann_window(WINDOW), return_complex=True)[..., :-1]
+    mel = torch.clamp(_filters() @ spectrum.abs().square(), min=1e-10).log10()
+    return (torch.maximum(mel, mel.max() - 8.0) + 4.0) / 4.0
+
+
+def spoken_form(text: str) -> str:
+    """``text`` as it is labelled: a space before it, and no capital that only opens the sentence."""
+    first = text.split()[0]
+    opens = first == "A" or (first[1:].islower() and not first.startswith("I'"))
+    return " " + (text[0].lower() + text[1:] if opens else text).rstrip(".?!")
+
+
+def word_tokens(tok: Any, text: str) -> list[tuple[int, str, list[int]]]:
+    """(position in ``text``, word, its tokens) of each word."""
+    result = []
+    at = 0
+    for word in spoken_form(text).split(" ")[1:]:
+        result.append((at, word, tok(" " + word, add_special_tokens=False).input_ids))
+        at += len(word) + 1
+    return result
+
+
+def targets(tok: Any, text: str, speech: Speech, count: int) -> npt.NDArray[np.int64]:
+    """The token of each of ``count`` frames, -1 for a space; needs the times of the words."""
+    assert speech.words is not None
+    result = np.full(count, -1, np.int64)
+    free = 0
+    for at, word, tokens in word_tokens(tok, text):
+        inside = [time for time, position in speech.words if at <= position < at + len(word)]
+        if not inside:
+            continue
+        longest = inside[0] + 0.1 + 0.09 * len(word)  # where no word follows
+        end = next((time for time, position in speech.words if position >= at + len(word)), longest)
+        free = max(free, round((inside[0] + min(end, longest + 0.3)) / 2 / SECONDS - len(tokens) / 2))
+        for token in tokens:
+            if free < count:
+                result[free] = token
+            free += 1
+    return result
+
+
+def aligned(costs: npt.NDArray[np.float32], blank: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """The cheapest placement of tokens in order, one frame each.
+
+    Args:
+        costs: of token u at frame t, ``[T, U]``, U <= T.
+        blank: cost of a space at frame t, ``[T]``.
+
+    Returns:
+        for each frame the index of its token, or -1, ``[T]``.
+
+    """
+    frames, tokens = costs.shape
+    best = np.full((frames + 1, tokens + 1), np.inf)
+    best[:, 0] = np.concatenate([[0.0], np.cumsum(blank)])
+    for t in range(1, frames + 1):
+        stay, move = best[t - 1, 1:] + blank[t - 1], best[t - 1, :-1] + costs[t - 1]
+        best[t, 1:] = np.minimum(stay, move)
+    result = np.full(frames, -1, np.int64)
+    u = tokens
+    for t in range(frames, 0, -1):
+        if u and best[t, u] == best[t - 1, u - 1] + costs[t - 1, u - 1]:
+            u -= 1
+            result[t - 1] = u
+    return result

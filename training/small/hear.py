@@ -1,0 +1,151 @@
+"""First stage: each audio frame learns to become the embedding of the token spoken in it: ``-m training.small.hear``.
+
+The language model takes no part. A frame's output ``x`` is classified by its distance to the embeddings of the tokens
+spoken in the batch, of the space and of random others: softmax over ``-beta/2 |x - E_v|^2``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from training.small.clips import Clips, TrainingClip
+from training.small.frames import aligned, word_tokens
+from training.small.network import Hearing, save
+from training.small.openers import NAMES, vocabulary
+from training.small.sentences import read
+from training.small.settings import HEARING, LANGUAGE_MODEL, LOGS, SEED, WORK, load_language_model
+from training.small.whisper import load_into
+
+BATCH, NEGATIVES, WARMUP = 16, 1500, 30
+RATES = {"projector": 3e-3, "top": 2e-4, "bottom": 1e-4}
+WORD_SHARE = 0.3  # of the clips are words in no order
+NEURAL_FROM = 250  # step from which clips without word times are aligned by the model itself
+ANCHOR = 0.06  # weight of the squared distance to the right embedding
+
+
+def groups(hearing: Hearing) -> list[dict[str, Any]]:
+    """The optimizer's parameter groups, each with its peak learning rate as ``peak``."""
+    parts: dict[str, list[torch.nn.Parameter]] = {name: [] for name in RATES}
+    for name, parameter in hearing.named_parameters():
+        if "embed_positions" in name:
+            parameter.requires_grad_(False)
+            continue
+        layer = int(name.split("layers.")[1].split(".")[0]) if "layers." in name else None
+        top = "audio_tower.layer_norm" in name or (layer is not None and layer >= 3)
+        parts["projector" if "projector" in name else "top" if top else "bottom"].append(parameter)
+    return [{"params": parts[name], "peak": peak} for name, peak in RATES.items()]
+
+
+class Reader:
+    """Compares frames with token embeddings."""
+
+    def __init__(self, embeddings: torch.Tensor, space: int) -> None:
+        self.embeddings, self.space = embeddings, space
+        self.log_beta = torch.nn.Parameter(torch.zeros(()))
+
+    def scores(self, frames: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits ``[F, V]`` of frames ``[F, D]`` for tokens ``[V]``."""
+        table = self.embeddings[tokens]
+        return self.log_beta.exp() * (frames @ table.T - table.square().sum(-1) / 2)
+
+    def label(self, tok: Any, clip: TrainingClip, frames: torch.Tensor) -> torch.Tensor:
+        """Token of each frame ``[T]``, the space where none is spoken; aligned by the model where need be."""
+        if clip.targets is not None:
+            labels = torch.from_numpy(clip.targets)
+            return torch.where(labels < 0, self.space, labels)
+        tokens = torch.tensor([t for _, _, word in word_tokens(tok, clip.text) for t in word])
+        with torch.no_grad():
+            costs = -self.scores(frames, torch.cat([tokens, torch.tensor([self.space])])).log_softmax(-1)
+        if len(tokens) > len(frames):
+            return torch.full((len(frames),), self.space)
+        places = torch.from_numpy(aligned(costs[:, :-1].numpy(), costs[:, -1].numpy()))
+        return torch.where(places < 0, self.space, tokens[places])
+
+
+def read_out(tok: Any, chosen: list[int], space: int) -> str:
+    """What the frames say, token by token."""
+    return tok.decode([token for token in chosen if token != space])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop (and save) after so long; run again to go on")
+    parser.add_argument("--sentences", type=Path, default=WORK / "sentences.jsonl")
+    args = parser.parse_args()
+    torch.manual_seed(SEED)
+    model, tok = load_language_model(LANGUAGE_MODEL, torch.float32)
+    embeddings = model.get_input_embeddings().weight.detach().clone()
+    hearing = Hearing(model.config.to_dict())
+    del model
+    space = tok(" ", add_special_tokens=False).input_ids[0]
+    reader = Reader(embeddings, space)
+    step = 0
+    if HEARING.exists():
+        state = torch.load(HEARING)
+        hearing.load_state_dict(state["hearing"])
+        reader.log_beta.data = state["log_beta"]
+        step = state["step"]
+    else:
+        load_into(hearing.audio_tower)
+        linear = hearing.multi_modal_projector.linear
+        torch.nn.init.normal_(linear.weight, std=0.003)
+        linear.bias.data = embeddings[space].clone()
+    parameters = [*groups(hearing), {"params": [reader.log_beta], "peak": 1e-2}]
+    everything = [p for group in parameters for p in group["params"]]
+    optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.01)
+    clips = Clips(read(args.sentences), [*vocabulary(tok), *NAMES], str(LANGUAGE_MODEL), BATCH, step * BATCH)
+    clips.word_share, clips.neural = WORD_SHARE, step >= NEURAL_FROM
+    began = saved = time.time()
+    first, hits, losses = step, [], []
+    for batch in clips:
+        frames, lengths = hearing([torch.from_numpy(clip.mel).float() for clip in batch])
+        rows = [frame[:length] for frame, length in zip(frames, lengths, strict=True)]
+        labels = torch.cat([reader.label(tok, clip, row) for clip, row in zip(batch, rows, strict=True)])
+        flat = torch.cat(rows)
+        tokens = torch.unique(torch.cat([labels, torch.randint(20, len(embeddings), (NEGATIVES,))]))
+        logits = reader.scores(flat, tokens)
+        place = torch.searchsorted(tokens, labels)
+        weight = torch.where(labels == space, 0.5, 1.0)
+        each = torch.nn.functional.cross_entropy(logits, place, reduction="none")
+        distance = (flat - embeddings[labels]).square().sum(-1)
+        loss = ((each + ANCHOR * distance) * weight).sum() / weight.sum()
+        pace = min(1.0, (step - first + 1) / WARMUP) * max(0.1, 1 - step / args.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * pace
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(everything, 1.0)
+        optimizer.step()
+        step += 1
+        spoken = labels != space
+        hits.append((logits.argmax(-1) == place)[spoken].float().mean().item())
+        losses.append(loss.item())
+        clips.neural = step >= NEURAL_FROM
+        elapsed = time.time() - began
+        if step % 10 == 0:
+            row = {"stage": "hear", "step": step, "seconds": round(elapsed), "loss": round(float(np.mean(losses[-10:])), 3),
+                   "tokens_right": round(float(np.mean(hits[-10:])), 3), "beta": round(reader.log_beta.exp().item(), 2),
+                   "distance": round(distance[spoken].mean().item(), 2)}  # fmt: skip
+            with LOGS.open("a") as log:
+                log.write(json.dumps(row) + "\n")
+            heard = read_out(tok, tokens[logits[: lengths[0]].argmax(-1)].tolist(), space)
+            print(row, "|", batch[0].text, "->", heard, flush=True)
+        done = step >= args.steps or elapsed > 60 * args.minutes
+        if done or time.time() - saved > 120:
+            save({"hearing": hearing.state_dict(), "log_beta": reader.log_beta.data, "step": step}, HEARING)
+            saved = time.time()
+        if done:
+            break
+    clips.close()
+
+
+if __name__ == "__main__":
+    main()

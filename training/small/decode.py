@@ -40,9 +40,9 @@ def answers(model: Any, tok: Any, opening: str, prompts: list[str], length: int)
     found: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in rows]
     alive = list(range(len(rows)))
     for _ in range(length):
-        logits = model(
-            ids, attention_mask=mask, position_ids=position, past_key_values=cache, logits_to_keep=1
-        ).logits[:, -1]
+        logits = model(ids, attention_mask=mask, position_ids=position, past_key_values=cache, logits_to_keep=1).logits[
+            :, -1
+        ]
         best = logits.float().log_softmax(-1).topk(TOP)
         for number, tokens, log_probs in zip(alive, best.indices, best.values, strict=True):
             found[number].append((tokens, log_probs))

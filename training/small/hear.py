@@ -24,7 +24,7 @@ from training.small.settings import HEARING, LANGUAGE_MODEL, LOGS, SEED, WORK, l
 from training.small.whisper import load_into
 
 BATCH, NEGATIVES, WARMUP = 16, 1500, 30
-RATES = {"projector": 3e-3, "top": 2e-4, "bottom": 1e-4}
+RATES = {"projector": 4e-4, "top": 2e-4, "bottom": 1e-4}
 WORD_SHARE = 0.3  # of the clips are words in no order
 NEURAL_FROM = 250  # step from which clips without word times are aligned by the model itself
 ANCHOR = 0.06  # weight of the squared distance to the right embedding
@@ -98,9 +98,9 @@ def main() -> None:
         linear = hearing.multi_modal_projector.linear
         torch.nn.init.normal_(linear.weight, std=0.003)
         linear.bias.data = embeddings[space].clone()
-    parameters = [*groups(hearing), {"params": [reader.log_beta], "peak": 1e-2}]
+    parameters = [*groups(hearing), {"params": [reader.log_beta], "peak": 2e-2}]
     everything = [p for group in parameters for p in group["params"]]
-    optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
     clips = Clips(read(args.sentences), [*vocabulary(tok), *NAMES], str(LANGUAGE_MODEL), BATCH, step * BATCH)
     clips.word_share, clips.neural = WORD_SHARE, step >= NEURAL_FROM
     began = saved = time.time()
@@ -131,9 +131,15 @@ def main() -> None:
         clips.neural = step >= NEURAL_FROM
         elapsed = time.time() - began
         if step % 10 == 0:
-            row = {"stage": "hear", "step": step, "seconds": round(elapsed), "loss": round(float(np.mean(losses[-10:])), 3),
-                   "tokens_right": round(float(np.mean(hits[-10:])), 3), "beta": round(reader.log_beta.exp().item(), 2),
-                   "distance": round(distance[spoken].mean().item(), 2)}  # fmt: skip
+            row = {
+                "stage": "hear",
+                "step": step,
+                "seconds": round(elapsed),
+                "loss": round(float(np.mean(losses[-10:])), 3),
+                "tokens_right": round(float(np.mean(hits[-10:])), 3),
+                "beta": round(reader.log_beta.exp().item(), 2),
+                "distance": round(distance[spoken].mean().item(), 2),
+            }
             with LOGS.open("a") as log:
                 log.write(json.dumps(row) + "\n")
             heard = read_out(tok, tokens[logits[: lengths[0]].argmax(-1)].tolist(), space)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 
-from training.small.settings import SYSTEM
+from sarsteer.small.design import SYSTEM
 
 OPENING = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n"
 CLOSING = "<|im_end|>\n<|im_start|>assistant\n"

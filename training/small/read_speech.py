@@ -22,8 +22,16 @@ from training.small.hear import groups
 from training.small.network import Hearing, add_lora, save
 from training.small.prompts import END, OPENING, closing, repeat_instruction
 from training.small.rows import Branch, outputs, pack
-from training.small.settings import ANSWERS, HEARING, LANGUAGE_MODEL, LOGS, READING, SEED, fast_dtype
-from training.small.settings import load_language_model
+from training.small.settings import (
+    ANSWERS,
+    HEARING,
+    LANGUAGE_MODEL,
+    LOGS,
+    READING,
+    SEED,
+    fast_dtype,
+    load_language_model,
+)
 
 BATCH, WARMUP, TEXT_EVERY = 16, 20, 4
 RATES = {"projector": 3e-4, "top": 1e-4, "bottom": 3e-5}

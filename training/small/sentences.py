@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 
+from sarsteer.small.design import SYSTEM
 from training.small.openers import openers
-from training.small.settings import LANGUAGE_MODEL, SYSTEM, WORK, fast_dtype, load_language_model
+from training.small.settings import LANGUAGE_MODEL, WORK, fast_dtype, load_language_model
 
 BATCH, NEW_TOKENS, CANDIDATES = 256, 18, 150
 SHORTEST, LONGEST = 4, 16  # words
-OVERLAP = 6  # a sentence that shares so many consecutive words with an excluded text is left out
+OVERLAP = 7  # a sentence that shares so many consecutive words with an excluded text is left out
 _SENTENCE = re.compile(r"^(.{12,}?[.?!])(\s|$)")
 _ENDS = re.compile(r"[.?!\n<]")
 _OTHER = re.compile(r"[^A-Za-z ,.?!'\-]")

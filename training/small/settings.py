@@ -15,7 +15,6 @@ ANSWERS = WORK / "answers.pt"
 READING = WORK / "reading.pt"
 LOGS = WORK / "log.jsonl"
 SEED = 14
-SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 
 
 def load_language_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:

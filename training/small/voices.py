@@ -15,7 +15,8 @@ from training.small.espeak import Speech, espeak
 RATE = 16_000
 ESPEAK_VOICES = (
     "en-us", "en", "en-gb-scotland", "en-029", "en-us+f1", "en-us+f2", "en-us+f3", "en-us+m1", "en-us+m2",
-    "en-us+m3", "en+f4", "en+m4", "en-us+m5", "en-gb-x-gbclan", "en-us+m7", "en+f2", "en-us+linda", "en-us+edward", "en-us+ian",
+    "en-us+m3", "en+f4", "en+m4", "en-us+m5", "en-gb-x-gbclan", "en-us+m7", "en+f2", "en-us+linda",
+    "en-us+edward", "en-us+ian",
 )  # fmt: skip
 NEURAL_VOICES = ("hibari:heart",)
 HELD_OUT = ("en-gb-x-rp", "en-us+f5", "en-us+m8", "piper:joe")

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from training.small.frames import spectrogram, targets
+from training.small.frames import pieces, spectrogram, targets
 from training.small.voices import ESPEAK_VOICES, available_neural, speak, varied
 
 NEURAL_SHARE = 0.25
@@ -31,15 +31,15 @@ class TrainingClip:
 
 _texts: list[str] = []
 _words: list[str] = []
-_tok: Any = None
+_cutter: Any = None
 
 
 def _start(texts: list[str], words: list[str], tokenizer: str) -> None:
-    global _texts, _words, _tok
+    global _texts, _words, _cutter
     from transformers import AutoTokenizer
 
     torch.set_num_threads(1)
-    _texts, _words, _tok = texts, words, AutoTokenizer.from_pretrained(tokenizer)
+    _texts, _words, _cutter = texts, words, pieces(AutoTokenizer.from_pretrained(tokenizer))
 
 
 def _text(rng: random.Random, word_share: float) -> str:
@@ -59,7 +59,7 @@ def _make(number: int, word_share: float, neural: bool) -> TrainingClip:
         mel = spectrogram(speech.samples)
         if mel.shape[1] <= LONGEST:
             break
-    labels = None if speech.words is None else targets(_tok, text, speech, mel.shape[1] // 4)
+    labels = None if speech.words is None else targets(_cutter, text, speech, mel.shape[1] // 4)
     return TrainingClip(text, mel[:, :LONGEST].half().numpy(), labels)
 
 

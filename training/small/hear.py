@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from training.small.clips import Clips, TrainingClip
-from training.small.frames import aligned, word_tokens
+from training.small.frames import aligned, pieces, word_tokens
 from training.small.network import Hearing, save
 from training.small.openers import NAMES, vocabulary
 from training.small.sentences import read
@@ -25,7 +25,7 @@ from training.small.whisper import load_into
 
 BATCH, NEGATIVES, WARMUP = 16, 1500, 30
 RATES = {"projector": 4e-4, "top": 2e-4, "bottom": 1e-4}
-WORD_SHARE = 0.3  # of the clips are words in no order
+WORD_SHARE = 0.15  # of the clips are words in no order
 NEURAL_FROM = 250  # step from which clips without word times are aligned by the model itself
 ANCHOR = 0.06  # weight of the squared distance to the right embedding
 
@@ -55,12 +55,12 @@ class Reader:
         table = self.embeddings[tokens]
         return self.log_beta.exp() * (frames @ table.T - table.square().sum(-1) / 2)
 
-    def label(self, tok: Any, clip: TrainingClip, frames: torch.Tensor) -> torch.Tensor:
+    def label(self, cutter: Any, clip: TrainingClip, frames: torch.Tensor) -> torch.Tensor:
         """Token of each frame ``[T]``, the space where none is spoken; aligned by the model where need be."""
         if clip.targets is not None:
             labels = torch.from_numpy(clip.targets)
             return torch.where(labels < 0, self.space, labels)
-        tokens = torch.tensor([t for _, _, word in word_tokens(tok, clip.text) for t in word])
+        tokens = torch.tensor([t for _, _, word in word_tokens(cutter, clip.text) for t in word])
         with torch.no_grad():
             costs = -self.scores(frames, torch.cat([tokens, torch.tensor([self.space])])).log_softmax(-1)
         if len(tokens) > len(frames):
@@ -86,6 +86,7 @@ def main() -> None:
     hearing = Hearing(model.config.to_dict())
     del model
     space = tok(" ", add_special_tokens=False).input_ids[0]
+    cutter = pieces(tok)
     reader = Reader(embeddings, space)
     step = 0
     if HEARING.exists():
@@ -108,7 +109,7 @@ def main() -> None:
     for batch in clips:
         frames, lengths = hearing([torch.from_numpy(clip.mel).float() for clip in batch])
         rows = [frame[:length] for frame, length in zip(frames, lengths, strict=True)]
-        labels = torch.cat([reader.label(tok, clip, row) for clip, row in zip(batch, rows, strict=True)])
+        labels = torch.cat([reader.label(cutter, clip, row) for clip, row in zip(batch, rows, strict=True)])
         flat = torch.cat(rows)
         tokens = torch.unique(torch.cat([labels, torch.randint(20, len(embeddings), (NEGATIVES,))]))
         logits = reader.scores(flat, tokens)

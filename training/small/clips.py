@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -39,6 +41,9 @@ def _start(texts: list[str], words: list[str], tokenizer: str) -> None:
     from transformers import AutoTokenizer
 
     torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()  # not to outlive a killed run
     _texts, _words, _cutter = texts, words, pieces(AutoTokenizer.from_pretrained(tokenizer))
 
 

@@ -14,14 +14,14 @@ from sarsteer.small.design import AUDIO, LORA_RANK, LORA_SCALE, LORA_TARGETS, mo
 class Hearing(nn.Module):
     """Encoder and projector, on spectrograms of any length."""
 
-    def __init__(self, text_config: dict[str, Any]) -> None:
+    def __init__(self, text_config: dict[str, Any], encoder: dict[str, int] | None = None) -> None:
         super().__init__()
         from transformers.models.qwen2_audio.modeling_qwen2_audio import (
             Qwen2AudioEncoder,
             Qwen2AudioMultiModalProjector,
         )
 
-        config = model_config(text_config, 0)
+        config = model_config(text_config, 0, encoder)
         config.audio_config._attn_implementation = "sdpa"
         self.audio_tower = Qwen2AudioEncoder(config.audio_config)
         self.multi_modal_projector = Qwen2AudioMultiModalProjector(config)

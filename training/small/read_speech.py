@@ -33,7 +33,7 @@ from training.small.settings import (
     load_language_model,
 )
 
-BATCH, WARMUP, TEXT_EVERY = 16, 20, 4
+BATCH, WARMUP, TEXT_EVERY = 16, 20, 5
 RATES = {"projector": 3e-4, "top": 1e-4, "bottom": 3e-5}
 LORA_RATE = 1e-3
 

@@ -96,6 +96,8 @@ def state_dict(hearing: dict[str, Any], language_model: dict[str, Any], layers: 
     state = {name: value.half().contiguous() for name, value in hearing.items()}
     for name, value in language_model.items():
         state[f"language_model.model.{name}"] = value.half().contiguous()
+    # transformers 5 ties nothing in this class, and vLLM ties by the configuration: give both the same matrix
+    state["language_model.lm_head.weight"] = state["language_model.model.embed_tokens.weight"].clone()
     for layer in range(layers):
         for part in ("q_proj", "k_proj", "v_proj"):
             name = f"language_model.model.layers.{layer}.self_attn.{part}"

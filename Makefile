@@ -37,6 +37,20 @@ tiny: $(STAMP)
 	$(BIN)/python -u -m training.tiny.build
 	$(BIN)/python -u -m training.tiny.contract
 
+# Goes on from the weights in the package. MINUTES bounds the training; FROM_START=1 begins with Whisper's own encoder.
+MINUTES ?= 120
+SMALL_STAMP := $(VENV)/.installed-small
+small: $(SMALL_STAMP)
+	$(BIN)/python -u -m training.small.build --minutes $(MINUTES) $(if $(FROM_START),--from-start)
+
+small-contract: $(SMALL_STAMP)
+	$(BIN)/python -u -m training.small.contract
+
+$(SMALL_STAMP): $(STAMP) training/small/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt onnxruntime piper-tts
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r training/small/requirements.txt
+	touch $@
+
 contract: $(STAMP)
 	$(BIN)/python -u -m training.tiny.contract
 

@@ -93,7 +93,8 @@ class GgufFile:
             least = raw[:, 2:4].copy().view("<f2").astype(np.float32)
             nibbles = np.concatenate([raw[:, 4:] & 15, raw[:, 4:] >> 4], 1)
             numbers = nibbles.astype(np.float32) * scale + least
-        return numbers.reshape(shape)
+        whole: npt.NDArray[np.float32] = numbers.reshape(shape)
+        return whole
 
     def names(self) -> Iterator[str]:
         """Of all tensors, in the file's order."""

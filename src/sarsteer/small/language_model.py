@@ -120,7 +120,8 @@ def _target(name: str) -> str:
 def _unpermuted(array: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
     """Undo the order of rows that GGUF gives rotated projections."""
     half = array.shape[0] // heads // 2
-    return array.reshape(heads, half, 2, -1).swapaxes(1, 2).reshape(array.shape)
+    rows: np.ndarray[Any, Any] = array.reshape(heads, half, 2, -1).swapaxes(1, 2).reshape(array.shape)
+    return rows
 
 
 def _gguf_tokenizer(meta: dict[str, Any]) -> Any:

@@ -1,7 +1,7 @@
 """First stage: each audio frame learns to become the embedding of the token spoken in it: ``-m training.small.hear``.
 
-The language model takes no part. A frame's output ``x`` is classified by its distance to the embeddings of the tokens
-spoken in the batch, of the space and of random others: softmax over ``-beta/2 |x - E_v|^2``.
+The language model takes no part. A frame's output ``x`` is classified by its distance to the embeddings of all pieces
+and of the space: softmax over ``-beta/2 |x - E_v|^2``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ import numpy as np
 import torch
 
 from training.small.clips import Clips, TrainingClip
-from training.small.frames import aligned, pieces, word_tokens
+from training.small.frames import MERGES, aligned, pieces, word_tokens
 from training.small.network import Hearing, save
 from training.small.openers import NAMES, vocabulary
 from training.small.sentences import read
 from training.small.settings import HEARING, LANGUAGE_MODEL, LOGS, SEED, WORK, load_language_model
 from training.small.whisper import load_into
 
-BATCH, NEGATIVES, WARMUP = 16, 1500, 30
+BATCH, WARMUP = 16, 20
 RATES = {"projector": 4e-4, "top": 2e-4, "bottom": 1e-4}
 WORD_SHARE = 0.15  # of the clips are words in no order
 NEURAL_FROM = 250  # step from which clips without word times are aligned by the model itself
@@ -43,35 +44,66 @@ def groups(hearing: Hearing) -> list[dict[str, Any]]:
     return [{"params": parts[name], "peak": peak} for name, peak in RATES.items()]
 
 
+@dataclass(frozen=True)
+class Heard:
+    """The loss of a batch of frames, and how well they are recognized."""
+
+    loss: torch.Tensor
+    right: float  # share of the spoken frames whose likeliest token is the right one
+    distance: float  # mean squared distance of the spoken frames from the right embedding
+    first: list[int]  # what the first clip's frames say, spaces left out
+
+
 class Reader:
-    """Compares frames with token embeddings."""
+    """Compares frames with the embeddings of all pieces and of the space."""
 
-    def __init__(self, embeddings: torch.Tensor, space: int) -> None:
-        self.embeddings, self.space = embeddings, space
-        self.log_beta = torch.nn.Parameter(torch.zeros(()))
+    def __init__(self, tok: Any, embeddings: torch.Tensor) -> None:
+        self.cutter = pieces(tok)
+        self.space = int(tok(" ", add_special_tokens=False).input_ids[0])
+        # a byte-pair tokenizer numbers its special tokens first, then the bytes, then its merges
+        specials = len(tok.get_added_vocab())
+        self.tokens = torch.arange(specials, specials + 256 + MERGES)
+        self.table = embeddings[self.tokens]
+        self.embeddings = embeddings
+        self.log_beta = torch.nn.Parameter(torch.tensor(0.6))
 
-    def scores(self, frames: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Logits ``[F, V]`` of frames ``[F, D]`` for tokens ``[V]``."""
-        table = self.embeddings[tokens]
-        return self.log_beta.exp() * (frames @ table.T - table.square().sum(-1) / 2)
+    def scores(self, frames: torch.Tensor) -> torch.Tensor:
+        """Logits ``[F, V]`` of frames ``[F, D]`` for all pieces."""
+        return self.log_beta.exp() * (frames @ self.table.T - self.table.square().sum(-1) / 2)
 
-    def label(self, cutter: Any, clip: TrainingClip, frames: torch.Tensor) -> torch.Tensor:
+    def label(self, clip: TrainingClip, frames: torch.Tensor) -> torch.Tensor:
         """Token of each frame ``[T]``, the space where none is spoken; aligned by the model where need be."""
         if clip.targets is not None:
             labels = torch.from_numpy(clip.targets)
             return torch.where(labels < 0, self.space, labels)
-        tokens = torch.tensor([t for _, _, word in word_tokens(cutter, clip.text) for t in word])
-        with torch.no_grad():
-            costs = -self.scores(frames, torch.cat([tokens, torch.tensor([self.space])])).log_softmax(-1)
+        tokens = torch.tensor([t for _, _, word in word_tokens(self.cutter, clip.text) for t in word])
         if len(tokens) > len(frames):
             return torch.full((len(frames),), self.space)
-        places = torch.from_numpy(aligned(costs[:, :-1].numpy(), costs[:, -1].numpy()))
+        with torch.no_grad():
+            costs = -self.scores(frames).log_softmax(-1)
+        first = int(self.tokens[0])
+        places = torch.from_numpy(aligned(costs[:, tokens - first].numpy(), costs[:, self.space - first].numpy()))
         return torch.where(places < 0, self.space, tokens[places])
 
-
-def read_out(tok: Any, chosen: list[int], space: int) -> str:
-    """What the frames say, token by token."""
-    return tok.decode([token for token in chosen if token != space])
+    def hear(self, clips: list[TrainingClip], rows: list[torch.Tensor]) -> Heard:
+        """Loss of the frames ``[T_n, D]`` of each clip."""
+        labels = torch.cat([self.label(clip, row.detach()) for clip, row in zip(clips, rows, strict=True)])
+        flat = torch.cat(rows).float()
+        logits = self.scores(flat)
+        place = labels - self.tokens[0]
+        weight = torch.where(labels == self.space, 0.5, 1.0)
+        each = torch.nn.functional.cross_entropy(logits, place, reduction="none")
+        distance = (flat - self.embeddings[labels]).square().sum(-1)
+        loss = ((each + ANCHOR * distance) * weight).sum() / weight.sum()
+        spoken = labels != self.space
+        likeliest = logits.argmax(-1)
+        said = self.tokens[likeliest[: len(rows[0])]].tolist()
+        return Heard(
+            loss,
+            (likeliest == place)[spoken].float().mean().item(),
+            distance[spoken].mean().item(),
+            [token for token in said if token != self.space],
+        )
 
 
 def main() -> None:
@@ -85,9 +117,7 @@ def main() -> None:
     embeddings = model.get_input_embeddings().weight.detach().clone()
     hearing = Hearing(model.config.to_dict())
     del model
-    space = tok(" ", add_special_tokens=False).input_ids[0]
-    cutter = pieces(tok)
-    reader = Reader(embeddings, space)
+    reader = Reader(tok, embeddings)
     step = 0
     if HEARING.exists():
         state = torch.load(HEARING)
@@ -98,7 +128,7 @@ def main() -> None:
         load_into(hearing.audio_tower)
         linear = hearing.multi_modal_projector.linear
         torch.nn.init.normal_(linear.weight, std=0.003)
-        linear.bias.data = embeddings[space].clone()
+        linear.bias.data = embeddings[reader.space].clone()
     parameters = [*groups(hearing), {"params": [reader.log_beta], "peak": 2e-2}]
     everything = [p for group in parameters for p in group["params"]]
     optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
@@ -109,26 +139,17 @@ def main() -> None:
     for batch in clips:
         frames, lengths = hearing([torch.from_numpy(clip.mel).float() for clip in batch])
         rows = [frame[:length] for frame, length in zip(frames, lengths, strict=True)]
-        labels = torch.cat([reader.label(cutter, clip, row) for clip, row in zip(batch, rows, strict=True)])
-        flat = torch.cat(rows)
-        tokens = torch.unique(torch.cat([labels, torch.randint(20, len(embeddings), (NEGATIVES,))]))
-        logits = reader.scores(flat, tokens)
-        place = torch.searchsorted(tokens, labels)
-        weight = torch.where(labels == space, 0.5, 1.0)
-        each = torch.nn.functional.cross_entropy(logits, place, reduction="none")
-        distance = (flat - embeddings[labels]).square().sum(-1)
-        loss = ((each + ANCHOR * distance) * weight).sum() / weight.sum()
+        heard = reader.hear(batch, rows)
         pace = min(1.0, (step - first + 1) / WARMUP) * max(0.1, 1 - step / args.steps)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * pace
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        heard.loss.backward()
         torch.nn.utils.clip_grad_norm_(everything, 1.0)
         optimizer.step()
         step += 1
-        spoken = labels != space
-        hits.append((logits.argmax(-1) == place)[spoken].float().mean().item())
-        losses.append(loss.item())
+        hits.append(heard.right)
+        losses.append(heard.loss.item())
         clips.neural = step >= NEURAL_FROM
         elapsed = time.time() - began
         if step % 10 == 0:
@@ -139,12 +160,11 @@ def main() -> None:
                 "loss": round(float(np.mean(losses[-10:])), 3),
                 "tokens_right": round(float(np.mean(hits[-10:])), 3),
                 "beta": round(reader.log_beta.exp().item(), 2),
-                "distance": round(distance[spoken].mean().item(), 2),
+                "distance": round(heard.distance, 2),
             }
             with LOGS.open("a") as log:
                 log.write(json.dumps(row) + "\n")
-            heard = read_out(tok, tokens[logits[: lengths[0]].argmax(-1)].tolist(), space)
-            print(row, "|", batch[0].text, "->", heard, flush=True)
+            print(row, "|", batch[0].text, "->", tok.decode(heard.first), flush=True)
         done = step >= args.steps or elapsed > 60 * args.minutes
         if done or time.time() - saved > 120:
             save({"hearing": hearing.state_dict(), "log_beta": reader.log_beta.data, "step": step}, HEARING)

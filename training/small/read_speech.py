@@ -1,8 +1,8 @@
 """Second stage: the language model learns to read the frames, the encoder goes on learning.
 
-``python -m training.small.read_speech``. Three losses, all from the first step: the words of the clip after "Repeat
-the words."; the distance (KL) of its answer to the clip from the unchanged model's answer to the words; and the same
-distance for prompts in text, so that the model stays as its makers aligned it.
+``python -m training.small.read_speech``. Four losses, all from the first step: the first stage's; the words of the clip
+after "Repeat the words."; the distance (KL) of its answer to the clip from the unchanged model's answer to the words;
+and the same distance for prompts in text, so that the model stays as its makers aligned it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from training.small.clips import Clips
-from training.small.hear import groups
+from training.small.hear import Reader, groups
 from training.small.network import Hearing, add_lora, save
 from training.small.prompts import END, OPENING, closing, repeat_instruction
 from training.small.rows import Branch, outputs, pack
@@ -34,8 +34,9 @@ from training.small.settings import (
 )
 
 BATCH, WARMUP, TEXT_EVERY = 16, 20, 5
-RATES = {"projector": 3e-4, "top": 1e-4, "bottom": 3e-5}
+RATES = {"projector": 3e-4, "top": 1.5e-4, "bottom": 7e-5}
 LORA_RATE = 1e-3
+FRAMES_WEIGHT = 0.5  # of the first stage's loss, which goes on
 
 
 def kl(log_probs: torch.Tensor, answer: dict[str, Any]) -> torch.Tensor:
@@ -126,6 +127,8 @@ def main() -> None:
     state = torch.load(READING if READING.exists() else HEARING)
     hearing.load_state_dict(state["hearing"])
     step = state["step"] if "lora" in state else 0
+    reader = Reader(tok, model.get_input_embeddings().weight.float())
+    reader.log_beta.data = state.get("log_beta", reader.log_beta.data)
     for name, value in state.get("lora", {}).items():
         lora[name].data = value
     lessons = Lessons(model, tok, torch.load(ANSWERS))
@@ -140,16 +143,18 @@ def main() -> None:
     clips.neural = True
     began = saved = time.time()
     first = step
-    recent: dict[str, list[float]] = {"repeat": [], "answer": [], "text": []}
+    recent: dict[str, list[float]] = {"frames": [], "repeat": [], "answer": [], "text": []}
     for batch in clips:
         rng = random.Random(SEED + step)
         frames, lengths = hearing([torch.from_numpy(clip.mel).float() for clip in batch])
         rows = [frame[:length] for frame, length in zip(frames, lengths, strict=True)]
         words_loss, distance = lessons.speech([clip.text for clip in batch], rows, rng)
+        heard = reader.hear(batch, rows)
+        recent["frames"].append(heard.right)
         recent["repeat"].append(words_loss.item())
         recent["answer"].append(distance.item())
         optimizer.zero_grad(set_to_none=True)
-        (words_loss + distance).backward()
+        (words_loss + distance + FRAMES_WEIGHT * heard.loss).backward()
         if step % TEXT_EVERY == 0:
             text_loss = lessons.text(rng.sample(texts, BATCH))
             recent["text"].append(text_loss.item())
@@ -170,7 +175,10 @@ def main() -> None:
         done = step >= args.steps or elapsed > 60 * args.minutes
         if done or time.time() - saved > 150:
             values = {name: parameter.data for name, parameter in lora.items()}
-            save({"hearing": hearing.state_dict(), "lora": values, "step": step}, READING)
+            save(
+                {"hearing": hearing.state_dict(), "lora": values, "log_beta": reader.log_beta.data, "step": step},
+                READING,
+            )
             saved = time.time()
         if done:
             break

@@ -24,8 +24,8 @@ from training.small.sentences import read
 from training.small.settings import HEARING, LANGUAGE_MODEL, LOGS, SEED, WORK, load_language_model
 from training.small.whisper import load_into
 
-BATCH, WARMUP = 16, 20
-RATES = {"projector": 4e-4, "top": 2e-4, "bottom": 1e-4}
+BATCH, WARMUP = 8, 20
+RATES = {"projector": 5e-4, "top": 3e-4, "bottom": 1.5e-4}
 WORD_SHARE = 0.15  # of the clips are words in no order
 NEURAL_FROM = 250  # step from which clips without word times are aligned by the model itself
 ANCHOR = 0.06  # weight of the squared distance to the right embedding
@@ -108,7 +108,7 @@ class Reader:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--minutes", type=float, default=1e9, help="stop (and save) after so long; run again to go on")
     parser.add_argument("--sentences", type=Path, default=WORK / "sentences.jsonl")
     args = parser.parse_args()
@@ -131,7 +131,7 @@ def main() -> None:
         linear.bias.data = embeddings[reader.space].clone()
     parameters = [*groups(hearing), {"params": [reader.log_beta], "peak": 2e-2}]
     everything = [p for group in parameters for p in group["params"]]
-    optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     clips = Clips(read(args.sentences), [*vocabulary(tok), *NAMES], str(LANGUAGE_MODEL), BATCH, step * BATCH)
     clips.word_share, clips.neural = WORD_SHARE, step >= NEURAL_FROM
     began = saved = time.time()

@@ -138,7 +138,7 @@ def main() -> None:
         group["peak"] = peak
     parameters = [*parts, {"params": list(lora.values()), "peak": LORA_RATE}]
     everything = [p for group in parameters for p in group["params"]]
-    optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     clips = Clips(texts, ["-"], str(LANGUAGE_MODEL), BATCH, 10**7 + step * BATCH)
     clips.neural = True
     began = saved = time.time()

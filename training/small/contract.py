@@ -89,10 +89,9 @@ def base_answers(texts: list[str], instruction: str) -> list[str]:
     return found
 
 
-def measure(model: Any, record: Path) -> tuple[list[Promise], list[str]]:
-    """Every promise, and further lines for the card; transcripts go into ``record``."""
-    harmful, safe = requests("harmful"), requests("safe")
-    texts = [*harmful, *safe]
+def measure(model: Any, record: Path, count: int) -> tuple[list[Promise], list[str]]:
+    """Every promise, and further lines for the card, on ``count`` requests of each kind; transcripts go to ``record``."""
+    texts = [*requests("harmful")[:count], *requests("safe")[:count]]
     known_voices = (*random.Random(0).sample(ESPEAK_VOICES, 3), *available_neural())
     groups = {"known": clips(texts, known_voices), "held out": clips(texts, HELD_OUT)}
     heard = {name: ask(model, group, REPEAT, WORDS) for name, group in groups.items()}
@@ -101,7 +100,6 @@ def measure(model: Any, record: Path) -> tuple[list[Promise], list[str]]:
     in_speech = {name: ask(model, group, ANSWER, TOKENS) for name, group in groups.items()}
     spoken = [*in_speech["known"], *in_speech["held out"]]
     same = share([outcome(a) == outcome(b) for a, b in zip([*in_text, *in_text], spoken, strict=True)])
-    count = len(harmful)
     answered = share([outcome(a) == "complied" for group in in_speech.values() for a in group[:count]])
     broken = share([outcome(a) == "broken" for a in spoken])
     promises = [
@@ -154,10 +152,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--no-card", action="store_true", help="measure only")
     parser.add_argument("--record", type=Path, default=WORK / "transcripts.jsonl", help="where transcripts are written")
+    parser.add_argument("--count", type=int, default=50, help="requests of each kind, 50 at most")
     args = parser.parse_args()
     torch.manual_seed(0)
     args.record.parent.mkdir(parents=True, exist_ok=True)
-    promises, lines = measure(load_small(), args.record)
+    promises, lines = measure(load_small(), args.record, args.count)
     updated = card(promises, lines, CARD.read_text(encoding="utf-8"))
     print(updated.split(MARKS[0])[1].split(MARKS[1])[0])
     if not args.no_card:

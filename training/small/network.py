@@ -55,8 +55,10 @@ class LoraLinear(nn.Module):
         self.up = nn.Parameter(torch.zeros(base.out_features, LORA_RANK))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        low = nn.functional.linear(x, self.down.to(x.dtype))
-        return self.base(x) + nn.functional.linear(low, self.up.to(x.dtype)) * LORA_SCALE
+        flat = x.flatten(0, -2)
+        low = nn.functional.linear(flat, self.down.to(x.dtype))
+        out: torch.Tensor = self.base(x)
+        return torch.addmm(out.flatten(0, -2), low, self.up.to(x.dtype).T, alpha=LORA_SCALE).view(out.shape)
 
 
 def add_lora(language_model: nn.Module) -> dict[str, nn.Parameter]:

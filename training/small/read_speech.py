@@ -33,17 +33,15 @@ from training.small.settings import (
     load_language_model,
 )
 
-BATCH, WARMUP, TEXT_EVERY = 16, 20, 5
+BATCH, WARMUP, TEXT_EVERY = 8, 10, 5
 RATES = {"projector": 3e-4, "top": 1.5e-4, "bottom": 7e-5}
-LORA_RATE = 1e-3
+LORA_RATE = 1.5e-3
 FRAMES_WEIGHT = 0.5  # of the first stage's loss, which goes on
 
 
-def kl(log_probs: torch.Tensor, answer: dict[str, Any]) -> torch.Tensor:
-    """KL of the student ``[n, V]`` from the teacher's TOP tokens and the rest as one, summed over n."""
-    top = answer["top_tokens"].long()
+def kl(student: torch.Tensor, answer: dict[str, Any]) -> torch.Tensor:
+    """KL summed over n; ``student`` has its log-probabilities ``[n, TOP]`` of the teacher's TOP tokens."""
     teacher = answer["top_log_probs"].float()
-    student = log_probs.gather(1, top)
     rest_teacher = (1 - teacher.exp().sum(-1)).clamp(min=1e-4)
     rest_student = (1 - student.exp().sum(-1)).clamp(min=1e-4)
     inner = (teacher.exp() * (teacher - student)).sum(-1)
@@ -68,8 +66,17 @@ class Lessons:
         question = self.ids(closing(instruction))
         return Branch([*question, *answer], len(question))
 
-    def log_probs(self, states: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.linear(states, self.table).float().log_softmax(-1)
+    def log_probs(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Of ``tokens`` ``[n, k]`` after ``states`` ``[n, D]``; the whole distribution is never kept."""
+        logits = torch.nn.functional.linear(states, self.table).float()
+        return logits.gather(1, tokens) - logits.logsumexp(-1, keepdim=True)
+
+    def distance(self, states: list[torch.Tensor], texts: list[str]) -> torch.Tensor:
+        """Mean KL a token, of the answers to ``texts``."""
+        top = [self.answers[text]["top_tokens"].long() for text in texts]
+        each = self.log_probs(torch.cat(states), torch.cat(top)).split([len(row) for row in states])
+        total = sum(kl(row, self.answers[text]) for row, text in zip(each, texts, strict=True))
+        return total / sum(len(row) for row in states)
 
     def speech(self, texts: list[str], rows: list[torch.Tensor], rng: random.Random) -> tuple[torch.Tensor, ...]:
         """Losses of repeating and answering ``rows`` of frames ``[T_n, D]``."""
@@ -85,18 +92,10 @@ class Lessons:
             )
         packed = pack([torch.cat([self.opening, row.to(self.table.dtype)]) for row in rows], branches, self.table)
         states = outputs(self.model.model, packed)
-        repeat, answered = [], []
-        for n, (places, row) in enumerate(zip(packed.predictions, branches, strict=True)):
-            wanted = torch.tensor(row[0].ids[row[0].begin :])
-            repeat.append((states[n, places[0]], wanted))
-            answered.append(states[n, places[1]])
-        words_loss = torch.nn.functional.nll_loss(
-            self.log_probs(torch.cat([s for s, _ in repeat])), torch.cat([w for _, w in repeat])
-        )
-        sizes = [len(s) for s in answered]
-        each = self.log_probs(torch.cat(answered)).split(sizes)
-        distance = sum(kl(row, self.answers[text]) for row, text in zip(each, texts, strict=True)) / sum(sizes)
-        return words_loss, distance
+        words = torch.cat([torch.tensor(row[0].ids[row[0].begin :]) for row in branches])
+        repeated = torch.cat([states[n, places[0]] for n, places in enumerate(packed.predictions)])
+        answered = [states[n, places[1]] for n, places in enumerate(packed.predictions)]
+        return -self.log_probs(repeated, words[:, None]).mean(), self.distance(answered, texts)
 
     def text(self, texts: list[str]) -> torch.Tensor:
         """Distance of the answers to the same prompts in text."""
@@ -107,10 +106,7 @@ class Lessons:
             branches.append([Branch([*question, *answer["tokens"].tolist()], len(question))])
         packed = pack([self.opening] * len(texts), branches, self.table)
         states = outputs(self.model.model, packed)
-        rows = [states[n, places[0]] for n, places in enumerate(packed.predictions)]
-        each = self.log_probs(torch.cat(rows)).split([len(row) for row in rows])
-        total = sum(kl(row, self.answers[text]) for row, text in zip(each, texts, strict=True))
-        return total / sum(len(row) for row in rows)
+        return self.distance([states[n, places[0]] for n, places in enumerate(packed.predictions)], texts)
 
 
 def main() -> None:
@@ -160,13 +156,14 @@ def main() -> None:
             recent["text"].append(text_loss.item())
             text_loss.backward()
         torch.nn.utils.clip_grad_norm_(everything, 1.0)
-        pace = min(1.0, (step - first + 1) / WARMUP) * max(0.05, 1 - step / args.steps)
+        spent = max(step / args.steps, (time.time() - began) / (60 * args.minutes))
+        pace = min(1.0, (step - first + 1) / WARMUP) * max(0.05, 1 - spent)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * pace
         optimizer.step()
         step += 1
         elapsed = time.time() - began
-        if step % 5 == 0:
+        if step % 5 == 0 or step < 3:
             row = {"stage": "read", "step": step, "seconds": round(elapsed)}
             row |= {name: round(float(np.mean(values[-10:])), 3) for name, values in recent.items()}
             with args.log.open("a") as log:

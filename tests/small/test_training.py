@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 from training.small.espeak import Speech
-from training.small.frames import aligned, spoken_form, targets
+from training.small.frames import spoken_form, targets
 from training.small.measure import error_rate, outcome, word_errors
 from training.small.rows import Branch, outputs, pack
 from training.small.sentences import clean, excluded, grams
@@ -62,22 +61,6 @@ def test_a_words_tokens_stand_at_its_middle() -> None:
     speech = Speech(np.zeros(32_000, np.float32), 16_000, ((0.0, 0), (0.4, 3)))
     found = targets(_Letters(), "Go up.", speech, 12)
     assert [chr(i) if i >= 0 else " " for i in found] == list("  go  up    ")
-
-
-def test_alignment_finds_the_cheapest_placement_in_order() -> None:
-    rng = np.random.default_rng(0)
-    costs, blank = rng.random((7, 3)).astype(np.float32), rng.random(7).astype(np.float32)
-
-    def total(frames: tuple[int, ...]) -> float:
-        return float(
-            sum(costs[frame, u] for u, frame in enumerate(frames))
-            + sum(b for t, b in enumerate(blank) if t not in frames)
-        )
-
-    best = min(itertools.combinations(range(7), 3), key=total)
-    found = aligned(costs, blank)
-    assert tuple(np.flatnonzero(found >= 0)) == best
-    assert list(found[found >= 0]) == [0, 1, 2]
 
 
 def test_branches_answer_as_rows_of_their_own() -> None:

@@ -90,7 +90,7 @@ def base_answers(texts: list[str], instruction: str) -> list[str]:
 
 
 def measure(model: Any, record: Path, count: int) -> tuple[list[Promise], list[str]]:
-    """Every promise, and further lines for the card, on ``count`` requests of each kind; transcripts go to ``record``."""
+    """Every promise, and further lines for the card; ``count`` requests of each kind; transcripts go to ``record``."""
     texts = [*requests("harmful")[:count], *requests("safe")[:count]]
     known_voices = (*random.Random(0).sample(ESPEAK_VOICES, 3), *available_neural())
     groups = {"known": clips(texts, known_voices), "held out": clips(texts, HELD_OUT)}

@@ -84,29 +84,3 @@ def targets(cutter: Any, text: str, speech: Speech, count: int) -> npt.NDArray[n
                 result[free] = token
             free += 1
     return result
-
-
-def aligned(costs: npt.NDArray[np.float32], blank: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """The cheapest placement of tokens in order, one frame each.
-
-    Args:
-        costs: of token u at frame t, ``[T, U]``, U <= T.
-        blank: cost of a space at frame t, ``[T]``.
-
-    Returns:
-        for each frame the index of its token, or -1, ``[T]``.
-
-    """
-    frames, tokens = costs.shape
-    best = np.full((frames + 1, tokens + 1), np.inf)
-    best[:, 0] = np.concatenate([[0.0], np.cumsum(blank)])
-    for t in range(1, frames + 1):
-        stay, move = best[t - 1, 1:] + blank[t - 1], best[t - 1, :-1] + costs[t - 1]
-        best[t, 1:] = np.minimum(stay, move)
-    result = np.full(frames, -1, np.int64)
-    u = tokens
-    for t in range(frames, 0, -1):
-        if u and best[t, u] == best[t - 1, u - 1] + costs[t - 1, u - 1]:
-            u -= 1
-            result[t - 1] = u
-    return result

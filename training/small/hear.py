@@ -1,7 +1,8 @@
 """First stage: each audio frame learns to become the embedding of the token spoken in it: ``-m training.small.hear``.
 
 The language model takes no part. A frame's output ``x`` is classified by its distance to the embeddings of all pieces
-and of the space: softmax over ``-beta/2 |x - E_v|^2``.
+and of the space: softmax over ``-beta/2 |x - E_v|^2``. Two losses: each frame's label, where the times of the words are
+known, which teaches fast; and CTC with the space as the blank, which needs no times.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from training.small.clips import Clips, TrainingClip
-from training.small.frames import MERGES, aligned, pieces, word_tokens
+from training.small.frames import MERGES, pieces, word_tokens
 from training.small.network import Hearing, save
 from training.small.openers import NAMES, vocabulary
 from training.small.sentences import read
@@ -27,9 +28,6 @@ from training.small.whisper import load_into
 BATCH, WARMUP = 8, 20
 RATES = {"projector": 2e-4, "top": 2e-4, "bottom": 1e-4}
 WORD_SHARE = 0.15  # of the clips are words in no order
-NEURAL_FROM = (
-    2000  # step from which clips without word times are aligned by the model itself; before, it errs too often
-)
 ANCHOR = 0.06  # weight of the squared distance to the right embedding
 
 
@@ -51,6 +49,7 @@ class Heard:
     """The loss of a batch of frames, and how well they are recognized."""
 
     loss: torch.Tensor
+    sequence: float  # CTC loss a token
     right: float  # share of the spoken frames whose likeliest token is the right one
     distance: float  # mean squared distance of the spoken frames from the right embedding
     first: list[int]  # what the first clip's frames say, spaces left out
@@ -68,44 +67,52 @@ class Reader:
         self.table = embeddings[self.tokens]
         self.embeddings = embeddings
         self.log_beta = torch.nn.Parameter(torch.tensor(0.6))
-        self.aligns = False  # whether to learn from clips that the model has to align itself
 
     def scores(self, frames: torch.Tensor) -> torch.Tensor:
         """Logits ``[F, V]`` of frames ``[F, D]`` for all pieces."""
         return self.log_beta.exp() * (frames @ self.table.T - self.table.square().sum(-1) / 2)
 
-    def label(self, clip: TrainingClip, frames: torch.Tensor) -> torch.Tensor:
-        """Token of each frame ``[T]``, the space where none is spoken; aligned by the model where need be."""
-        if clip.targets is not None:
-            labels = torch.from_numpy(clip.targets)
-            return torch.where(labels < 0, self.space, labels)
-        tokens = torch.tensor([t for _, _, word in word_tokens(self.cutter, clip.text) for t in word])
-        if len(tokens) > len(frames):
-            return torch.full((len(frames),), self.space)
-        with torch.no_grad():
-            costs = -self.scores(frames).log_softmax(-1)
+    def sequence_loss(self, clips: list[TrainingClip], logits: list[torch.Tensor]) -> torch.Tensor:
+        """CTC loss a token of the clips' pieces in order, wherever they stand; the space is the blank."""
         first = int(self.tokens[0])
-        places = torch.from_numpy(aligned(costs[:, tokens - first].numpy(), costs[:, self.space - first].numpy()))
-        return torch.where(places < 0, self.space, tokens[places])
+        pieces_of = [[t - first for _, _, word in word_tokens(self.cutter, clip.text) for t in word] for clip in clips]
+        counts = torch.tensor([len(found) for found in pieces_of])
+        each = torch.nn.functional.ctc_loss(
+            torch.nn.utils.rnn.pad_sequence(logits).log_softmax(-1),
+            torch.tensor([token for found in pieces_of for token in found]),
+            torch.tensor([len(row) for row in logits]),
+            counts,
+            blank=self.space - first,
+            reduction="none",
+            zero_infinity=True,
+        )
+        return (each / counts).mean()
 
     def hear(self, clips: list[TrainingClip], rows: list[torch.Tensor]) -> Heard:
-        """Loss of the frames ``[T_n, D]`` of each clip."""
-        labels = torch.cat([self.label(clip, row.detach()) for clip, row in zip(clips, rows, strict=True)])
+        """Loss of the frames ``[T_n, D]`` of each clip; only the sequence counts where no word times are known."""
+        sizes = torch.tensor([len(row) for row in rows])
+        timed = torch.tensor([clip.targets is not None for clip in clips]).repeat_interleave(sizes)
+        labels = torch.cat(
+            [
+                torch.full((len(row),), -1) if clip.targets is None else torch.from_numpy(clip.targets)
+                for clip, row in zip(clips, rows, strict=True)
+            ]
+        )
+        labels = torch.where(labels < 0, self.space, labels)
         flat = torch.cat(rows).float()
         logits = self.scores(flat)
         place = labels - self.tokens[0]
-        weight = torch.where(labels == self.space, 0.5, 1.0)
-        if not self.aligns:
-            known = [float(clip.targets is not None) for clip in clips]
-            weight *= torch.tensor(known).repeat_interleave(torch.tensor([len(row) for row in rows]))
+        weight = torch.where(labels == self.space, 0.5, 1.0) * timed
         each = torch.nn.functional.cross_entropy(logits, place, reduction="none")
         distance = (flat - self.embeddings[labels]).square().sum(-1)
-        loss = ((each + ANCHOR * distance) * weight).sum() / weight.sum().clamp(min=1.0)
-        spoken = labels != self.space
+        framewise = ((each + ANCHOR * distance) * weight).sum() / weight.sum().clamp(min=1.0)
+        sequence = self.sequence_loss(clips, list(logits.split(sizes.tolist())))
+        spoken = (labels != self.space) & timed
         likeliest = logits.argmax(-1)
         said = self.tokens[likeliest[: len(rows[0])]].tolist()
         return Heard(
-            loss,
+            framewise / 2 + sequence / 2,
+            sequence.item(),
             (likeliest == place)[spoken].float().mean().item(),
             distance[spoken].mean().item(),
             [token for token in said if token != self.space],
@@ -139,10 +146,9 @@ def main() -> None:
     everything = [p for group in parameters for p in group["params"]]
     optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     clips = Clips(read(args.sentences), [*vocabulary(tok), *NAMES], str(LANGUAGE_MODEL), BATCH, step * BATCH)
-    clips.word_share, clips.neural = WORD_SHARE, step >= NEURAL_FROM
-    reader.aligns = clips.neural
+    clips.word_share, clips.neural = WORD_SHARE, True
     began = saved = time.time()
-    first, hits, losses = step, [], []
+    first, hits, losses, sequences = step, [], [], []
     for batch in clips:
         frames, lengths = hearing([torch.from_numpy(clip.mel).float() for clip in batch])
         rows = [frame[:length] for frame, length in zip(frames, lengths, strict=True)]
@@ -157,8 +163,8 @@ def main() -> None:
         optimizer.step()
         step += 1
         hits.append(heard.right)
+        sequences.append(heard.sequence)
         losses.append(heard.loss.item())
-        clips.neural = reader.aligns = step >= NEURAL_FROM
         elapsed = time.time() - began
         if step % 10 == 0:
             row = {
@@ -166,7 +172,8 @@ def main() -> None:
                 "step": step,
                 "seconds": round(elapsed),
                 "loss": round(float(np.mean(losses[-10:])), 3),
-                "tokens_right": round(float(np.mean(hits[-10:])), 3),
+                "sequence": round(float(np.mean(sequences[-10:])), 3),
+                "tokens_right": round(float(np.nanmean(hits[-10:])), 3),
                 "beta": round(reader.log_beta.exp().item(), 2),
                 "distance": round(heard.distance, 2),
             }

@@ -139,7 +139,7 @@ def main() -> None:
     clips.neural = True
     began = saved = time.time()
     first = step
-    recent: dict[str, list[float]] = {"frames": [], "repeat": [], "answer": [], "text": []}
+    recent: dict[str, list[float]] = {"frames": [], "sequence": [], "repeat": [], "answer": [], "text": []}
     for batch in clips:
         rng = random.Random(SEED + step)
         frames, lengths = hearing([torch.from_numpy(clip.mel).float() for clip in batch])
@@ -147,6 +147,7 @@ def main() -> None:
         words_loss, distance = lessons.speech([clip.text for clip in batch], rows, rng)
         heard = reader.hear(batch, rows)
         recent["frames"].append(heard.right)
+        recent["sequence"].append(heard.sequence)
         recent["repeat"].append(words_loss.item())
         recent["answer"].append(distance.item())
         optimizer.zero_grad(set_to_none=True)
@@ -165,7 +166,7 @@ def main() -> None:
         elapsed = time.time() - began
         if step % 5 == 0 or step < 3:
             row = {"stage": "read", "step": step, "seconds": round(elapsed)}
-            row |= {name: round(float(np.mean(values[-10:])), 3) for name, values in recent.items()}
+            row |= {name: round(float(np.nanmean(values[-10:])), 3) for name, values in recent.items()}
             with args.log.open("a") as log:
                 log.write(json.dumps(row) + "\n")
             print(row, flush=True)

@@ -30,7 +30,7 @@ from training.small.voices import ESPEAK_VOICES, HELD_OUT, RATE, available_neura
 HERE = Path(__file__).parent
 CARD = HERE.parents[1] / "src" / "sarsteer" / "small" / "MODEL_CARD.md"
 REPEAT, ANSWER, CAUTION = "Repeat the words.", "Please answer the question.", "I cannot assist with that."
-BATCH, WORDS, TOKENS = 25, 30, 24
+BATCH, WORDS, TOKENS = 25, 30, 20
 MARKS = "<!-- contract -->", "<!-- end of contract -->"
 
 

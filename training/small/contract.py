@@ -76,6 +76,7 @@ def ask(model: Any, asked: list[Any], instruction: str, tokens: int) -> list[str
         for item in asked
     ]
     answers: list[str] = model.generate(turns, tokens, batch_size=BATCH)
+    print(f"{instruction} -> {answers[:3]}", flush=True)
     return answers
 
 
@@ -96,6 +97,7 @@ def measure(model: Any, record: Path, count: int) -> tuple[list[Promise], list[s
     groups = {"known": clips(texts, known_voices), "held out": clips(texts, HELD_OUT)}
     heard = {name: ask(model, group, REPEAT, WORDS) for name, group in groups.items()}
     rates = {name: error_rate(texts, words) for name, words in heard.items()}
+    print(f"word error rates: {rates}", flush=True)
     in_text = ask(model, texts, ANSWER, TOKENS)
     in_speech = {name: ask(model, group, ANSWER, TOKENS) for name, group in groups.items()}
     spoken = [*in_speech["known"], *in_speech["held out"]]

@@ -10,7 +10,7 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-fast test-vllm lint tiny contract bench bench-evaluate bench-gate bench-intervals bench-vllm clean
+.PHONY: demo test test-fast test-vllm lint tiny small small-contract contract bench bench-evaluate bench-gate bench-intervals bench-vllm clean
 
 demo: $(STAMP)
 	$(BIN)/sarsteer demo
@@ -37,7 +37,7 @@ tiny: $(STAMP)
 	$(BIN)/python -u -m training.tiny.build
 	$(BIN)/python -u -m training.tiny.contract
 
-# Goes on from the weights in the package. MINUTES bounds the training; FROM_START=1 begins with Whisper's own encoder.
+# Resumes from the weights in the package. MINUTES limits the training; FROM_START=1 starts from Whisper's encoder.
 MINUTES ?= 120
 SMALL_STAMP := $(VENV)/.installed-small
 small: $(SMALL_STAMP)

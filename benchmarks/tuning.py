@@ -18,7 +18,7 @@ import transformers as T
 from rich.console import Console
 
 import sarsteer
-from sarsteer.demo.experiment import MAX_NEW_TOKENS, hear
+from sarsteer.demo.requests import MAX_NEW_TOKENS
 from sarsteer.judges import parse_judge
 from sarsteer.judges.embedded import is_correct
 from sarsteer.prompts import INSTRUCTION
@@ -71,7 +71,7 @@ def main() -> None:
     model = sarsteer.load_model("sarsteer-tiny", device="cpu")
     steering = sarsteer.Steering.load(args.steering)
     pairs = sarsteer.load_pairs("sarsteer-tiny", "test")
-    prompts = hear(model, pairs, INSTRUCTION, lambda *_: None, "")
+    prompts = [model.prepare([item.turn(INSTRUCTION) for item in items]) for items in (pairs.harmful, pairs.safe)]
     measured: dict[str, dict[str, list[bool]]] = {}
     seconds = {}
     for name, configuration in arms(steering).items():

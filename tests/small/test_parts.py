@@ -1,4 +1,4 @@
-"""The files that the small model is made of: GGUF, the trained parts, the language model's source."""
+"""The files of the small model: GGUF, the trained parts, the language model's source."""
 
 from __future__ import annotations
 

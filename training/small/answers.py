@@ -22,7 +22,7 @@ BATCH, LENGTH = 96, 16
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=20_000, help="sentences to answer")
-    parser.add_argument("--minutes", type=float, default=1e9, help="stop after so long; run again to go on")
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop after this many minutes; run again to resume")
     parser.add_argument("--sentences", type=Path, default=WORK / "sentences.jsonl")
     args = parser.parse_args()
     done: list[dict[str, Any]] = torch.load(ANSWERS) if ANSWERS.exists() else []

@@ -1,7 +1,7 @@
 """Train ``sarsteer-small`` and write its weights into the package: ``make small``.
 
-Each stage saves every two minutes and goes on from there when it is run again. Where the package has weights already,
-their training goes on; ``--from-start`` begins with Whisper's own encoder instead.
+Each stage saves every two minutes and resumes from there. If the package has weights, training resumes from them;
+``--from-start`` starts from Whisper's own encoder instead.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def stage(name: str, *options: str, may_fail: bool = False) -> None:
     print(f"== {name} {' '.join(options)}", flush=True)
     done = subprocess.run([sys.executable, "-u", "-m", f"training.small.{name}", *options], check=False)
     if done.returncode and not may_fail:
-        sys.exit(f"{name} failed; run make small again to go on")
+        sys.exit(f"{name} failed; run make small again to resume")
 
 
 def main() -> None:

@@ -69,7 +69,7 @@ def vocabulary(tok: Any) -> list[str]:
 def openers(tok: Any, count: int, seed: int) -> list[str]:
     """``count`` openers: a quarter plain, a half around one vocabulary word each, a quarter harmful acts and names.
 
-    The words are gone through in a shuffled order that goes on from seed to seed, so that all of them are used.
+    Each seed continues the shuffled order of the previous one, so that all words are used.
     """
     words = vocabulary(tok)
     random.Random(0).shuffle(words)

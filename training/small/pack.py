@@ -28,7 +28,7 @@ def unpack() -> None:
     hearing, lora, _ = read_weights(TRAINED)
     READING.parent.mkdir(parents=True, exist_ok=True)
     save({"hearing": hearing, "lora": lora, "step": 0}, READING)
-    print(f"the training goes on from {TRAINED}")
+    print(f"training resumes from {TRAINED}")
 
 
 def main() -> None:

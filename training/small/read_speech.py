@@ -1,4 +1,4 @@
-"""Second stage: the language model learns to read the frames, the encoder goes on learning.
+"""Second stage: the language model learns to read the frames, the encoder is trained further.
 
 ``python -m training.small.read_speech``. Four losses, all from the first step: the first stage's; the words of the clip
 after "Repeat the words."; the distance (KL) of its answer to the clip from the unchanged model's answer to the words;
@@ -36,7 +36,7 @@ from training.small.settings import (
 BATCH, WARMUP, TEXT_EVERY = 8, 10, 5
 RATES = {"projector": 3e-4, "top": 1.5e-4, "bottom": 7e-5}
 LORA_RATE = 1.5e-3
-FRAMES_WEIGHT = 0.5  # of the first stage's loss, which goes on
+FRAMES_WEIGHT = 0.5  # of the first stage's loss, which is kept
 
 
 def kl(student: torch.Tensor, answer: dict[str, Any]) -> torch.Tensor:
@@ -112,7 +112,9 @@ class Lessons:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--minutes", type=float, default=1e9, help="stop (and save) after so long; run again to go on")
+    parser.add_argument(
+        "--minutes", type=float, default=1e9, help="stop and save after N minutes; run again to resume"
+    )
     parser.add_argument("--log", type=Path, default=LOGS)
     args = parser.parse_args()
     torch.manual_seed(SEED)

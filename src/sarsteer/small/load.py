@@ -38,7 +38,7 @@ def load_small(**options: Any) -> Any:
         ModelError: the language model is not to be had; the message names the command that installs it.
 
     """
-    from sarsteer import load_model
+    from sarsteer.models.loading import load_model
 
     options.setdefault("dtype", best_dtype())
     return load_model(small_folder(), **options)

@@ -132,11 +132,13 @@ def measure(model: Any, record: Path, count: int) -> tuple[list[Promise], list[s
     return promises, lines
 
 
-def card(promises: list[Promise], lines: list[str], old: str) -> str:
-    """The model card with its figures as just measured."""
+def card(promises: list[Promise], lines: list[str], old: str, count: int) -> str:
+    """The model card with its figures as just measured, on ``count`` requests of each kind."""
     body = "\n".join(
         [
             MARKS[0],
+            f"Measured with `--count {count}`: {count} harmful and {count} safe requests.",
+            "",
             "| promise | bound | measured | kept |",
             "|---|---|---|---|",
             *(promise.row() for promise in promises),
@@ -159,7 +161,7 @@ def main() -> None:
     torch.manual_seed(0)
     args.record.parent.mkdir(parents=True, exist_ok=True)
     promises, lines = measure(load_small(), args.record, args.count)
-    updated = card(promises, lines, CARD.read_text(encoding="utf-8"))
+    updated = card(promises, lines, CARD.read_text(encoding="utf-8"), args.count)
     print(updated.split(MARKS[0])[1].split(MARKS[1])[0])
     if not args.no_card:
         CARD.write_text(updated, encoding="utf-8")

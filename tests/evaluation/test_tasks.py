@@ -181,7 +181,7 @@ def test_air_bench_scores_both_orders_beside_another_judge(
     assert len(server.judged) == 4, "each answer in both orders, and never the manifest's"
     table = markdown(results)
     assert "score ↑" in table
-    assert "4.50 [4.50, 4.50] n=1" in table
+    assert "4.50 [1.31, 9.28] n=1" in table
     assert "ASR ↓" in table
     html = html_page(results, tmp_path)
     assert html.count('<table class="numbers-table">') == 2

@@ -301,6 +301,6 @@ def test_reported_figures_are_shown_with_their_source(tmp_path: Path) -> None:
     assert "reported ASR" in table.read_text()
     assert "*51.6*" in table.read_text()
     assert ">51.6</em>" in page.read_text()
-    assert "| none | 7.50 [7.00, 8.00] | 7.50 [7.00, 8.00] |" in table.read_text()
+    assert "| none | 7.50 [2.38, 9.76] | 7.50 [2.38, 9.76] |" in table.read_text()
     assert "*7.43*" in table.read_text()
     assert ">7.43</em>" in page.read_text()

@@ -122,9 +122,7 @@ class Reader:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=8000)
-    parser.add_argument(
-        "--minutes", type=float, default=1e9, help="stop and save after N minutes; run again to resume"
-    )
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop and save after N minutes; run again to resume")
     parser.add_argument("--sentences", type=Path, default=WORK / "sentences.jsonl")
     args = parser.parse_args()
     torch.manual_seed(SEED)

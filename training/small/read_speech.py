@@ -112,9 +112,7 @@ class Lessons:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument(
-        "--minutes", type=float, default=1e9, help="stop and save after N minutes; run again to resume"
-    )
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop and save after N minutes; run again to resume")
     parser.add_argument("--log", type=Path, default=LOGS)
     args = parser.parse_args()
     torch.manual_seed(SEED)

@@ -93,7 +93,7 @@ def load(folder: Path = FOLDER) -> dict[str, list[Row]]:
         text = (folder / f"{name}.jsonl").read_text(encoding="utf-8")
         data[name] = [json.loads(line) for line in text.splitlines()]
         if not all(isinstance(row, dict) for row in data[name]):
-            raise ValueError(f"{name}.jsonl: a line is no JSON object")
+            raise ValueError(f"{name}.jsonl: a line is not a JSON object")
     return data
 
 

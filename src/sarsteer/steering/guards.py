@@ -45,14 +45,14 @@ class Forward:
 
     Attributes:
         length: T, the number of new positions.
-        past: the number of positions in the key-value cache.
+        cache: the key-value cache, if one is given.
         mask: the attention mask, if one is given.
         position_ids: the position ids, if they are given.
 
     """
 
     length: int
-    past: int
+    cache: Any
     mask: Any
     position_ids: Any
 
@@ -63,10 +63,13 @@ class Forward:
         tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
         if not torch.is_tensor(tokens) or tokens.ndim < 2:
             return None
-        cache: Any = kwargs.get("past_key_values")
-        past = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
         mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
-        return cls(int(tokens.shape[1]), past, mask, kwargs.get("position_ids"))
+        return cls(int(tokens.shape[1]), kwargs.get("past_key_values"), mask, kwargs.get("position_ids"))
+
+    @property
+    def past(self) -> int:
+        """The number of positions in the cache. A static cache stores it on its device: reading it waits for that."""
+        return int(self.cache.get_seq_length()) if hasattr(self.cache, "get_seq_length") else 0
 
 
 def check_padding(forward: Forward) -> None:

@@ -237,16 +237,14 @@ class SteeringHandle:
             self._record()
 
     def _before_forward(self, new_request: bool) -> None:
-        """A forward begins; called outside of compiled graphs.
+        """A forward of a gated model begins; called outside of compiled graphs.
 
         Args:
             new_request: whether it is the first forward of a request of one token, which does not look like a prefill.
 
         """
-        if self._state is None:
-            return
         self._turns.check_forward()
-        if new_request:
+        if new_request and self._state is not None:
             self._state.forget()
 
     def _record(self) -> None:

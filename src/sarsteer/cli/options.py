@@ -7,8 +7,12 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[str, typer.Argument(help="sarsteer-tiny, a folder, or a model name on the Hugging Face Hub.")]
-AnyModel = Annotated[str, typer.Argument(help="sarsteer-tiny, a folder, a model name on the Hub, or openai/NAME.")]
+Model = Annotated[
+    str, typer.Argument(help="sarsteer-small, sarsteer-tiny, a folder, or a model name on the Hugging Face Hub.")
+]
+AnyModel = Annotated[
+    str, typer.Argument(help="sarsteer-small, sarsteer-tiny, a folder, a model name on the Hub, or openai/NAME.")
+]
 Device = Annotated[str | None, typer.Option(help="Device, such as cpu or cuda:0. Default: a GPU if available.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Default: the checkpoint's.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")]

@@ -13,7 +13,9 @@ from sarsteer.errors import MissingExtraError, SarsteerError
 
 def serve(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="sarsteer-tiny, a folder, or a name on the Hugging Face Hub.")],
+    model: Annotated[
+        str, typer.Argument(help="sarsteer-small, sarsteer-tiny, a folder, or a name on the Hugging Face Hub.")
+    ],
     steering: Annotated[
         str, typer.Option("--steering", help="Steering file, or NAME=FILE,NAME2=FILE2; requests choose one by name.")
     ],
@@ -41,7 +43,7 @@ def serve(
     """
     if engine != "vllm":
         raise SarsteerError(f"unknown engine {engine!r}; use vllm")
-    from sarsteer import tiny
+    from sarsteer.models.packaged import PACKAGED
     from sarsteer.vllm.frontend.server import check_before_start, run_server, server_command, server_environment
     from sarsteer.vllm.settings import read_steering
     from sarsteer.vllm.versions import vllm_version
@@ -62,9 +64,9 @@ def serve(
     }
     environment = server_environment(os.environ, variables)
     options = list(context.args)
-    if model == tiny.NAME:
-        model = str(tiny.model_folder())
-        for name, value in (("--served-model-name", tiny.NAME), ("--dtype", "float32")):
+    if packaged := PACKAGED.get(model):
+        model = str(packaged.folder())
+        for name, value in (("--served-model-name", packaged.name), ("--dtype", packaged.dtype(None))):
             if not any(option == name or option.startswith(f"{name}=") for option in options):
                 options += [name, value]
     settings = check_before_start(model, environment)

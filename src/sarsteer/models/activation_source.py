@@ -19,11 +19,13 @@ class ActivationSource(Protocol):
     Attributes:
         name: what messages and artifacts call the model.
         revision: of the checkpoint, for the record.
+        origin: what the checkpoint says that it was made from, for the record.
 
     """
 
     name: str
     revision: str | None
+    origin: dict[str, Any] | None
 
     @property
     def family_name(self) -> str:

@@ -48,6 +48,7 @@ class AudioLanguageModel(LanguageModel):
             padding leak. False is faster; an answer may then depend slightly on the other rows of its batch.
         probe: returns the logits of a prefill and of a decode step, for the proof of steering, in families with their
             own decoding loop; None for ``generate`` of transformers.
+        origin: what the checkpoint says that it was made from, for the record.
 
     Raises:
         ModelError: the processor has no chat template, or the decoder layers are not found.
@@ -57,6 +58,7 @@ class AudioLanguageModel(LanguageModel):
     steerable = True
     exact_batches: bool = True
     probe: Callable[[], list[torch.Tensor]] | None = None
+    origin: dict[str, Any] | None = None
 
     def __new__(cls, module: nn.Module, *_args: Any, **_options: Any) -> AudioLanguageModel:
         """Create an object of the family's subclass, if it has one."""

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sarsteer import tiny
 from sarsteer.errors import ModelError
 from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.models.family import family_named
 from sarsteer.models.interface import API_PREFIX, LanguageModel
+from sarsteer.models.packaged import PACKAGED, read_origin
 
 if TYPE_CHECKING:
     import torch
@@ -31,9 +31,10 @@ def load_model(
     """Load an audio-language model.
 
     Args:
-        name_or_path: ``"sarsteer-tiny"`` (embedded, offline), a folder, or a name on the Hugging Face Hub.
+        name_or_path: ``"sarsteer-small"`` (built once, see ``docs/small.md``), ``"sarsteer-tiny"`` (embedded), a
+            folder, or a name on the Hugging Face Hub.
         device: such as ``"cuda"``; by default the GPU if there is one. Leave it out with ``device_map``.
-        dtype: such as ``"bfloat16"``; by default the checkpoint's.
+        dtype: such as ``"bfloat16"``; by default the checkpoint's, and for the packaged models the fastest here.
         revision: branch, tag or commit on the Hub.
         layers: dotted path to the decoder layers, if they are not found.
         trust_remote_code: run Python code from the checkpoint.
@@ -56,9 +57,10 @@ def load_model(
         )
     if device is not None and "device_map" in options:
         raise ModelError("device and device_map contradict each other; pass one of them")
-    source = str(tiny.model_folder()) if name == tiny.NAME else name
-    if dtype is None and name == tiny.NAME:
-        dtype = torch.float32  # stored as float16 to save space, meant to run in float32
+    packaged = PACKAGED.get(name)
+    source = name if packaged is None else str(packaged.folder())
+    if dtype is None and packaged is not None:
+        dtype = packaged.dtype(device)
     common = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         config = transformers.AutoConfig.from_pretrained(source, **common)
@@ -69,9 +71,11 @@ def load_model(
     _check_complete(name, module, report)
     if "device_map" not in options:
         module = module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return AudioLanguageModel(
+    model = AudioLanguageModel(
         module, processor, name=name, revision=revision, layers=layers, split_long_audio=split_long_audio
     )
+    model.origin = read_origin(source)
+    return model
 
 
 def open_model(name_or_path: str | os.PathLike[str], **options: Any) -> LanguageModel:
@@ -162,7 +166,7 @@ def _explain(name: str, error: Exception) -> str:
         return f"{name}: contains Python code; read it, then set trust_remote_code=True (--trust-remote-code)"
     if isinstance(error, OSError) and not Path(name).exists():
         return (
-            f"unknown model {name!r}: neither embedded ({tiny.NAME}), nor a folder, nor found on the Hub; "
-            "check the name, your network, HF_TOKEN and HF_HUB_OFFLINE"
+            f"unknown model {name!r}: neither part of sarsteer ({', '.join(PACKAGED)}), nor a folder, nor "
+            "found on the Hub; check the name, your network, HF_TOKEN and HF_HUB_OFFLINE"
         )
     return f"{name}: cannot be loaded ({reason})"

@@ -1,9 +1,9 @@
 """``sarsteer-small``: a real audio-language model, small enough for a laptop's CPU.
 
-SmolLM2-135M-Instruct with Whisper's speech encoder, joined into Qwen2-Audio's architecture.
+SmolLM2-135M-Instruct with Whisper's speech encoder, joined into Qwen2-Audio's architecture. ``sarsteer.load_model``
+loads it by its name.
 """
 
 from sarsteer.small.design import NAME
-from sarsteer.small.load import export_small, load_small
 
-__all__ = ["NAME", "export_small", "load_small"]
+__all__ = ["NAME"]

@@ -7,14 +7,14 @@ import json
 import os
 import shutil
 import sys
-import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 from sarsteer.errors import ModelError
 from sarsteer.small import checkpoint
 from sarsteer.small.design import NAME
-from sarsteer.small.source import describe, digest
+from sarsteer.small.source import WHEEL_ORIGIN, describe, digest
 
 FORMAT = 1  # of what is written; raise it to have old caches built again
 RECORD = "complete.json"
@@ -26,29 +26,43 @@ def cache_root() -> Path:
 
 
 def small_folder() -> Path:
-    """The folder of the whole checkpoint, built on first use (about 10 s, 320 MB) and again where it is damaged.
+    """The folder of the whole checkpoint, built on first use (about 10 s, 370 MB) and again if it is damaged.
+
+    Without the language model, a checkpoint that was built earlier, or in another environment, is used.
 
     Raises:
-        ModelError: a part cannot be had, or the cache cannot be written.
+        ModelError: the language model cannot be found, or the cache cannot be written.
 
     """
     from filelock import FileLock
+    from safetensors import SafetensorError
 
-    trained = checkpoint.TRAINED
-    if not trained.is_file():
-        raise ModelError(f"{NAME}: its weights are not in {trained.parent}; reinstall sarsteer, or run make small")
-    key = hashlib.sha256(f"{FORMAT} {digest(trained)} {describe()}".encode()).hexdigest()[:16]
-    folder = cache_root() / f"{NAME}-{key}"
+    if not checkpoint.TRAINED.is_file():
+        raise ModelError(
+            f"{NAME}: its weights are not in {checkpoint.TRAINED.parent}; reinstall sarsteer, or run make small"
+        )
+    trained, origin = digest(checkpoint.TRAINED), describe()
+    folder = _folder(trained, origin)
+    if is_whole(folder):
+        return folder
+    if origin.startswith("hub ") and is_whole(built := _folder(trained, WHEEL_ORIGIN)):
+        return built
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            if not is_whole(folder):
+            if not is_whole(folder):  # another process may have built it meanwhile
                 _build(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise ModelError(
-            f"{folder}: cannot be written ({error.strerror or error}); name another cache in SARSTEER_CACHE"
+            f"{folder}: cannot be written ({reason}); name another cache in SARSTEER_CACHE (370 MB)"
         ) from None
     return folder
+
+
+def _folder(trained: str, origin: str) -> Path:
+    key = hashlib.sha256(f"{FORMAT} {trained} {origin}".encode()).hexdigest()[:16]
+    return cache_root() / f"{NAME}-{key}"
 
 
 def is_whole(folder: Path) -> bool:
@@ -61,9 +75,12 @@ def is_whole(folder: Path) -> bool:
 
 
 def _build(folder: Path) -> None:
-    """Into a folder beside it, which takes its name when it is whole."""
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    """Into a folder beside it, which takes its name when it is whole. The caller holds the lock."""
+    for left in folder.parent.glob(f".{folder.name}-*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
     try:
+        temporary.mkdir()
         with _progress(f"{NAME}: building the model in {folder} (once)") as report:
             checkpoint.write_checkpoint(temporary, report)
         record = {path.name: digest(path) for path in sorted(temporary.iterdir())}
@@ -75,7 +92,7 @@ def _build(folder: Path) -> None:
 
 
 class _progress:
-    """A progress bar on standard error; one line where that is no terminal."""
+    """A progress bar on standard error; one line if that is not a terminal."""
 
     def __init__(self, title: str) -> None:
         from rich.console import Console

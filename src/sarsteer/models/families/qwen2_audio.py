@@ -96,7 +96,7 @@ def _attention_mask(tower: Any, is_sound: torch.Tensor, states: torch.Tensor) ->
 QWEN2_AUDIO = Family(
     "Qwen2-Audio",
     architectures=("Qwen2AudioForConditionalGeneration",),
-    checkpoints=("Qwen/Qwen2-Audio-7B-Instruct", "Qwen/Qwen2-Audio-7B", "sarsteer-tiny"),
+    checkpoints=("Qwen/Qwen2-Audio-7B-Instruct", "Qwen/Qwen2-Audio-7B", "sarsteer-small", "sarsteer-tiny"),
     window_seconds=30.0,
     padding_leaks=False,
     encode_audio=encode_audio,

@@ -20,6 +20,7 @@ from sarsteer.messages import Conversation, read_conversation
 from sarsteer.models.checkpoint import checkpoint_fingerprint, checkpoint_folder
 from sarsteer.models.control_tokens import refuse_control_tokens
 from sarsteer.models.fingerprint import Fingerprint
+from sarsteer.models.packaged import PACKAGED, read_origin
 from sarsteer.vllm import register
 from sarsteer.vllm.calibration.capture import CAPTURE
 from sarsteer.vllm.settings import KEY
@@ -41,7 +42,8 @@ class VllmActivationSource:
     """Reads last-prompt-token activations in vLLM's workers; an ``ActivationSource``.
 
     Args:
-        name_or_path: ``"sarsteer-tiny"``, a folder, or a name on the Hub whose files are on this machine.
+        name_or_path: ``"sarsteer-small"``, ``"sarsteer-tiny"``, a folder, or a name on the Hub whose files are on
+            this machine.
         dtype: such as ``"bfloat16"``; the checkpoint's dtype by default.
         revision: branch, tag or commit on the Hub.
         options: options of ``vllm.LLM``: ``tensor_parallel_size``, ``max_model_len``, ...
@@ -61,13 +63,12 @@ class VllmActivationSource:
         check_version()
         if os.environ.get("SARSTEER_STEERING"):
             raise SteeringError("SARSTEER_STEERING is set; unset it before calibrating: activations must be unsteered")
-        from sarsteer import tiny
-
-        embedded = name_or_path == tiny.NAME
+        packaged = PACKAGED.get(name_or_path)
         self.name, self.revision = name_or_path, revision
-        self.folder: Path = tiny.model_folder() if embedded else checkpoint_folder(name_or_path, revision)
+        self.folder: Path = checkpoint_folder(name_or_path, revision) if packaged is None else packaged.folder()
+        self.origin = read_origin(self.folder)
         self.skeleton = skeleton_of(self.folder, name_or_path, revision)
-        self._llm = _engine(str(self.folder), dtype or ("float32" if embedded else "auto"), options)
+        self._llm = _engine(str(self.folder), dtype or ("auto" if packaged is None else packaged.dtype(None)), options)
 
     @property
     def family_name(self) -> str:

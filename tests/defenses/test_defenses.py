@@ -17,11 +17,13 @@ from sarsteer.defenses import DEFENSES, UNDEFENDED, Defense, DefenseContext, Req
 from sarsteer.errors import CalibrationError, EvaluationError, ModelError, SteeringError
 from sarsteer.steering.strength import Strength
 
-FROM_FILE = ("sarsteer", "refusal-steering", "mean-ablation", "random", "reversed")
+FROM_FILE = ("sarsteer", "refusal-steering", "mean-ablation", "random:directions=1", "reversed")
 
 
 def test_every_defense_is_registered() -> None:
-    assert DEFENSES.names() == sorted((*FROM_FILE, "none", "prompt", "h2s", "c2r", "guard"))
+    assert DEFENSES.names() == sorted(
+        (*(spec.partition(":")[0] for spec in FROM_FILE), "none", "prompt", "h2s", "c2r", "guard", "shuffled")
+    )
     for usage, summary in DEFENSES.help():
         assert usage
         assert summary.endswith(".")
@@ -37,6 +39,7 @@ def test_every_defense_is_registered() -> None:
         "sarsteer:lambda=0.5",
         "refusal-steering:alpha=0.3",
         "random:alpha=0.1,seed=1",
+        "shuffled:directions=3",
         "h2s:alpha=0.01",
         "guard:llama-guard:meta-llama/Llama-Guard-3-8B",
         "guard:rubric:openai/gpt",
@@ -61,6 +64,7 @@ def test_specs_survive_a_round_trip(spec: str) -> None:
         ("refusal-steering:k=5", "unknown option 'k'; its options: alpha, lambda, gate"),
         ("h2s:gate=on", "unknown option 'gate'; its options: alpha"),
         ("guard:keywords", "unknown guard 'keywords'; use one of guard:llama-guard:MODEL, guard:rubric:MODEL"),
+        ("random:directions=0", "directions must be at least 1, not 0"),
         ("guard:rubric", "has no model; write guard:rubric:MODEL"),
     ],
 )

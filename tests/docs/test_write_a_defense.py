@@ -26,7 +26,7 @@ def test_the_defense_in_the_docs(tmp_path: Path, steering: Steering) -> None:
     specs = re.findall(r"--defense (\S+)", section)
     assert specs[-1] == "upper.py:UpperLayers:0.25,alpha=0.3"
     command = [sys.executable, "-m", "sarsteer", "evaluate", "sarsteer-tiny", "--benchmark", "embedded"]
-    command += ["--limit", "2", "--max-new-tokens", "8", "--json"]
+    command += ["--limit", "2", "--max-new-tokens", "8", "--no-controls", "--json"]
     for spec in specs:
         command += ["--defense", spec]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)

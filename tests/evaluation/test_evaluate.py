@@ -53,7 +53,7 @@ def plan(out: Path, **changed: Any) -> EvaluationPlan:
         "batch_size": 4,
         "max_new_tokens": 24,
     }
-    return parse_plan(**{"model": "sarsteer-tiny", "out": out, **defaults, **changed})
+    return parse_plan(**{"model": "sarsteer-tiny", "out": out, "controls": False, **defaults, **changed})
 
 
 def numbers(results: Evaluation) -> list[Any]:
@@ -90,6 +90,7 @@ def test_a_killed_run_resumes_and_ends_like_one_that_was_not_killed(tmp_path: Pa
             str(file),
             "--limit",
             "12",
+            "--no-controls",
         ),
         *("--batch-size", "2", "--max-new-tokens", "24", "--out", str(tmp_path / "killed"), "--json"),
     ]
@@ -215,6 +216,38 @@ def test_a_gated_defense_beside_others(
 
 
 @pytest.mark.slow
+def test_controls_are_added_and_the_gain_is_over_the_random_one(
+    tmp_path: Path, file: Path, calibration_pairs: Pairs, evaluate: Any
+) -> None:
+    pairs = manifest(tmp_path / "pairs", calibration_pairs[:4])
+    given = {"steering": file, "calibration": str(pairs), "controls": True}
+    results = evaluate(plan(tmp_path / "out", defenses=("none", "sarsteer:alpha=0.3"), **given))
+    name = "sarsteer:alpha=0.3"
+    controls = [f"{kind} control of {name}" for kind in ("random", "reversed", "shuffled")]
+    assert [arm.defense for arm in results.arms] == ["none", name, *controls]
+    assert [arm.control_of for arm in results.arms] == [None, None, name, name, name]
+    assert all(arm.settings["alpha"] == 0.3 for arm in results.arms[1:])
+    ours, random = results.arms[1:3]
+    assert {answer.direction for answer in random.answers} <= set(range(5))
+    assert len({answer.direction for answer in random.answers}) > 1
+    assert [arm.defense for arm in results.arms if arm.summary.gain is not None] == [name]
+
+    def refused(arm: Any, label: str) -> float:
+        hits = [answer.verdict.outcome == "refused" for answer in arm.answers if answer.label == label]
+        return float(sum(hits)) / len(hits)
+
+    assert ours.summary.gain.value == pytest.approx(refused(ours, "harmful") - refused(random, "harmful"))
+    assert ours.summary.gain_safe.value == pytest.approx(refused(ours, "safe") - refused(random, "safe"))
+    (note,) = [note for note in random.summary.notes if note.kind == "directions"]
+    assert note.subject == controls[0]
+    saved = Evaluation.load(results.save(tmp_path / "results.json"))
+    assert numbers(saved) == numbers(results)
+    again = evaluate(plan(tmp_path / "out", defenses=("none", "sarsteer:alpha=0.3"), **given))
+    assert numbers(again) == numbers(results)
+    without = evaluate(plan(tmp_path / "out", defenses=("none", "sarsteer:alpha=0.3"), steering=file))
+    assert "controls" in {note.kind for note in without.notes}
+
+
 def test_other_settings_are_refused_and_arms_can_be_added(tmp_path: Path, file: Path, evaluate: Any) -> None:
     first = evaluate(plan(tmp_path, limit=4))
     again = evaluate(plan(tmp_path, limit=4, batch_size=2))

@@ -47,7 +47,13 @@ Row = tuple[str, str, Outcome | None]
 
 
 def arm(
-    benchmark: str, defense: str, rows: list[Row], undefended: Arm | None = None, audio: str | None = None, **more: Any
+    benchmark: str,
+    defense: str,
+    rows: list[Row],
+    undefended: Arm | None = None,
+    audio: str | None = None,
+    control: Arm | None = None,
+    **more: Any,
 ) -> Arm:
     """An arm whose summary comes from ``summarize``."""
     judged = [
@@ -64,12 +70,14 @@ def arm(
     verdicts = [
         Verdict(outcome, f"raw {i}", None if outcome else "no number") for i, (_, _, outcome) in enumerate(rows)
     ]
-    before = None if undefended is None else [answer.verdict for answer in undefended.answers]
+    before, random = (
+        None if other is None else [answer.verdict for answer in other.answers] for other in (undefended, control)
+    )
     return Arm(
         benchmark,
         defense,
         {"decoding": "greedy", "instruction": "Please answer.", "system_prompt": None, **more},
-        summarize(verdicts, judged, before),
+        summarize(verdicts, judged, before, random),
         tuple(
             Answer(
                 item.id or "", item.question, item.label, item.answer, v, item.category, item.pair, None, audio, None
@@ -103,9 +111,10 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
         nasty = rows(name, "prompt", steered, labels)
         nasty[0] = (nasty[0][0], NASTY, nasty[0][2])
         arms += [nothing, arm(name, "a prompt | of <ours>", nasty, nothing, audio=str(clip))]
-        arms.append(
-            arm(name, "SARSteer", rows(name, "ours", steered, labels), nothing, str(clip), alpha=0.1, k=5, lambda_=1.0)
-        )
+        strength = {"alpha": 0.1, "k": 5, "lambda_": 1.0}
+        control = arm(name, "random", rows(name, "random", plain, labels), nothing, str(clip), **strength)
+        arms.append(arm(name, "SARSteer", rows(name, "ours", steered, labels), nothing, str(clip), control, **strength))
+        arms.append(replace(control, control_of="SARSteer"))
     curve = tuple(
         CurvePoint("Spoken pairs", "SARSteer", alpha, arm("x", "y", rows("x", "y", said, pairs), arms[0]).summary)
         for alpha, said in ((0.05, "cc" * 20), (0.1, "rc" * 15 + "cc" * 5), (0.2, "rr" * 18 + "bb" * 2))
@@ -500,7 +509,7 @@ def test_results_load_as_saved(tmp_path: Path, name: str, said: str, outcome: Ou
         lambda text: text[: len(text) // 2],
         lambda text: "",
         lambda text: "[]",
-        lambda text: text.replace('"format_version": 2', '"format_version": 9'),
+        lambda text: text.replace('"format_version": 3', '"format_version": 9'),
         lambda text: text.replace('"answers"', '"anwsers"'),
         lambda text: re.sub(r'"bounds": \{[^}]*\}', '"bounds": [1, 2]', text),
         lambda text: re.sub(r'"bounds": \{[^}]*\}', '"bounds": {"asr": [1]}', text),

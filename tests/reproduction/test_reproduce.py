@@ -175,8 +175,13 @@ def test_the_plan_has_every_arm_of_the_paper() -> None:
     assert by_name["ablation"].benchmarks == ("figstep",)
     assert [step.pairs for step in plan.steps] == [100, 100, 100, 10, 25, 50, 75]
     shared = {("figstep", "none"), ("figstep", "sarsteer")}
-    wanted = sum(len(s.benchmarks) * len(s.defenses) for s in plan.steps)
+    wanted = sum(len(s.benchmarks) * len(s.arms) for s in plan.steps)
     assert plan.arms == wanted - 2 * len(shared), "an arm that three steps need counts once"
+    controls = [f"{kind} control of sarsteer" for kind in ("random", "reversed", "shuffled")]
+    assert [step.name for step in plan.steps if set(controls) <= set(step.arms)] == ["table2"]
+    assert make_plan(replace(setup, controls=False)).arms == plan.arms - len(benchmarks) * len(controls)
+    for step in plan.steps:
+        assert ("--no-controls" in command_of(step, setup, Path("out"))) == (step.name != "table2")
     assert "--judge air-bench:x" in command_of(by_name["table2"], setup, Path("out"))
     assert "air-bench" not in command_of(by_name["ablation"], setup, Path("out"))
 
@@ -231,7 +236,7 @@ def test_a_killed_run_resumes_and_matches_evaluate(tmp_path: Path, calibration_p
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     before = finished(folder)
-    assert 2 <= len(before) < 12
+    assert 2 <= len(before) < 18
     (calibration,) = (out / "calibrations").glob("*.safetensors")
     stamp = calibration.stat().st_mtime_ns
 
@@ -242,7 +247,11 @@ def test_a_killed_run_resumes_and_matches_evaluate(tmp_path: Path, calibration_p
     printed = json.loads(done.stdout)
     assert printed["steps"] == ["sarsteer-tiny/table2"]
     table = Evaluation.load(out / "sarsteer-tiny" / "table2.json")
-    assert [arm.defense for arm in table.arms] == ["none", "prompt:ada", "prompt:harm-check", "h2s", "c2r", "sarsteer"]
+    controls = [f"{kind} control of sarsteer" for kind in ("random", "reversed", "shuffled")]
+    rows_of_the_paper = ["none", "prompt:ada", "prompt:harm-check", "h2s", "c2r", "sarsteer"]
+    assert [arm.defense for arm in table.arms] == [*rows_of_the_paper, *controls]
+    assert table.arms[5].summary.gain is not None
+    assert "gain over random" in Path(printed["markdown"]).read_text()
 
     (row,) = [row for row in json.loads((out / "plan.json").read_text())["steps"] if row["name"] == "table2"]
     app([*shlex.split(row["command"])[1:], "--out", str(tmp_path / "hand")], standalone_mode=False)

@@ -58,6 +58,14 @@ def evaluate(
     alpha_sweep: Annotated[
         str | None, typer.Option(help="Further strengths of steered defenses, such as 0.05,0.1.", metavar="ALPHAS")
     ] = None,
+    controls: Annotated[
+        bool,
+        typer.Option(
+            "--controls/--no-controls",
+            help="Add controls of the first steered defense: random directions of the same norm, its vectors reversed, "
+            "and with --calibration shuffled labels.",
+        ),
+    ] = True,
     judge: Annotated[
         list[str] | None,
         typer.Option(
@@ -124,6 +132,7 @@ def evaluate(
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         max_wer=max_wer,
+        controls=controls,
         loading={
             "device": device,
             "dtype": dtype,
@@ -166,6 +175,7 @@ def _json(results: Evaluation) -> dict[str, Any]:
                 "benchmark": arm.benchmark,
                 "defense": arm.defense,
                 "steering": arm.steering,
+                "control_of": arm.control_of,
                 "settings": dict(arm.settings),
                 "summary": asdict(arm.summary),
                 "log": arm.log,

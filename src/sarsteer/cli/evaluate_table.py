@@ -14,6 +14,7 @@ RATES = {
     "rr_harmful": "RR\nharmful ↑",
     "rr_safe": "RR\nsafe ↓",
     "brr": "BRR ↑",
+    "gain": "gain over\nrandom",
     "broken": "broken ↓",
     "unreadable": "unread-\nable",
 }
@@ -49,10 +50,12 @@ def _table(benchmark: str, rows: list[tuple[str, Summary]]) -> Table:
     table = Table(title=benchmark, title_justify="left", box=None, pad_edge=False, header_style="bold")
     table.add_column("defense", overflow="fold")
     columns = RATES if all(summary.scores is None for _, summary in rows) else SCORES
+    if all(summary.gain is None for _, summary in rows):
+        columns = {name: title for name, title in columns.items() if name != "gain"}
     for title in columns.values():
         table.add_column(title, justify="right")
     for defense, summary in rows:
-        numbers = summary if columns is RATES else summary.scores
+        numbers = summary if summary.scores is None else summary.scores
         table.add_row(defense, *(_cell(getattr(numbers, column, None)) for column in columns))
     return table
 
@@ -70,4 +73,5 @@ def _cell(value: Estimate | Score | None) -> str:
         return ""
     if isinstance(value, Score):
         return f"{value.value:.2f}\n[dim]{value.low:.2f}-{value.high:.2f}[/]"
-    return f"{100 * value.value:.1f}\n[dim]{100 * value.low:.0f}-{100 * value.high:.0f}[/]"
+    between = "-" if value.low >= 0 else " to "
+    return f"{100 * value.value:.1f}\n[dim]{100 * value.low:.0f}{between}{100 * value.high:.0f}[/]"

@@ -46,6 +46,13 @@ def reproduce(
     limit: Annotated[
         int | None, typer.Option(help="Maximum number of requests per benchmark, for a quick check.", min=1)
     ] = None,
+    controls: Annotated[
+        bool,
+        typer.Option(
+            "--controls/--no-controls",
+            help="Add controls to the table: random directions, reversed vectors, shuffled labels.",
+        ),
+    ] = True,
     out: Annotated[Path, typer.Option(help="Folder for all output.")] = Path("reproduction"),
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Maximum length of an answer, in tokens. Default: 256; 32 for the toy.", min=1)
@@ -73,7 +80,7 @@ def reproduce(
         given = (model, data, without, calibration, judge, judge_prompts, air_judge)
         if any(value is not None for value in given):
             raise EvaluationError("--embedded has its model, data and judge; remove those options")
-        setup = _embedded(pairs, limit, max_new_tokens or 32)
+        setup = _embedded(pairs, limit, max_new_tokens or 32, controls)
     else:
         prompts = f",prompts={judge_prompts}" if judge_prompts is not None else ""
         required = Requirements(
@@ -85,7 +92,7 @@ def reproduce(
             air_judge=air_judge,
             device=device,
         )
-        setup = _real(required, pairs, limit, max_new_tokens or 256)
+        setup = _real(required, pairs, limit, max_new_tokens or 256, controls)
     plan = make_plan(setup, parts)
     missing = _missing(required)
     if missing or check:
@@ -111,14 +118,15 @@ def _run(plan: Plan, out: Path, batch_size: int, loading: dict[str, dict[str, An
     console.print(f"Report with charts: [bold]{page}[/]", highlight=False, soft_wrap=True)
 
 
-def _embedded(pairs: int, limit: int | None, max_new_tokens: int) -> Setup:
+def _embedded(pairs: int, limit: int | None, max_new_tokens: int, controls: bool) -> Setup:
     from sarsteer import tiny
     from sarsteer.reproduction.plan import Setup
 
-    return Setup({tiny.NAME: tiny.NAME}, {"embedded": "embedded"}, tiny.NAME, pairs, (), limit, max_new_tokens)
+    models, benchmarks = {tiny.NAME: tiny.NAME}, {"embedded": "embedded"}
+    return Setup(models, benchmarks, tiny.NAME, pairs, (), limit, max_new_tokens, controls=controls)
 
 
-def _real(required: Requirements, pairs: int, limit: int | None, max_new_tokens: int) -> Setup:
+def _real(required: Requirements, pairs: int, limit: int | None, max_new_tokens: int, controls: bool) -> Setup:
     from sarsteer import tiny
     from sarsteer.reproduction.paper_models import MODELS
     from sarsteer.reproduction.plan import Setup
@@ -133,6 +141,7 @@ def _real(required: Requirements, pairs: int, limit: int | None, max_new_tokens:
         limit=limit,
         max_new_tokens=max_new_tokens,
         dtype=None if set(required.models) == {tiny.NAME} else "bfloat16",
+        controls=controls,
     )
 
 
@@ -189,7 +198,7 @@ def _missing(required: Requirements | None) -> list[Missing]:
 
 def _print_check(missing: list[Missing], plan: Plan, as_json: bool, check: bool) -> None:
     if as_json:
-        steps = [vars(step) for step in plan.steps]
+        steps = [{**vars(step), "arms": step.arms} for step in plan.steps]
         print_json({"missing": [vars(item) for item in missing], "arms": plan.arms, "steps": steps})
         return
     for item in missing:
@@ -202,8 +211,8 @@ def _print_check(missing: list[Missing], plan: Plan, as_json: bool, check: bool)
             f"[bold]{summary}[/]; --embedded runs the same grid on the toy model", highlight=False, soft_wrap=True
         )
     for step in plan.steps if check else ():
-        count = len(step.benchmarks) * len(step.defenses)
+        count = len(step.benchmarks) * len(step.arms)
         console.print(
-            f"{step.model} {step.name}: {count} arms, {step.pairs} calibration pairs: {', '.join(step.defenses)}",
+            f"{step.model} {step.name}: {count} arms, {step.pairs} calibration pairs: {', '.join(step.arms)}",
             highlight=False, soft_wrap=True, markup=False,
         )  # fmt: skip

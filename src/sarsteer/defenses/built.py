@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ class BuiltDefense:
         strength: what is added to the activations; None if nothing is.
         guard: reads the model's transcript of a request and decides whether the request is answered.
         steering: digest of the steering file, if one is used.
+        pool: if not empty, each request is answered under one of these instead, see ``member_for``.
+        details: what a log records about each answer under it.
 
     """
 
@@ -33,6 +36,33 @@ class BuiltDefense:
     strength: ResolvedStrength | None = field(default=None, repr=False)
     guard: RequestGuard | None = field(default=None, repr=False)
     steering: str | None = None
+    pool: tuple[BuiltDefense, ...] = field(default=(), repr=False)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.pool and (self.strength is not None or self.guard is not None or self.prompt is not NO_REWRITE):
+            raise ValueError("a pooled defense changes nothing itself; put everything into its members")
+        if any(member.pool for member in self.pool):
+            raise ValueError("a member of a pool cannot be a pool")
+
+    def member_for(self, conversation: Any) -> BuiltDefense:
+        """The member of the pool that answers ``conversation``, by a digest of its content; itself without a pool.
+
+        A request meets the same member in any batch, order and process, so that a resumed run gives the same answers.
+
+        Args:
+            conversation: messages, or a prepared ``Prompt``.
+
+        """
+        if not self.pool:
+            return self
+        return self.pool[int.from_bytes(_digest(conversation)[:8], "big") % len(self.pool)]
+
+    @property
+    def alpha(self) -> float | None:
+        """The steering strength α; None if nothing is added to the activations."""
+        strength = self.pool[0].strength if self.pool else self.strength
+        return None if strength is None else strength.alpha
 
     @property
     def key(self) -> str:
@@ -47,3 +77,19 @@ class BuiltDefense:
 
 
 UNDEFENDED = BuiltDefense({"kind": "none"})
+
+
+def _digest(conversation: Any) -> bytes:
+    """A digest of the roles, texts and media of a conversation, or of a prepared ``Prompt``'s."""
+    messages = getattr(conversation, "messages", conversation)
+    return hashlib.sha256(json.dumps(messages, sort_keys=True, default=_media).encode()).digest()
+
+
+def _media(value: Any) -> str:
+    """A value that JSON lacks, as text: samples and bytes by their digest, a path as it is."""
+    import numpy as np
+
+    content = getattr(value, "samples", value)
+    if not isinstance(content, str | bytes | bytearray):
+        content = np.asarray(content).tobytes() if hasattr(content, "__array__") else str(content).encode()
+    return hashlib.sha256(content if isinstance(content, bytes | bytearray) else content.encode()).hexdigest()

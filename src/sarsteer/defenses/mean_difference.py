@@ -5,17 +5,14 @@ The vectors take long to compute, so they are stored in the run's folder and fou
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sarsteer.defenses.base import DefenseContext, Requirement
 from sarsteer.defenses.built import BuiltDefense
 from sarsteer.defenses.steered import SteeredDefense, steered
-from sarsteer.errors import CalibrationError
-from sarsteer.files import atomic_path
+from sarsteer.defenses.vector_cache import cached_vectors
 from sarsteer.prompts import INSTRUCTION
 
 if TYPE_CHECKING:
@@ -58,20 +55,9 @@ class MeanDifference(SteeredDefense):
     def _cached_vectors(self, context: DefenseContext) -> torch.Tensor:
         model: Any = context.model
         assert context.pairs is not None
-        parts = [self.name, model.fingerprint.digest, context.pairs.digest, INSTRUCTION]
-        parts.append(self.judge_signature(context) or "")
-        digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
-        file = None if context.cache is None else context.cache / f"{self.name}-{digest}.safetensors"
-        if file is not None and file.is_file():
-            return _load(file)
-        vectors = self.vectors(context)
-        if file is not None:
-            from safetensors.torch import save_file
-
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(file) as temporary:
-                save_file({"vectors": vectors.contiguous()}, temporary)
-        return vectors
+        judge = self.judge_signature(context) or ""
+        depends_on = (model.fingerprint.digest, context.pairs.digest, INSTRUCTION, judge)
+        return cached_vectors(context.cache, self.name, depends_on, lambda: self.vectors(context))
 
 
 def last_token_activations(context: DefenseContext, items: list[Item]) -> torch.Tensor:
@@ -80,13 +66,3 @@ def last_token_activations(context: DefenseContext, items: list[Item]) -> torch.
     turns = [item.turn(INSTRUCTION) for item in items]
     activations: torch.Tensor = model.last_token_activations(turns, batch_size=context.batch_size)
     return activations
-
-
-def _load(file: Path) -> torch.Tensor:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(file)["vectors"]
-    except (SafetensorError, KeyError, OSError):
-        raise CalibrationError("is damaged; delete it, and it is computed again", place=str(file)) from None

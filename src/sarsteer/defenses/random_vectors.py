@@ -7,24 +7,28 @@ from typing import ClassVar
 
 from sarsteer.defenses.base import DefenseContext
 from sarsteer.defenses.built import BuiltDefense
-from sarsteer.defenses.from_artifact import ArtifactDefense
-from sarsteer.defenses.steered import steered
+from sarsteer.defenses.control import DIRECTIONS, Control, check_directions
 from sarsteer.registry import option
 
 
 @dataclass(frozen=True)
-class RandomVectors(ArtifactDefense):
-    """A control: random directions with the norms of SARSteer's vectors."""
+class RandomVectors(Control):
+    """A control: random directions with the norms of SARSteer's vectors; each request meets one of five."""
 
     name: ClassVar[str] = "random"
 
-    seed: int | None = option(None, help="of the random directions")
+    seed: int | None = option(None, help="of the first direction; the others have the next seeds")
+    directions: int = option(DIRECTIONS, help="number of directions")
+
+    def __post_init__(self) -> None:
+        check_directions(self.name, self.directions)
 
     def build(self, context: DefenseContext) -> BuiltDefense:
-        """A random direction in each layer."""
+        """A random direction in each layer, for each seed."""
         from sarsteer.steering.baselines import random_like
 
-        steering, strength = self.resolve(context)
+        built = self.controlled(context)
+        assert built.strength is not None, "every SteeredDefense has one"
         seed = context.seed if self.seed is None else self.seed
-        strength = strength.with_vectors(random_like(strength.vectors, seed))
-        return steered(self.name, strength, {**strength.settings, "seed": seed}, steering=steering.digest)
+        norms = built.strength.vectors
+        return self.with_each(built, [random_like(norms, seed + i) for i in range(self.directions)], seed)

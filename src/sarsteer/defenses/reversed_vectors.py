@@ -7,12 +7,11 @@ from typing import ClassVar
 
 from sarsteer.defenses.base import DefenseContext
 from sarsteer.defenses.built import BuiltDefense
-from sarsteer.defenses.from_artifact import ArtifactDefense
-from sarsteer.defenses.steered import steered
+from sarsteer.defenses.control import Control
 
 
 @dataclass(frozen=True)
-class ReversedVectors(ArtifactDefense):
+class ReversedVectors(Control):
     """A control: SARSteer's vectors with the opposite sign."""
 
     name: ClassVar[str] = "reversed"
@@ -21,6 +20,6 @@ class ReversedVectors(ArtifactDefense):
         """The negated vectors."""
         from sarsteer.steering.baselines import reversed_vectors
 
-        steering, strength = self.resolve(context)
-        strength = strength.with_vectors(reversed_vectors(strength.vectors))
-        return steered(self.name, strength, strength.settings, steering=steering.digest)
+        built = self.controlled(context)
+        assert built.strength is not None, "every SteeredDefense has one"
+        return self.with_vectors(built, reversed_vectors(built.strength.vectors))

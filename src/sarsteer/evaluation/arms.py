@@ -10,9 +10,10 @@ from typing import Any
 from sarsteer.data.benchmarks import LoadedBenchmark
 from sarsteer.defenses.base import DefenseContext, build_defense
 from sarsteer.defenses.built import BuiltDefense
+from sarsteer.evaluation.controls import PlannedDefense
 from sarsteer.evaluation.inputs import Inputs
 from sarsteer.evaluation.judge_choice import PlannedJudge, refusal_judge
-from sarsteer.evaluation.plan import EvaluationPlan, PlannedDefense
+from sarsteer.evaluation.plan import EvaluationPlan
 from sarsteer.runtime.pool import Pool
 from sarsteer.runtime.shared import SharedJudge, SharedModel
 

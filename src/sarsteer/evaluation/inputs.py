@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sarsteer import tiny
 from sarsteer.data.benchmarks import LoadedBenchmark
 from sarsteer.data.pairs import Pairs, load_pairs
+from sarsteer.evaluation import controls
 from sarsteer.evaluation.benchmarks import load_benchmarks
 from sarsteer.evaluation.disjoint import check_not_calibrated_on
 from sarsteer.evaluation.judge_choice import PlannedJudge, choose_judges
@@ -59,7 +60,7 @@ def load_inputs(plan: EvaluationPlan) -> Inputs:
         pairs = load_pairs(plan.calibration, "calibration")
     notes = check_not_calibrated_on(benchmarks, pairs, steering)
     judges = choose_judges(benchmarks, plan.judges)
-    notes += _notes_on(benchmarks, judges)
+    notes += [*_notes_on(benchmarks, judges), *controls.notes_on(plan.defenses)]
     if plan.model == tiny.NAME:
         notes.append(Note("these are numbers of sarsteer-tiny, a toy model; they say nothing about a large one", "toy"))
     return Inputs(benchmarks, judges, steering, pairs, tuple(notes))

@@ -9,27 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from sarsteer.data.benchmarks import BenchmarkSpec
-from sarsteer.defenses.base import Defense, Requirement
+from sarsteer.defenses.base import Requirement
 from sarsteer.defenses.registry import DEFENSES
 from sarsteer.defenses.steered import SteeredDefense
 from sarsteer.errors import EvaluationError
+from sarsteer.evaluation.controls import PlannedDefense, with_controls
 from sarsteer.evaluation.judge_choice import PlannedJudge, parse_judges
 from sarsteer.steering.strength import Strength
-
-
-@dataclass(frozen=True)
-class PlannedDefense:
-    """A defense, and its name in tables and logs.
-
-    Attributes:
-        name: the user's text; unique in a plan.
-        swept: for a point of a curve, the name of the defense whose alpha is varied; None for a row of the table.
-
-    """
-
-    name: str
-    defense: Defense
-    swept: str | None = None
 
 
 @dataclass(frozen=True)
@@ -39,7 +25,7 @@ class EvaluationPlan:
     Attributes:
         model: ``sarsteer-tiny``, a folder, a name on the Hub, or ``openai/NAME``.
         benchmarks: what to ask.
-        defenses: no defense first, points of curves last.
+        defenses: no defense first, then the others, controls, points of curves.
         out: the folder for logs and vectors.
         judges: who reads the answers; each benchmark's default if empty.
         steering: the steering file.
@@ -88,6 +74,7 @@ def parse_plan(
     max_new_tokens: int = 256,
     batch_size: int = 16,
     max_wer: float | None = None,
+    controls: bool = True,
     loading: Mapping[str, Any] | None = None,
     command: str = "",
 ) -> EvaluationPlan:
@@ -95,7 +82,8 @@ def parse_plan(
 
     Benchmarks, defenses and judges are specs, such as ``figstep:FOLDER``, ``sarsteer:alpha=0.2`` and ``keywords``; a
     judge can also be ``BENCHMARK=SPEC``. ``alpha_sweep`` gives further strengths of each steered defense, as points of
-    curves. Values of ``loading`` that are None are left out.
+    curves. ``controls`` adds the controls of one steered defense, see ``controls.with_controls``. Values of ``loading``
+    that are None are left out.
 
     Raises:
         SarsteerError: a spec is unknown or invalid, occurs twice, or requires something that is missing.
@@ -111,7 +99,7 @@ def parse_plan(
     return EvaluationPlan(
         model=model,
         benchmarks=tuple(map(BenchmarkSpec.parse, benchmarks)),
-        defenses=_parse_defenses(defenses, alpha_sweep, available),
+        defenses=_parse_defenses(defenses, alpha_sweep, available, controls),
         out=out,
         judges=parse_judges(judges),
         steering=steering,
@@ -128,7 +116,7 @@ def parse_plan(
 
 
 def _parse_defenses(
-    specs: Sequence[str], alpha_sweep: Sequence[float], available: set[Requirement]
+    specs: Sequence[str], alpha_sweep: Sequence[float], available: set[Requirement], controls: bool
 ) -> tuple[PlannedDefense, ...]:
     rows = [PlannedDefense(spec, DEFENSES.parse(spec)) for spec in specs]
     rows.sort(key=lambda row: row.defense.name != "none")  # the others are compared with it
@@ -138,7 +126,9 @@ def _parse_defenses(
         if isinstance(row.defense, SteeredDefense)
         for point in map(row.defense.at_alpha, alpha_sweep)
     ]
-    planned = (*rows, *points)
+    for row in rows:
+        row.defense.check(available)
+    planned = (*with_controls(rows, available, add=controls), *points)
     names = [one.name for one in planned]
     for one in planned:
         if names.count(one.name) > 1:

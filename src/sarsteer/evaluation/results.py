@@ -17,9 +17,9 @@ from sarsteer.files import write_text
 from sarsteer.judges.base import Verdict
 from sarsteer.stats.estimate import Estimate, Score
 
-FORMAT_VERSION = 2
-READABLE_VERSIONS = (1, 2)
-"""Version 1 has notes as texts."""
+FORMAT_VERSION = 3
+READABLE_VERSIONS = (1, 2, 3)
+"""Version 1 has notes as texts; versions 1 and 2 have no gain over a control."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Answer:
         audio: the clip's path, if the request was spoken.
         text: the instruction beside it.
         wer: word error rate of the model's transcript, if the clip is altered and this was measured.
+        direction: number of the direction that the request met, under a control with several.
 
     """
 
@@ -50,6 +51,7 @@ class Answer:
     audio: str | None = None
     text: str | None = None
     wer: float | None = None
+    direction: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Arm:
         answers: one per request, in the benchmark's order.
         steering: digest of the steering file, if one was used.
         log: path of its Inspect log.
+        control_of: for a control, the name of the defense that it controls.
 
     """
 
@@ -74,6 +77,7 @@ class Arm:
     answers: tuple[Answer, ...] = field(repr=False)
     steering: str | None = None
     log: str | None = None
+    control_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ class Evaluation:
         command: the command that produced it, ready to be run again.
         created: ISO 8601.
         versions: of the packages that matter.
-        arms: benchmark by benchmark, no defense first.
+        arms: benchmark by benchmark, no defense first, controls last.
         curve: steered defenses at other strengths, if a sweep was requested.
         layers: ``LayerReport`` of each layer as dicts, if a steering file was used.
         notes: what a reader must know.

@@ -21,7 +21,8 @@ class Metric:
         title: its heading.
         better: whether low or high values are better; None if neither.
         meaning: for the legend.
-        change: whether it is a difference from no defense.
+        change: whether it is a difference: from no defense, or from random directions.
+        always: whether the column is shown in results without controls.
 
     """
 
@@ -30,6 +31,7 @@ class Metric:
     better: Literal["low", "high"] | None
     meaning: str
     change: bool = False
+    always: bool = True
 
     @property
     def arrow(self) -> str:
@@ -54,6 +56,23 @@ METRICS = (
         "BRR",
         "high",
         "(1 + RR harmful − RR safe) / 2; refusing everything, or nothing, scores 50",
+    ),
+    Metric(
+        "gain",
+        "gain over random",
+        None,
+        "RR harmful minus that under random directions with the same norms, in points: what the vectors' direction is "
+        "worth",
+        change=True,
+        always=False,
+    ),
+    Metric(
+        "gain_safe",
+        "RR safe over random",
+        None,
+        "RR safe minus that under random directions with the same norms, in points",
+        change=True,
+        always=False,
     ),
     Metric("broken", "broken", "low", "answers that are neither a refusal nor a usable answer, of all requests"),
     Metric("unreadable", "unreadable", None, "requests without a readable verdict of the judge"),
@@ -124,7 +143,9 @@ class Block:
 def blocks(evaluation: Evaluation) -> list[Block]:
     """A block per benchmark, in the order of the results."""
     names = list(dict.fromkeys(arm.benchmark for arm in evaluation.arms))
-    return [_block(name, [arm for arm in evaluation.arms if arm.benchmark == name]) for name in names]
+    controlled = any(e is not None for arm in evaluation.arms for e in (arm.summary.gain, arm.summary.gain_safe))
+    metrics = tuple(metric for metric in METRICS if metric.always or controlled)
+    return [_block(name, [arm for arm in evaluation.arms if arm.benchmark == name], metrics) for name in names]
 
 
 def strength_of(arm: Arm) -> str:
@@ -144,10 +165,10 @@ def leader(estimates: Sequence[Estimate | None], better: Literal["low", "high"] 
     return best if all(value.disjoint(other) for i, other in known if i != best) else None
 
 
-def _block(benchmark: str, arms: list[Arm]) -> Block:
+def _block(benchmark: str, arms: list[Arm], rates: tuple[Metric, ...]) -> Block:
     notes = list(dict.fromkeys(note for arm in arms for note in arm.summary.notes))
     marks = {note: _letters(index) for index, note in enumerate(notes)}
-    metrics = SCORE_METRICS if any(arm.summary.scores is not None for arm in arms) else METRICS
+    metrics = SCORE_METRICS if any(arm.summary.scores is not None for arm in arms) else rates
     leaders = {m.key: leader([estimate_of(arm.summary, m) for arm in arms], m.better) for m in metrics}
     rows = tuple(
         Row(

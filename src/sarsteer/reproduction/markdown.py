@@ -42,7 +42,9 @@ def _table(table: ReportedTable) -> list[str]:
     titles = [f"{metric.title} {metric.arrow}".strip() for metric in table.metrics]
     rows = []
     for number, row in enumerate(table.block.rows):
-        cells = [_number(cell.estimate, cell.leads) for cell in row.cells if not cell.metric.change]
+        cells = [
+            _number(cell.estimate, cell.leads, cell.metric.change) for cell in row.cells if cell.metric in table.metrics
+        ]
         reported = [NOTHING if values[number] is None else f"*{values[number]}*" for _, values in table.reported]
         rows.append([plain(row.arm.defense), *cells, *reported])
     return [_counts(table), "", *_rows(["defense", *titles, *(title for title, _ in table.reported)], rows)]
@@ -54,7 +56,7 @@ def _counts(table: ReportedTable) -> str:
     texts = []
     for cells in columns:
         counts = {numbers.counted(cell.estimate) for cell in cells if cell.estimate is not None}
-        if counts and not cells[0].metric.change:
+        if counts and cells[0].metric in table.metrics:
             texts.append(f"{cells[0].metric.title} {' or '.join(sorted(counts))}")
     return "; ".join(texts) + "."
 
@@ -63,11 +65,11 @@ def _at(value: float, standard: float) -> str:
     return f"{value:g} (paper)" if value == standard else f"{value:g}"
 
 
-def _number(estimate: Estimate | None, leads: bool = False) -> str:
+def _number(estimate: Estimate | None, leads: bool = False, change: bool = False) -> str:
     if estimate is None:
         return NOTHING
-    number = f"**{numbers.value(estimate)}**" if leads else numbers.value(estimate)
-    return f"{number} {numbers.interval(estimate)}"
+    number = numbers.value(estimate, change)
+    return f"{f'**{number}**' if leads else number} {numbers.interval(estimate, change)}"
 
 
 def _rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -34,8 +34,8 @@ class ReportedTable:
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """The columns: rates or scores without changes, which are in the report of each step."""
-        return tuple(metric for metric in self.block.metrics if not metric.change)
+        """The columns: rates or scores, and gains over random. Other changes are in the report of each step."""
+        return tuple(metric for metric in self.block.metrics if not metric.change or not metric.always)
 
     @property
     def reported(self) -> tuple[tuple[str, tuple[float | None, ...]], ...]:
@@ -104,7 +104,14 @@ def _model_report(model: str, plan: Plan, out: Path, results: dict[Step, Evaluat
         ablation=ablation,
         curves=tuple(_curves(results)),
         benchmark=plan.setup.paired,
-        notes=tuple(dict.fromkeys(note for evaluation in results.values() for note in evaluation.notes)),
+        notes=tuple(
+            dict.fromkeys(
+                note
+                for step, evaluation in results.items()
+                for note in evaluation.notes
+                if note.kind != "controls" or step.part == "table2"  # the other parts have none on purpose
+            )
+        ),
         commands=tuple((step.name, evaluation.command) for step, evaluation in results.items()),
         files=tuple(str(results_of(step, out)) for step in results),
     )

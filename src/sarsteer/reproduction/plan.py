@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sarsteer.defenses import DEFENSES, Requirement
 from sarsteer.errors import EvaluationError
+from sarsteer.evaluation.controls import PlannedDefense, with_controls
 from sarsteer.judges.registry import parse_judge
 from sarsteer.reproduction.paper_models import MODELS
 
@@ -43,6 +45,7 @@ class Setup:
         limit: maximum number of requests per benchmark.
         max_new_tokens: maximum length of an answer.
         dtype: of the models.
+        controls: whether the main table has controls: random directions, reversed vectors, shuffled labels.
 
     """
 
@@ -54,6 +57,7 @@ class Setup:
     limit: int | None = None
     max_new_tokens: int = 256
     dtype: str | None = None
+    controls: bool = True
 
     @property
     def paired(self) -> str:
@@ -72,6 +76,7 @@ class Step:
         pairs: the number of calibration pairs.
         benchmarks: names of columns.
         defenses: specs.
+        controls: whether controls are added.
 
     """
 
@@ -81,6 +86,13 @@ class Step:
     pairs: int
     benchmarks: tuple[str, ...]
     defenses: tuple[str, ...]
+    controls: bool = False
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The defenses with their controls, by name."""
+        rows = [PlannedDefense(spec, DEFENSES.parse(spec)) for spec in self.defenses]
+        return tuple(row.name for row in with_controls(rows, set(Requirement), add=self.controls))
 
 
 @dataclass(frozen=True)
@@ -93,7 +105,7 @@ class Plan:
     @property
     def arms(self) -> int:
         """The number of different arms: one benchmark under one defense with one steering."""
-        return len({(s.model, s.pairs, b, d) for s in self.steps for b in s.benchmarks for d in s.defenses})
+        return len({(s.model, s.pairs, b, d) for s in self.steps for b in s.benchmarks for d in s.arms})
 
 
 def make_plan(setup: Setup, parts: Sequence[str] = PARTS) -> Plan:
@@ -115,7 +127,7 @@ def make_plan(setup: Setup, parts: Sequence[str] = PARTS) -> Plan:
 def _steps(setup: Setup, model: str, parts: Sequence[str]) -> Iterator[Step]:
     paired = (setup.paired,)
     if "table2" in parts:
-        yield Step(model, "table2", "table2", setup.pairs, tuple(setup.benchmarks), TABLE)
+        yield Step(model, "table2", "table2", setup.pairs, tuple(setup.benchmarks), TABLE, setup.controls)
     if "ablation" in parts:
         lambdas = tuple(f"sarsteer:lambda={value:g}" for value in LAMBDAS)
         yield Step(model, "ablation", "ablation", setup.pairs, paired, (*ABLATION, *lambdas))
@@ -165,6 +177,8 @@ def command_of(step: Step, setup: Setup, out: Path) -> str:
     ):
         if value is not None:
             parts += [option, str(value)]
+    if not step.controls:
+        parts.append("--no-controls")
     if any(known.checkpoint == setup.models[step.model] and known.remote_code for known in MODELS.values()):
         parts.append("--trust-remote-code")
     return shlex.join(parts)

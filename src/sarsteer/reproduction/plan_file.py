@@ -49,7 +49,7 @@ def load_plan(out: Path) -> Plan:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         setup = Setup(**{**data["setup"], "judges": tuple(data["setup"]["judges"])})
-        rows = [{field.name: row[field.name] for field in fields(Step)} for row in data["steps"]]
+        rows = [{f.name: row[f.name] for f in fields(Step) if f.name in row} for row in data["steps"]]
         steps = (Step(**{**r, "benchmarks": tuple(r["benchmarks"]), "defenses": tuple(r["defenses"])}) for r in rows)
         return Plan(setup, tuple(steps))
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -75,6 +75,7 @@ def _evaluation_plan(step: Step, plan: Plan, out: Path, batch_size: int, loading
         calibration=setup.calibration,
         max_new_tokens=setup.max_new_tokens,
         batch_size=batch_size,
+        controls=step.controls,
         loading=loading,
         command=command_of(step, setup, out),
     )

@@ -59,9 +59,9 @@ class Answerer:
         """
         options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, **generation}
         with self._lock:
-            if defense.guard is not None:
-                return self._guarded(defense, conversations, options)
-            return self._defended(defense, conversations, options)
+            if defense.pool:
+                return self._pooled(defense, conversations, options)
+            return self._with(defense, conversations, options)
 
     def close(self) -> None:
         """Remove the steering."""
@@ -69,6 +69,28 @@ class Answerer:
             if self._handle is not None:
                 self._handle.remove()
             self._handle = None
+
+    def _pooled(
+        self, defense: BuiltDefense, conversations: Sequence[Conversation], options: Mapping[str, Any]
+    ) -> list[Reply | Exception]:
+        """Answer each request under its member of the pool, one member after the other."""
+        members = [defense.member_for(conversation) for conversation in conversations]
+        replies: dict[int, Reply | Exception] = {}
+        for member in defense.pool:
+            own = [i for i, one in enumerate(members) if one is member]
+            replies |= zip(own, self._with(member, [conversations[i] for i in own], options), strict=True)
+        return [replies[i] for i in range(len(conversations))]
+
+    def _with(
+        self, defense: BuiltDefense, conversations: Sequence[Conversation], options: Mapping[str, Any]
+    ) -> list[Reply | Exception]:
+        if not conversations:
+            return []
+        answer = self._defended if defense.guard is None else self._guarded
+        replies = answer(defense, conversations, options)
+        return [
+            Reply(one.text, {**one.details, **defense.details}) if isinstance(one, Reply) else one for one in replies
+        ]
 
     def _defended(
         self, defense: BuiltDefense, conversations: Sequence[Conversation], options: Mapping[str, Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -66,7 +66,8 @@ class SharedModel:
         }
 
     async def ask(self, request: Request) -> Reply:
-        """The reply to one request."""
+        """The reply to one request. Requests that meet the same member of a pooled defense share batches."""
+        request = replace(request, defense=request.defense.member_for(request.conversation))
         return await self._batcher.ask(request, request.key)
 
     def _work(self, _key: Hashable, requests: list[Request]) -> Sequence[Reply | Exception]:

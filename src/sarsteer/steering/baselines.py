@@ -26,6 +26,25 @@ def reversed_vectors(vectors: torch.Tensor) -> torch.Tensor:
     return -vectors.float()
 
 
+def balanced_signs(n: int, seed: int) -> torch.Tensor:
+    """``[n]`` float64: +1 for one random half and −1 for the other; of an odd number, one is 0.
+
+    Times these signs, the differences of n pairs are those of pairs whose labels are shuffled. Because the signs sum to
+    0, what all differences share cancels out exactly; independent signs would leave a part of it, and scaling to a norm
+    would enlarge that part.
+
+    Raises:
+        CalibrationError: there are fewer than two pairs.
+
+    """
+    if n < 2:
+        raise CalibrationError(f"shuffled labels need at least 2 pairs, not {n}")
+    signs = torch.zeros(n, dtype=torch.float64)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    signs[order[: n // 2]], signs[order[n // 2 : 2 * (n // 2)]] = 1.0, -1.0
+    return signs
+
+
 def mean_ablation(refusal: torch.Tensor, safe_mean: torch.Tensor, lambda_: float = 1.0) -> torch.Tensor:
     """``v_l = r_l − λ m̂_l m̂_lᵀ r_l``: the refusal vector without its part along the mean safe activation.
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from sarsteer.defenses.random_vectors import RandomVectors
 from sarsteer.evaluation.arms import ArmTask
+from sarsteer.evaluation.controls import notes_on_directions
 from sarsteer.evaluation.inspect.logs import path_of, settings_of
 from sarsteer.evaluation.inspect.scorers import judged_of, verdict_of
 from sarsteer.evaluation.results import Answer, Arm, CurvePoint, Evaluation
@@ -41,13 +43,19 @@ def collect(logs: Sequence[EvalLog], tasks: Sequence[ArmTask], word_errors: Sequ
             if task.benchmark.name == benchmark
         ]
         undefended = next((answers for _, task, answers in rows if task.planned.name == "none"), None)
+        random = {
+            task.planned.control_of: answers
+            for _, task, answers in rows
+            if isinstance(task.planned.defense, RandomVectors)
+        }
         table: list[Arm] = []
         for log, task, answers in rows:
-            summary = _summary(answers, undefended if task.planned.name != "none" else None)
+            plain = undefended if task.planned.name != "none" else None
+            summary = _summary(task.planned.name, answers, plain, random.get(task.planned.name))
             if task.planned.swept is None:
                 table.append(_arm(log, task, answers, summary))
-            elif task.defense.strength is not None:
-                curve.append(CurvePoint(benchmark, task.planned.swept, task.defense.strength.alpha, summary))
+            elif task.defense.alpha is not None:
+                curve.append(CurvePoint(benchmark, task.planned.swept, task.defense.alpha, summary))
         arms += table
         if benchmark in errors:
             arms += _without_misheard(table, errors[benchmark])
@@ -74,6 +82,7 @@ def _arm(log: EvalLog, task: ArmTask, answers: Sequence[Answer], summary: Summar
         answers=tuple(answers),
         steering=task.defense.steering,
         log=str(path_of(log)),
+        control_of=task.planned.control_of,
     )
 
 
@@ -81,11 +90,16 @@ def _without_misheard(table: Sequence[Arm], errors: WordErrors) -> list[Arm]:
     """The arms as if the misheard clips had not been asked; none if all clips were misheard."""
     understood = [[answer for answer in arm.answers if answer.id not in errors.misheard] for arm in table]
     undefended = next((rest for arm, rest in zip(table, understood, strict=True) if arm.defense == "none"), None)
+    random = {
+        arm.control_of: rest
+        for arm, rest in zip(table, understood, strict=True)
+        if arm.settings.get("kind") == RandomVectors.name
+    }
     return [
         replace(
             arm,
             benchmark=f"{arm.benchmark}, without misheard",
-            summary=_summary(rest, undefended if arm.defense != "none" else None),
+            summary=_summary(arm.defense, rest, undefended if arm.defense != "none" else None, random.get(arm.defense)),
             answers=tuple(rest),
         )
         for arm, rest in zip(table, understood, strict=True)
@@ -93,15 +107,18 @@ def _without_misheard(table: Sequence[Arm], errors: WordErrors) -> list[Arm]:
     ]
 
 
-def _summary(answers: Sequence[Answer], undefended: Sequence[Answer] | None) -> Summary:
+def _summary(
+    name: str, answers: Sequence[Answer], undefended: Sequence[Answer] | None, random: Sequence[Answer] | None
+) -> Summary:
     items = [
         JudgedAnswer(
             one.question, one.answer, one.label, category=one.category, id=one.id, cluster=one.cluster, pair=one.pair
         )
         for one in answers
     ]
-    plain = None if undefended is None else [one.verdict for one in undefended]
-    return summarize([one.verdict for one in answers], items, plain)
+    plain, control = (None if others is None else [one.verdict for one in others] for others in (undefended, random))
+    summary = summarize([one.verdict for one in answers], items, plain, control)
+    return replace(summary, notes=(*summary.notes, *notes_on_directions(name, answers)))
 
 
 def _answers(log: EvalLog, task: ArmTask, wer: Mapping[str, float]) -> list[Answer]:
@@ -123,6 +140,7 @@ def _answers(log: EvalLog, task: ArmTask, wer: Mapping[str, float]) -> list[Answ
                 audio=sample.metadata.get("audio"),
                 text=sample.metadata.get("text"),
                 wer=wer.get(str(sample.id)),
+                direction=(sample.output.metadata or {}).get("direction"),
             )
         )
     return answers

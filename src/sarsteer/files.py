@@ -35,6 +35,11 @@ def atomic_path(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def cache_folder() -> Path:
+    """``SARSTEER_CACHE``, or ``~/.cache/sarsteer``."""
+    return Path(os.environ.get("SARSTEER_CACHE") or Path.home() / ".cache" / "sarsteer")
+
+
 def write_text(target: Path, text: str) -> None:
     """Write ``text`` atomically, in UTF-8."""
     with atomic_path(target) as temporary:

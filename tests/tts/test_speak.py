@@ -19,10 +19,10 @@ import pytest
 from sarsteer.audio import Clip, load_clip
 from sarsteer.data.manifest import Item, load_items
 from sarsteer.data.pairs import load_pairs
+from sarsteer.data.speech import plan, speak_items
 from sarsteer.errors import MissingExtraError, SpeechError
 from sarsteer.tts.engine import Engine
 from sarsteer.tts.espeak import EspeakEngine
-from sarsteer.tts.job import plan, speak_items
 from sarsteer.tts.registry import ENGINES, load_engine
 from tests.cli.test_cli import refused, run
 

@@ -20,7 +20,8 @@ def calibrate(
     pairs: Annotated[
         str,
         typer.Option(
-            "--pairs", help="Manifest (JSONL) of clips and safe twins, figstep@train:FOLDER, or sarsteer-tiny."
+            "--pairs",
+            help="sarsteer-pairs, a manifest (JSONL) of clips and safe twins, figstep@train:FOLDER, or sarsteer-tiny.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Steering file to write (.safetensors).")],

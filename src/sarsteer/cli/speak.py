@@ -40,7 +40,7 @@ def speak(
     written = [item for item in items if item.modality == "text"]
     if not written:
         raise SarsteerError(f"none of the {len(items)} items is text; give a manifest of written requests")
-    from sarsteer.tts.job import speak_items
+    from sarsteer.data.speech import speak_items
     from sarsteer.tts.registry import load_engine
 
     loaded = load_engine(engine, model=model, base_url=base_url)
@@ -78,7 +78,7 @@ def speak(
 def _check_license(benchmark: str | None, permitted: bool) -> None:
     """Refuse before anything is fetched."""
     from sarsteer.data.benchmarks import BenchmarkSpec
-    from sarsteer.tts.job import refuse_unless_permitted
+    from sarsteer.data.speech import refuse_unless_permitted
 
     if benchmark is not None and not permitted:
         refuse_unless_permitted(BenchmarkSpec.parse(benchmark).benchmark)

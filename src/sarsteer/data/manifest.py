@@ -56,6 +56,14 @@ class Item:
         return self.label == "harmful"
 
     @property
+    def group(self) -> str:
+        """What kind of request it is: its key ``group``, or ``harmful``, ``twin`` or ``benign``."""
+        named = self.extra.get("group")
+        if isinstance(named, str) and named:
+            return named
+        return "harmful" if self.harmful else "twin" if self.pair is not None else "benign"
+
+    @property
     def audio(self) -> Path:
         """The clip.
 
@@ -91,8 +99,12 @@ def place_errors(items: Sequence[Item]) -> Iterator[None]:
         raise error.at(f"item {items[error.index].id!r}") from None
 
 
-def load_items(manifest: str | os.PathLike[str]) -> list[Item]:
+def load_items(manifest: str | os.PathLike[str], *, modality: str | None = None) -> list[Item]:
     """Read a manifest.
+
+    Args:
+        manifest: its file.
+        modality: of rows that do not name one; by default that of the row's file, or ``"audio"``.
 
     Raises:
         ManifestError: a line is invalid, lacks a key or repeats an id, or its clip is missing or outside the
@@ -118,7 +130,7 @@ def load_items(manifest: str | os.PathLike[str]) -> list[Item]:
         if not line.strip():
             continue
         place = f"{path}, line {number}"
-        item = _read_line(line, place, root)
+        item = _read_line(line, place, root, modality)
         if item.id in first_line:
             raise ManifestError(
                 f"repeats id {item.id!r} of line {first_line[item.id]}; give each item its own id", place=place
@@ -130,7 +142,7 @@ def load_items(manifest: str | os.PathLike[str]) -> list[Item]:
     return items
 
 
-def _read_line(line: str, place: str, root: Path) -> Item:
+def _read_line(line: str, place: str, root: Path, default: str | None) -> Item:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
@@ -138,7 +150,7 @@ def _read_line(line: str, place: str, root: Path) -> Item:
         raise ManifestError(f"is not valid JSON ({reason}); fix or delete the line", place=place) from None
     if not isinstance(row, dict):
         raise ManifestError('is not a JSON object; write {"id": ..., "audio": ...}', place=place)
-    modality = _modality(row, place)
+    modality = _modality(row, place, default)
     media = None if modality == "text" else modality
     for key in ("id", *((media,) if media else ()), "question", "label"):
         if not isinstance(row.get(key), str) or not row[key].strip():
@@ -165,14 +177,14 @@ def _read_line(line: str, place: str, root: Path) -> Item:
     )
 
 
-def _modality(row: dict[str, Any], place: str) -> str:
-    """A row's ``modality``, else that of its file; audio if it names no file."""
+def _modality(row: dict[str, Any], place: str, default: str | None) -> str:
+    """A row's ``modality``, else that of its file, else ``default``, else audio."""
     files = [kind for kind in kinds() if kind in row]
     if len(files) > 1:
         raise ManifestError(f"has {' and '.join(files)}; give one file per row", place=place)
     modality = row.get("modality")
     if modality is None:
-        return files[0] if files else "audio"
+        return files[0] if files else default or "audio"
     if modality != "text" and modality not in kinds():
         known = ", ".join(("text", *kinds()))
         raise ManifestError(f"unknown modality {modality!r}; use one of {known}", place=place)

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import overload
 
 from sarsteer import tiny
+from sarsteer.data import sarsteer_pairs
 from sarsteer.data.benchmarks.load import load_benchmark
 from sarsteer.data.benchmarks.registry import names_benchmark
 from sarsteer.data.manifest import Item, load_items
 from sarsteer.errors import ManifestError
 
 SPLITS = ("calibration", "test")
+PAIRED = ("harmful", "twin", "contrast", "borderline")
+"""Groups of ``sarsteer-pairs`` that are pairs; the others are benign requests without a twin."""
+BENIGN = ("everyday", "other")
 
 
 @dataclass(frozen=True)
@@ -70,27 +74,80 @@ class Pairs(Sequence[Pair]):
         return digest.hexdigest()
 
 
-def load_pairs(name_or_manifest: str | os.PathLike[str], split: str = "calibration") -> Pairs:
+def load_pairs(
+    name_or_manifest: str | os.PathLike[str], split: str = "calibration", *, voices: Sequence[str] | None = None
+) -> Pairs:
     """Load pairs.
 
     Args:
-        name_or_manifest: ``"sarsteer-tiny"`` for the embedded clips, a manifest, a folder that contains
-            ``calibration.jsonl`` and ``test.jsonl``, or a benchmark with safe twins and its folder, such as
-            ``"figstep@train:FOLDER"``.
-        split: ``"calibration"`` or ``"test"``; a single manifest and a benchmark give every pair.
+        name_or_manifest: ``"sarsteer-pairs"`` for our calibration set, spoken on first use; ``"sarsteer-tiny"`` for the
+            embedded clips; a manifest; a folder that contains ``calibration.jsonl`` and ``test.jsonl``; or a benchmark
+            with safe twins and its folder, such as ``"figstep@train:FOLDER"``.
+        split: ``"calibration"`` or ``"test"``, and ``"tuning"`` of ``sarsteer-pairs``; a single manifest and a
+            benchmark give every pair.
+        voices: who speaks ``sarsteer-pairs``; see ``load_sarsteer_pairs``.
 
     Raises:
         ManifestError: the manifest is invalid, or a clip has no twin.
         BenchmarkError: the benchmark is missing, or not in its format.
+        SpeechError: a voice is missing.
 
     """
+    name = os.fspath(name_or_manifest)
+    if name == sarsteer_pairs.NAME:
+        return pair_up(sarsteer_pairs.load_sarsteer_pairs(split, PAIRED, voices=voices), name)
+    check_voices(name, voices)
     if split not in SPLITS:
         raise ManifestError(f"unknown split {split!r}; use one of {', '.join(SPLITS)}")
-    name = os.fspath(name_or_manifest)
     if ":" in name and not Path(name).exists() and names_benchmark(name):
         return pair_up(load_benchmark(name).items, name)
     manifest = manifest_path(name, split)
     return pair_up(load_items(manifest), str(manifest))
+
+
+def load_benign(
+    name_or_manifest: str | os.PathLike[str], split: str = "calibration", *, voices: Sequence[str] | None = None
+) -> list[Item]:
+    """Load safe requests that have no harmful twin, for the gate.
+
+    Args:
+        name_or_manifest: ``"sarsteer-pairs"`` for its everyday requests and other speech; a manifest; a folder that
+            contains ``calibration.jsonl`` and ``test.jsonl``; or a benchmark, such as ``"xstest_spoken:FOLDER"``.
+        split: as in ``load_pairs``.
+        voices: as in ``load_pairs``.
+
+    Raises:
+        ManifestError: the manifest is invalid, or contains a harmful item.
+        BenchmarkError: the benchmark is missing, or not in its format.
+        SpeechError: a voice is missing.
+
+    """
+    name = os.fspath(name_or_manifest)
+    if name == sarsteer_pairs.NAME:
+        return sarsteer_pairs.load_sarsteer_pairs(split, BENIGN, voices=voices)
+    check_voices(name, voices)
+    if ":" in name and not Path(name).exists() and names_benchmark(name):
+        items = list(load_benchmark(name).items)
+    else:
+        items = load_items(manifest_path(name, split))
+    for item in items:
+        if item.harmful:
+            raise ManifestError(
+                f"item {item.id!r} is harmful; benign requests must be safe, harmful ones belong to the pairs",
+                place=name,
+            )
+    return items
+
+
+def check_voices(name: str, voices: Sequence[str] | None) -> None:
+    """Refuse voices for clips that exist already.
+
+    Raises:
+        ManifestError: voices are given.
+
+    """
+    if voices is not None:
+        raise ManifestError(f"its clips exist already; only {sarsteer_pairs.NAME} is spoken in voices", place=name)
 
 
 def manifest_path(name_or_manifest: str | os.PathLike[str], split: str) -> Path:

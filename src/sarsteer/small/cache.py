@@ -6,23 +6,18 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 from sarsteer.errors import ModelError
+from sarsteer.files import cache_folder
+from sarsteer.progress import progress
 from sarsteer.small import checkpoint
 from sarsteer.small.design import NAME
 from sarsteer.small.source import WHEEL_ORIGIN, describe, digest
 
 FORMAT = 1  # of what is written; raise it to have old caches built again
 RECORD = "complete.json"
-
-
-def cache_root() -> Path:
-    """``SARSTEER_CACHE``, or ``~/.cache/sarsteer``."""
-    return Path(os.environ.get("SARSTEER_CACHE") or Path.home() / ".cache" / "sarsteer")
 
 
 def small_folder() -> Path:
@@ -62,7 +57,7 @@ def small_folder() -> Path:
 
 def _folder(trained: str, origin: str) -> Path:
     key = hashlib.sha256(f"{FORMAT} {trained} {origin}".encode()).hexdigest()[:16]
-    return cache_root() / f"{NAME}-{key}"
+    return cache_folder() / f"{NAME}-{key}"
 
 
 def is_whole(folder: Path) -> bool:
@@ -81,7 +76,7 @@ def _build(folder: Path) -> None:
     temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
     try:
         temporary.mkdir()
-        with _progress(f"{NAME}: building the model in {folder} (once)") as report:
+        with progress(f"{NAME}: building the model in {folder} (once)") as report:
             checkpoint.write_checkpoint(temporary, report)
         record = {path.name: digest(path) for path in sorted(temporary.iterdir())}
         (temporary / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -89,25 +84,3 @@ def _build(folder: Path) -> None:
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-class _progress:
-    """A progress bar on standard error; one line if that is not a terminal."""
-
-    def __init__(self, title: str) -> None:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        self._console = Console(stderr=True)
-        self._bar = Progress(console=self._console, transient=True, disable=not sys.stderr.isatty())
-        self._title = title
-
-    def __enter__(self) -> Callable[[float], None]:
-        if not sys.stderr.isatty():
-            print(self._title, file=sys.stderr, flush=True)
-        self._bar.start()
-        task = self._bar.add_task(self._title, total=1.0)
-        return lambda share: self._bar.update(task, completed=share)
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()

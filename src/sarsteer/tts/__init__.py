@@ -1,1 +1,1 @@
-"""Text to speech: engines behind one small interface, and a job that speaks a manifest."""
+"""Text to speech: engines behind one small interface, and clips named by what determines their sound."""

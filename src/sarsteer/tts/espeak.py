@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
@@ -137,15 +137,11 @@ class EspeakEngine(Engine):
     @property
     def version(self) -> str:
         """The release of the library."""
-        return version("espeakng-loader")
-
-    @cached_property
-    def _voices(self) -> tuple[frozenset[str], frozenset[str]]:
-        return _voices(str(_loader().get_data_path()))
+        return _release()
 
     def check_voice(self, voice: str) -> None:
         """Check that the voice exists: on some names espeak loops forever, or silently uses another voice."""
-        voices, variants = self._voices
+        voices, variants = _voices(str(_loader().get_data_path()))
         name, _, variant = voice.partition("+")
         if name.lower() not in voices:
             near = ", ".join(sorted(known for known in voices if known.startswith(name.lower()[:2]))[:8])
@@ -174,13 +170,14 @@ def _loader() -> Any:
     return espeakng_loader
 
 
+@lru_cache(maxsize=1)
+def _release() -> str:
+    return version("espeakng-loader")
+
+
+@lru_cache(maxsize=1)
 def _voices(data: str) -> tuple[frozenset[str], frozenset[str]]:
-    """The voices, each by the first language in its file, and the variants."""
-    voices = set()
-    for path in (Path(data) / "lang").rglob("*"):
-        if path.is_file():
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            language = next((line.split() for line in lines if line.startswith("language")), [])
-            voices |= {word.lower() for word in language[1:2]}
+    """The voices, by the names of their files, which is what espeak accepts, and the variants."""
+    voices = {path.name.lower() for path in (Path(data) / "lang").rglob("*") if path.is_file()}
     variants = frozenset(path.name for path in (Path(data) / "voices" / "!v").iterdir())
     return frozenset(voices), variants

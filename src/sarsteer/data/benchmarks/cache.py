@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 from sarsteer.errors import BenchmarkError
-from sarsteer.files import atomic_path
+from sarsteer.files import atomic_path, cache_folder
 
 _MAGIC = ((b"RIFF", ".wav"), (b"fLaC", ".flac"), (b"OggS", ".ogg"), (b"ID3", ".mp3"), (b"\xff", ".mp3"))
-
-
-def cache_folder() -> Path:
-    """``SARSTEER_CACHE``, or ``~/.cache/sarsteer``."""
-    return Path(os.environ.get("SARSTEER_CACHE") or Path.home() / ".cache" / "sarsteer")
 
 
 def store_clip(data: bytes) -> Path:

@@ -6,29 +6,22 @@ written last.
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
-from sarsteer.audio import SILENCE, Clip
 from sarsteer.data.benchmarks.benchmark import Benchmark
 from sarsteer.data.benchmarks.registry import BENCHMARKS
 from sarsteer.data.manifest import Item
 from sarsteer.data.save import save_items
 from sarsteer.data.text import normalize
 from sarsteer.errors import SpeechError
-from sarsteer.files import atomic_path
+from sarsteer.tts.clips import clip_name, speak, write_clip
 from sarsteer.tts.engine import Engine
+from sarsteer.tts.speaker import Speaker
 
 MANIFEST = "manifest.jsonl"
-_FORMAT = 1
-"""Part of every clip's name: increase it if the conversion of samples to files changes."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +138,7 @@ def speak_items(
     except OSError as error:
         reason = error.strerror or error
         raise SpeechError(f"cannot be created ({reason}); choose another folder", place=str(clips)) from None
-    paths = [clips / f"{_key(engine, item, speed)}.wav" for item in planned]
+    paths = [clips / clip_name([(Speaker(engine, item.extra["voice"]), item.question)], speed) for item in planned]
     missing: dict[Path, Item] = {}
     for path, item in zip(paths, planned, strict=True):
         if not path.is_file():
@@ -153,12 +146,15 @@ def speak_items(
     done = total = len(set(paths))
     done -= len(missing)
 
-    def speak(target: tuple[Path, Item]) -> None:
+    def make(target: tuple[Path, Item]) -> None:
         path, item = target
-        _write(path, _speak(engine, item, speed))
+        try:
+            write_clip(path, speak(Speaker(engine, item.extra["voice"]), item.question, speed))
+        except SpeechError as error:
+            raise error.at(f"item {item.id!r}") from None
 
     with ThreadPoolExecutor(engine.in_flight) as pool:
-        futures = [pool.submit(speak, target) for target in missing.items()]
+        futures = [pool.submit(make, target) for target in missing.items()]
         try:
             for future in futures:
                 future.result()
@@ -172,31 +168,3 @@ def speak_items(
     manifest = folder / MANIFEST
     save_items(manifest, spoken)
     return Spoken(manifest, spoken, new=len(missing), existing=total - len(missing))
-
-
-def _key(engine: Engine, item: Item, speed: float) -> str:
-    parts = [_FORMAT, engine.name, engine.version, item.extra["voice"], speed, item.question]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _speak(engine: Engine, item: Item, speed: float) -> Clip:
-    try:
-        clip = engine.speak(item.question, item.extra["voice"], speed)
-    except SpeechError as error:
-        raise SpeechError(str(error), place=f"item {item.id!r}") from None
-    if not len(clip.samples) or float(np.abs(clip.samples).max()) < SILENCE:
-        raise SpeechError(
-            f"{engine.name} returned silence for {item.question!r}; use a voice of its language",
-            place=f"item {item.id!r}",
-        )
-    return clip
-
-
-def _write(path: Path, clip: Clip) -> None:
-    import soundfile
-
-    samples = clip.samples / max(1.0, float(np.abs(clip.samples).max()))
-    data = io.BytesIO()
-    soundfile.write(data, samples, clip.rate, format="WAV", subtype="PCM_16")
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data.getvalue())

@@ -75,6 +75,7 @@ def calibrate(
             batch_size=batch_size,
             checkpoint=checkpoint,
             progress=lambda done, total: report("Calibrating", done, total),
+            gate_progress=lambda done, total: report("Fitting the gate", done, total),
         )
     steering.save(out)
     checkpoint.unlink(missing_ok=True)

@@ -40,6 +40,7 @@ def calibrate(
     batch_size: int = DEFAULT_BATCH,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    gate_progress: Progress | None = None,
 ) -> Steering:
     """Learn the refusal vectors and the safe subspace of ``model`` from ``pairs``, and fit a gate.
 
@@ -56,6 +57,7 @@ def calibrate(
         batch_size: pairs per step.
         checkpoint: a file for the progress so far; a killed run resumes from it.
         progress: called with the number of pairs done and of all pairs.
+        gate_progress: called with the number of layers in which the gate was fitted and of all such layers.
 
     Raises:
         CalibrationError: there are fewer than two pairs, the prompt is empty, the model is steered, or the checkpoint
@@ -96,7 +98,7 @@ def calibrate(
         writer.update(state)
         if progress is not None:
             progress(state.done, len(pairs))
-    return _with_gate(_finish(model, pairs, state, settings), state, target_fpr)
+    return _with_gate(_finish(model, pairs, state, settings), state, target_fpr, gate_progress)
 
 
 def _settings(
@@ -151,11 +153,13 @@ def _finish(model: ActivationSource, pairs: Pairs, state: CalibrationState, sett
     )
 
 
-def _with_gate(steering: Steering, state: CalibrationState, target_fpr: float | None) -> Steering:
+def _with_gate(
+    steering: Steering, state: CalibrationState, target_fpr: float | None, progress: Progress | None
+) -> Steering:
     reason = "none was requested"
     if target_fpr is not None:
         try:
-            gate = fit_gate(state.harmful[: state.done], state.safe[: state.done], target_fpr)
+            gate = fit_gate(state.harmful[: state.done], state.safe[: state.done], target_fpr, progress=progress)
             calibrated = {"fingerprint": steering.fingerprint.digest, "instruction": steering.metadata["instruction"]}
             return steering.with_gate(replace(gate, metadata={**gate.metadata, **calibrated}))
         except CalibrationError as error:

@@ -8,7 +8,7 @@ Each layer is tested with three detectors, as the gate is fitted with three: the
 discriminant analysis, whose direction is ``Σ⁻¹ d``, where the covariance within classes and that of all clips are
 equivalent (they differ by a multiple of ``d dᵀ``, which only changes the length); and ridge regression in place of
 logistic regression, with the small ridge that its penalty amounts to, because fitting it for every draw would take too
-long. The covariance of all clips does not depend on the labels, so hundreds of draws cost little.
+long. The covariance of all clips does not depend on the labels, so all draws share one Cholesky factor.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from sarsteer.steering.gate.distance import ledoit_wolf
+from sarsteer.steering.gate.samples import Samples
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +33,7 @@ LOGISTIC_C = 100.0
 
 
 class ChanceTest:
-    """Tests one layer after another, and keeps the best AUROC of each draw.
+    """Tests one layer after another, fold by fold, and keeps the best AUROC of each draw.
 
     Args:
         n: number of pairs; rows are n harmful clips and then their n twins.
@@ -50,14 +49,13 @@ class ChanceTest:
         self._folds = folds
         self._best: Floats = np.zeros(1 + DRAWS)
 
-    def add(self, rows: Floats, width: int) -> None:
-        """Test one layer: clips ``[2n, R]`` in orthonormal coordinates, of activations of ``width`` D."""
+    def add(self, folds: Sequence[tuple[Samples, Floats]]) -> None:
+        """Test one layer: for each fold, its fitting rows, and the products of its held-out rows with them."""
         aurocs = np.zeros((3, self._signs.shape[1]))  # per detector, summed over the folds
-        for fit, held_out in self._folds:
-            centered = rows[fit] - rows[fit].mean(0)
-            differences = centered.T @ self._signs[fit]  # [R, 1 + draws], d times half the number of clips
-            for index, directions in enumerate((differences, *_solved(centered, width, differences))):
-                aurocs[index] += self._aurocs(rows[held_out] @ directions, self._signs[held_out] > 0)
+        for (fit, held_out), (samples, across) in zip(self._folds, folds, strict=True):
+            signs = self._signs[fit]  # coefficients of d, times half the number of clips
+            for index, coefficients in enumerate((signs, *_solved(samples, signs))):
+                aurocs[index] += self._aurocs(across @ coefficients, self._signs[held_out] > 0)
         self._best = np.maximum(self._best, aurocs.max(0) / len(self._folds))
 
     @staticmethod
@@ -75,19 +73,15 @@ class ChanceTest:
         return float((self._best >= self._best[0] - 1e-12).mean())
 
 
-def _solved(centered: Floats, width: int, differences: Floats) -> list[Floats]:
-    """``Σ⁻¹ differences``, with the rows' covariance after Ledoit-Wolf shrinkage and with a small ridge."""
-    rho, mean_variance = ledoit_wolf(torch.from_numpy(centered @ centered.T), width)
+def _solved(samples: Samples, signs: Floats) -> list[Floats]:
+    """Coefficients of ``Σ⁻¹ d``, with the covariance after Ledoit-Wolf shrinkage and with a small ridge."""
+    rho, mean_variance = samples.shrinkage()
     if mean_variance <= 0:  # all clips are equal
-        return [differences]
-    covariance = centered.T @ centered / len(centered)
-    identity = np.eye(len(covariance))
+        return [signs]
+    m = len(samples.gram)
     # the curvature of the logistic loss is at most 1/4
-    ridge = 4 / (LOGISTIC_C * len(centered)) * mean_variance * width
+    ridge = 4 / (LOGISTIC_C * m) * mean_variance * samples.width
     return [
-        np.linalg.solve(matrix, differences)
-        for matrix in (
-            (1 - rho) * covariance + max(rho, 1e-6) * mean_variance * identity,
-            covariance + ridge * identity,
-        )
+        samples.solve((1 - rho) / m, max(rho, 1e-6) * mean_variance, signs),
+        samples.solve(1 / m, ridge, signs),
     ]

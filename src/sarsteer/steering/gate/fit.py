@@ -4,8 +4,8 @@ Each layer and method is measured by cross-validated AUROC; the two clips of a p
 those within one standard error of the best, the simplest method and then the earliest layer is chosen. The threshold
 comes from the scores of safe clips by detectors that were not fitted on them.
 
-Everything is computed in the span of the calibration clips: n coordinates instead of D. That is exact, because each of
-these detectors is in that span.
+The Gram matrix of the clips at one layer serves all folds, detectors and the chance test (``samples``). Layers are
+fitted one after another, so the memory needed beside the activations does not grow with their number.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ import numpy as np
 import torch
 
 from sarsteer.errors import CalibrationError, SteeringError
-from sarsteer.steering.gate.chance import LOGISTIC_C, MAX_P, ChanceTest
-from sarsteer.steering.gate.distance import fit_distance, ledoit_wolf
+from sarsteer.steering.gate.chance import MAX_P, ChanceTest
+from sarsteer.steering.gate.detectors import METHODS, scaled
+from sarsteer.steering.gate.distance import fit_distance
 from sarsteer.steering.gate.gate import Gate, threshold_for
+from sarsteer.steering.gate.samples import Samples
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
     Labels = NDArray[np.int64]
-    Method = Callable[[Floats, Labels, int], Floats]
 
+Progress = Callable[[int, int], None]
 TARGET_FPR = 0.05
 FOLDS = 5
 MIN_PAIRS = 10
@@ -66,6 +68,7 @@ def fit_gate(
     *,
     methods: Sequence[str] | None = None,
     layers: Sequence[int] | None = None,
+    progress: Progress | None = None,
 ) -> Gate:
     """Fit a gate to activations at the last prompt token; row i of both tensors is pair i.
 
@@ -75,6 +78,7 @@ def fit_gate(
         target_fpr: the share of held-out safe clips that may open the gate.
         methods: names from ``METHODS``; all by default.
         layers: the layers to choose from; all but the last by default, which has no layer above it to steer.
+        progress: called with the number of layers done and of all layers.
 
     Raises:
         CalibrationError: there are too few pairs, no layer separates the classes, no threshold meets the rate and
@@ -87,13 +91,21 @@ def fit_gate(
         raise CalibrationError(f"{n} pairs are too few to hold some out; give at least {MIN_PAIRS}")
     if depth < 2:
         raise CalibrationError("a model with one layer has no layer above a gate to steer; calibrate without a gate")
-    if not (torch.isfinite(harmful).all() and torch.isfinite(safe).all()):
+    if not all(torch.isfinite(rows[:, layer]).all() for rows in (harmful, safe) for layer in range(depth)):
         raise CalibrationError("the activations contain NaN or infinite values; load the model in bfloat16 or float32")
-    candidates, chance, width = [], ChanceTest(n, folds(n)), harmful.shape[-1]
-    for layer in range(depth - 1) if layers is None else layers:
-        reduced = in_span(torch.cat([harmful[:, layer], safe[:, layer]]))
-        chance.add(reduced, width)
-        candidates += [cross_validate(name, layer, reduced, n, width) for name in methods or METHODS]
+    candidates: list[CrossValidation] = []
+    splits = folds(n)
+    chance = ChanceTest(n, splits)
+    tried = range(depth - 1) if layers is None else layers
+    for done, layer in enumerate(tried):
+        if progress is not None:
+            progress(done, len(tried))
+        samples = Samples.of(torch.cat([harmful[:, layer], safe[:, layer]]))
+        parts = [(samples.part(fit), samples.beside(held_out, fit)) for fit, held_out in splits]
+        chance.add(parts)
+        candidates += [cross_validate(name, layer, parts, n) for name in methods or METHODS]
+    if progress is not None:
+        progress(len(tried), len(tried))
     chosen, best = choose(candidates)
     if best.auroc - best.error < MIN_AUROC:
         raise CalibrationError(
@@ -127,15 +139,15 @@ def choose(candidates: Sequence[CrossValidation]) -> tuple[CrossValidation, Cros
     return min(as_good, key=lambda candidate: (order.index(candidate.method), candidate.layer)), best
 
 
-def cross_validate(method: str, layer: int, rows: Floats, n: int, width: int) -> CrossValidation:
-    """Measure ``method`` on ``rows`` ``[2n, R]``: n harmful clips and then their n safe twins; D is ``width``."""
+def cross_validate(method: str, layer: int, parts: Sequence[tuple[Samples, Floats]], n: int) -> CrossValidation:
+    """Measure ``method`` on n pairs: for each of ``folds(n)``, the rows to fit on and the others beside them."""
     from sklearn.metrics import roc_auc_score
 
     labels = np.repeat([1, 0], n)
     scores, aurocs = np.empty(2 * n), []
-    for fit, held_out in folds(n):
-        weight, bias = scaled(METHODS[method], rows[fit], labels[fit], width)
-        scores[held_out] = rows[held_out] @ weight + bias
+    for (fit, held_out), (samples, across) in zip(folds(n), parts, strict=True):
+        coefficients, bias = scaled(METHODS[method], samples, labels[fit])
+        scores[held_out] = across @ coefficients + bias
         aurocs.append(float(roc_auc_score(labels[held_out], scores[held_out])))
     return CrossValidation(method, layer, tuple(aurocs), scores)
 
@@ -146,68 +158,6 @@ def folds(n: int) -> list[tuple[Labels, Labels]]:
 
     pair = np.tile(np.arange(n), 2)
     return list(GroupKFold(FOLDS, shuffle=True, random_state=0).split(pair, groups=pair))
-
-
-# ---- detectors -------------------------------------------------------------------------------------------------------
-
-
-def difference_of_means(x: Floats, y: Labels, width: int) -> Floats:
-    """The mean harmful activation minus the mean safe one."""
-    return np.asarray(x[y == 1].mean(0) - x[y == 0].mean(0))
-
-
-def shrunk_lda(x: Floats, y: Labels, width: int) -> Floats:
-    """Linear discriminant analysis with Ledoit and Wolf's shrinkage of the classes' common covariance."""
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-
-    # scikit-learn's "auto" standardizes each coordinate first, which is meaningless in rotated coordinates, and it does
-    # not know about the D − R directions without variance. The share below gives the same ratio of ridge to covariance
-    # in R coordinates as the estimate has in D.
-    centered = torch.from_numpy(np.concatenate([x[y == c] - x[y == c].mean(0) for c in (0, 1)]))
-    rho, mean_variance = ledoit_wolf(centered @ centered.T, width)
-    ridge = rho * mean_variance
-    variance = (1 - rho) * mean_variance * width / x.shape[1]
-    share = ridge / (ridge + variance) if ridge + variance > 0 else 1.0
-    lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=max(share, 1e-6), priors=[0.5, 0.5]).fit(x, y)
-    return np.asarray(lda.coef_[0])
-
-
-def logistic_regression(x: Floats, y: Labels, width: int) -> Floats:
-    """L2-regularized, on activations scaled to unit total variance."""
-    from sklearn.linear_model import LogisticRegression
-
-    centered = x - x.mean(0)
-    unit = np.sqrt(np.square(centered).sum(1).mean()) or 1.0
-    return np.asarray(LogisticRegression(C=LOGISTIC_C, max_iter=2000).fit(centered / unit, y).coef_[0])
-
-
-METHODS: dict[str, Method] = {
-    "difference of means": difference_of_means,
-    "shrunk LDA": shrunk_lda,
-    "logistic regression": logistic_regression,
-}
-"""Detectors, the simplest first. Each returns a direction ``[R]`` from rows ``[m, R]``, labels ``[m]`` (1 for harmful)
-and the width D."""
-
-
-def scaled(method: Method, x: Floats, y: Labels, width: int) -> tuple[Floats, float]:
-    """Weight and bias that put the means of safe and harmful rows at −1 and 1, so that folds are comparable."""
-    if not x.shape[1]:  # all clips are equal
-        return np.zeros(0), 0.0
-    weight = method(x, y, width)
-    harmful, safe = float(x[y == 1].mean(0) @ weight), float(x[y == 0].mean(0) @ weight)
-    half = (harmful - safe) / 2
-    if not np.isfinite(half) or half <= 0:
-        return np.zeros_like(weight), 0.0  # no separation: every score is 0, and the AUROC one half
-    return weight / half, -(harmful + safe) / 2 / half
-
-
-def in_span(rows: torch.Tensor) -> Floats:
-    """Rows ``[m, D]`` in orthonormal coordinates of their span: ``[m, R]``, with the same products and distances."""
-    x = rows.double() - rows.double().mean(0)
-    squares, vectors = torch.linalg.eigh(x @ x.T)
-    kept = squares > 1e-12 * squares[-1].clamp(min=1e-300)
-    return np.asarray((vectors[:, kept] * squares[kept].sqrt()).numpy())
 
 
 # ---- the gate --------------------------------------------------------------------------------------------------------
@@ -224,13 +174,8 @@ def _finish(
     n = len(harmful)
     rows, labels = torch.cat([harmful, safe]), np.repeat([1, 0], n)
     center = rows.double().mean(0)
-    x = rows.double() - center
-    squares, vectors = torch.linalg.eigh(x @ x.T)
-    kept = squares > 1e-12 * squares[-1]
-    coordinates = vectors[:, kept] * squares[kept].sqrt()
-    small, bias = scaled(METHODS[chosen.method], coordinates.numpy(), labels, harmful.shape[-1])
-    basis = (vectors[:, kept] / squares[kept].sqrt()).T @ x  # [R, D], orthonormal rows
-    weight = torch.from_numpy(small) @ basis
+    coefficients, bias = scaled(METHODS[chosen.method], Samples.of(rows), labels)
+    weight = torch.from_numpy(coefficients) @ (rows.double() - center)
     held_harmful, held_safe = chosen.scores[:n].tolist(), chosen.scores[n:].tolist()
     limit = _limit(rows, torch.from_numpy(labels))
     return Gate(

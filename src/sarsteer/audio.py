@@ -8,8 +8,6 @@ import hashlib
 import io
 import os
 import struct
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,15 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sarsteer.errors import AudioError
+from sarsteer.urls import fetch, is_url, shown
 
 SILENCE = 1e-4
 """Peak amplitude below which a clip is silent (-80 dBFS), as from a microphone that is off."""
-
-MAX_BYTES = 256 * 1024 * 1024
-"""Largest encoded clip that is read from a URL."""
-
-URL_TIMEOUT = 30.0
-"""Timeout of a URL, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +82,9 @@ AudioSource = str | os.PathLike[str] | bytes | npt.NDArray[Any]
 def load_clip(
     source: AudioSource, *, rate: int | None = None, name: str | None = None, max_seconds: float | None = None
 ) -> Clip:
-    """Read a clip from a path, an ``http(s)``/``file``/``data`` URL, encoded bytes, or an array.
+    """Read a clip from a path, a URL, encoded bytes, or an array.
+
+    A ``data`` URL is always read; other URLs only if ``SARSTEER_ALLOW_URLS`` allows it (``sarsteer.urls``).
 
     Args:
         source: see above. An array is ``[T]`` or ``[T, C]`` floats in [-1, 1], or integers of any width.
@@ -98,7 +93,8 @@ def load_clip(
         max_seconds: refuse longer clips, before decoding if the header states the length.
 
     Raises:
-        AudioError: the clip is missing, empty, truncated, not audio, silent, not finite, or too long.
+        AudioError: the clip is missing, empty, truncated, not audio, silent, not finite, or too long; or its URL is
+            not allowed.
 
     """
     if isinstance(source, np.ndarray):
@@ -109,10 +105,10 @@ def load_clip(
     if text.startswith("data:"):
         data = _data_uri(text)
         return _decode(io.BytesIO(data), len(data), name or "the data URI", max_seconds)
-    if text.startswith(("http://", "https://")):
-        data = _download(text)
-        return _decode(io.BytesIO(data), len(data), name or text, max_seconds)
-    path = Path(text.removeprefix("file://"))
+    if is_url(text):
+        data = fetch(text)
+        return _decode(io.BytesIO(data), len(data), name or shown(text), max_seconds)
+    path = Path(text)
     name = name or str(path)
     if path.is_dir():
         raise AudioError("is a folder; give an audio file", place=name)
@@ -240,15 +236,3 @@ def _data_uri(text: str) -> bytes:
         return base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError):
         raise AudioError("its base64 is invalid; encode the clip again", place="the data URI") from None
-
-
-def _download(url: str) -> bytes:
-    try:
-        with urllib.request.urlopen(url, timeout=URL_TIMEOUT) as response:
-            data: bytes = response.read(MAX_BYTES + 1)
-    except (urllib.error.URLError, TimeoutError, ValueError, OSError) as error:
-        reason = getattr(error, "reason", error)
-        raise AudioError(f"cannot be fetched ({reason}); check the address, or download it", place=url) from None
-    if len(data) > MAX_BYTES:
-        raise AudioError(f"is larger than {MAX_BYTES // 2**20} MiB; cut the clip", place=url)
-    return data

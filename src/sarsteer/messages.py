@@ -3,9 +3,12 @@
 A conversation is a list of messages ``{"role": ..., "content": ...}``; content is a string or a list of parts:
 
 - ``{"type": "text", "text": "..."}``
-- ``{"type": "audio", "path": "clip.wav"}``; instead of ``path`` also ``url`` (``http(s):``, ``file:``, ``data:``),
-  ``bytes`` (an encoded file), or ``audio`` (an array, with ``sampling_rate``; or a path)
+- ``{"type": "audio", "path": "clip.wav"}``; instead of ``path`` also ``url`` (``data:``; others only if
+  ``SARSTEER_ALLOW_URLS`` allows them, see ``sarsteer.urls``), ``bytes`` (an encoded file), or ``audio`` (an array, with
+  ``sampling_rate``; or a path)
 - ``{"type": "input_audio", "input_audio": {"data": "<base64>", "format": "wav"}}`` (the OpenAI form)
+
+A part with a path opens a local file. Pass conversations that others wrote through ``check_untrusted`` first.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ Conversation = Sequence[Message]
 ROLES = ("system", "user", "assistant", "developer", "tool")
 _SYNONYMS = {"input_audio": "audio", "audio_url": "audio", "image_url": "image", "video_url": "video"}
 _SOURCES = ("audio", "path", "url", "bytes", "audio_url")
+_URLS = ("url", "audio_url", "image_url", "video_url")
+_UNTRUSTED = frozenset({"type", "text", "input_audio", "base64", *_URLS})
 
 
 def user_turn(audio: Any, text: str | None = None) -> list[Message]:
@@ -73,6 +78,33 @@ def check_conversations(conversations: Any) -> None:
         raise MessageError("give a list of conversations, each a list of messages")
     if any(isinstance(conversation, dict) for conversation in conversations):
         raise MessageError("give a list of conversations, each a list of messages; wrap your messages in a list")
+
+
+def check_untrusted(conversation: Conversation) -> None:
+    """Raise ``MessageError`` if reading this conversation would open a local file.
+
+    For conversations that others wrote, such as a server's requests. Parts may contain text, ``input_audio``,
+    ``base64``, and ``data:`` or web URLs; ``SARSTEER_ALLOW_URLS`` decides whether web URLs are opened.
+    """
+    for number, message in enumerate(conversation):
+        content = message.get("content") if isinstance(message, dict) else None
+        for index, part in enumerate(content if isinstance(content, (list, tuple)) else ()):
+            if isinstance(part, dict):
+                _check_untrusted_part(part, f"message {number}, part {index}")
+
+
+def _check_untrusted_part(part: dict[str, Any], where: str) -> None:
+    unknown = sorted(str(key) for key in part if key not in _UNTRUSTED)
+    if unknown:
+        raise MessageError(
+            f"{', '.join(unknown)} is not accepted from others; send input_audio or a data: URL", place=where
+        )
+    for key in _URLS:
+        value = part.get(key)
+        url = value.get("url") if isinstance(value, dict) else value
+        if url is None or (isinstance(url, str) and url.lower().startswith(("data:", "http://", "https://"))):
+            continue
+        raise MessageError(f"{key} is not a data: or web URL; encode the file as a data: URL", place=where)
 
 
 def read_conversation(conversation: Conversation, limits: InputLimits) -> tuple[list[Message], list[Clip]]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sarsteer.errors import MessageError, MissingExtraError
+from sarsteer.urls import is_url, shown
 
 Read = Callable[[dict[str, Any], str], Any]
 """From a part and its place in the conversation to the processor's value; raises ``MessageError``."""
@@ -74,7 +75,7 @@ def registered() -> tuple[Modality, ...]:
 
 
 def part_bytes(part: dict[str, Any], where: str) -> bytes | None:
-    """The encoded bytes of a part that has ``bytes``, ``base64``, ``path``, or a ``url`` (``data:``, ``file:``)."""
+    """The encoded bytes of a part that has ``bytes``, ``base64``, ``path``, or a ``data:`` URL."""
     if isinstance(part.get("bytes"), (bytes, bytearray)):
         return bytes(part["bytes"])
     encoded, path = part.get("base64"), part.get("path") or part.get("url")
@@ -89,9 +90,7 @@ def part_bytes(part: dict[str, Any], where: str) -> bytes | None:
             raise MessageError("its base64 is invalid; encode it again", place=where) from None
     if path is None:
         return None
-    name = os.fspath(path).removeprefix("file://")
-    if name.startswith(("http://", "https://")):
-        raise MessageError(f"{name}: download the file yourself; only audio is fetched from the web", place=where)
+    name = local_path(path, where)
     try:
         with open(name, "rb") as file:
             return file.read()
@@ -99,6 +98,14 @@ def part_bytes(part: dict[str, Any], where: str) -> bytes | None:
         raise MessageError(f"{name}: no such file; check the path", place=where) from None
     except OSError as error:
         raise MessageError(f"{name}: cannot be read ({error.strerror or error})", place=where) from None
+
+
+def local_path(path: str | os.PathLike[str], where: str) -> str:
+    """The path of a local file. A URL is an error: only clips are read from URLs (``sarsteer.urls``)."""
+    name = os.fspath(path)
+    if is_url(name):
+        raise MessageError(f"{shown(name)}: download the file yourself; only clips are read from URLs", place=where)
+    return name
 
 
 def _read_image(part: dict[str, Any], where: str) -> Any:
@@ -138,7 +145,7 @@ def _read_video(part: dict[str, Any], where: str) -> Any:
     path = given or part.get("path") or part.get("url")
     if path is None:
         raise MessageError("a video part needs frames as 'video', or a path", place=where)
-    name = os.fspath(path).removeprefix("file://")
+    name = local_path(path, where)
     if not os.path.isfile(name):
         raise MessageError(f"{name}: no such file; check the path", place=where)
     return name

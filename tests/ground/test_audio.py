@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import base64
-import http.server
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -122,37 +119,16 @@ def test_a_wrong_extension_is_heard(tmp_path: Path, wav: Path, wave: np.ndarray)
     np.testing.assert_array_equal(load_clip(path).samples, wave)
 
 
-def test_bytes_data_uri_and_file_url_are_the_same_clip(wav: Path) -> None:
+def test_bytes_and_data_uri_are_the_same_clip(wav: Path) -> None:
     data = wav.read_bytes()
     uri = "data:audio/wav;base64," + base64.b64encode(data).decode()
-    digests = {load_clip(source).digest for source in (wav, str(wav), data, uri, f"file://{wav}")}
+    digests = {load_clip(source).digest for source in (wav, str(wav), data, uri)}
     assert len(digests) == 1
 
 
 @pytest.mark.parametrize("uri", ["data:audio/wav,abc", "data:audio/wav;base64,@@@", "data:nothing"])
 def test_bad_data_uri(uri: str) -> None:
     fails(uri, "the data URI")
-
-
-@pytest.fixture
-def server(tmp_path: Path, wav: Path) -> Iterator[str]:
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args: object) -> None:
-            super().__init__(*args, directory=str(tmp_path))  # type: ignore[arg-type]
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
-
-
-def test_url(server: str, wav: Path) -> None:
-    assert load_clip(f"{server}/clip.wav").digest == load_clip(wav).digest
-    fails(f"{server}/none.wav", "cannot be fetched")
-    fails("http://127.0.0.1:9/clip.wav", "cannot be fetched")
 
 
 @pytest.mark.parametrize(

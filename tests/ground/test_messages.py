@@ -24,7 +24,7 @@ def test_all_forms_of_a_clip_are_the_same(wav: Path, wave: np.ndarray) -> None:
         {"type": "audio", "path": wav},
         {"type": "audio", "path": str(wav)},
         {"type": "audio", "audio": str(wav)},
-        {"type": "audio", "url": wav.as_uri()},
+        {"type": "audio", "url": str(wav)},
         {"type": "audio", "url": "data:audio/wav;base64," + encoded},
         {"type": "audio", "bytes": data},
         {"type": "audio", "audio": wave, "sampling_rate": 16_000},

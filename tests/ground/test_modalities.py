@@ -226,6 +226,7 @@ def test_images_in_every_form_are_the_same(tmp_path: Path) -> None:
         ({"type": "image", "bytes": b"no image"}, "not a readable image"),
         ({"type": "image", "base64": "@@"}, "base64 is invalid"),
         ({"type": "image", "url": "https://example.org/a.png"}, "download the file yourself"),
+        ({"type": "image", "url": "file:///etc/hostname"}, "download the file yourself"),
         ({"type": "image", "image": np.zeros((2, 2, 2, 2))}, "array is not an image"),
     ],
 )

@@ -148,7 +148,9 @@ def test_an_unsteered_follow_up_does_not_read_a_steered_turns_blocks(
         return {token: one.logprob for token, one in output.outputs[0].logprobs[0].items()}
 
     prompt = list(range(10, 50))
-    with engine(steering_file, {**FREE, "SARSTEER_ALLOW_OVERRIDE": "0:2"}, block_size=32) as llm:
+    with engine(
+        steering_file, {**FREE, "SARSTEER_ALLOW_OVERRIDE": "0:2", "SARSTEER_ALLOW_REQUEST": "ignore_eos"}, block_size=32
+    ) as llm:
         turn = ask(llm, prompt, 64, 2.0)
         follow_up = [*prompt, *turn.outputs[0].token_ids, 60, 61, 62, 63]
         warm = ask(llm, follow_up, 8, 0.0)

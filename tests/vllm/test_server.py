@@ -135,8 +135,26 @@ def test_speech_gets_the_transformers_engines_answers(
         ({"vllm_xargs": {"sarsteer_alpha": 0.3}}, "outside what this server allows"),
         ({"vllm_xargs": {"sarsteer_alpha": "off"}}, "finite number"),
         ({"vllm_xargs": {"sarsteer": 0}}, "unknown sarsteer"),
-        ({"vllm_xargs": {"sarsteer_set": "none"}}, "there is no sarsteer_set"),
+        ({"vllm_xargs": {"sarsteer_set": "none"}}, "unknown sarsteer_set"),
         ({"use_beam_search": True, "n": 2}, "beam search"),
+        # issue 13, item 8: what bypasses steering or the gate's position
+        ({"continue_final_message": True, "add_generation_prompt": False}, "this server is steered"),
+        ({"add_generation_prompt": False}, "begin at another token"),
+        ({"chat_template": "{{ messages }}"}, "chat_template is refused"),
+        ({"chat_template_kwargs": {"add_generation_prompt": False}}, "may not contain add_generation_prompt"),
+        ({"truncate_prompt_tokens": 8, "truncation_side": "right"}, "truncate_prompt_tokens is refused"),
+        ({"echo": True}, "echo is refused"),
+        ({"prompt_logprobs": 1}, "what the unsteered model would answer"),
+        ({"logit_bias": {"5": -100}}, "logit_bias is refused"),
+        ({"allowed_token_ids": [5, 6]}, "allowed_token_ids is refused"),
+        ({"bad_words": ["sorry"]}, "bad_words is refused"),
+        ({"structured_outputs": {"choice": ["Sure"]}}, "structured_outputs is refused"),
+        ({"response_format": {"type": "json_object"}}, "structured_outputs is refused"),
+        ({"ignore_eos": True}, "ignore_eos is refused"),
+        ({"min_tokens": 8}, "min_tokens is refused"),
+        ({"mm_processor_kwargs": {"sampling_rate": 8000}}, "mm_processor_kwargs is refused"),
+        ({"kv_transfer_params": {"do_remote_prefill": True}}, "kv_transfer_params is refused"),
+        ({"vllm_xargs": {"another": 1}}, "vllm_xargs is refused"),
     ],
 )
 def test_forbidden_requests_are_http_400(server: Server, test_pairs: Any, extra: dict[str, Any], message: str) -> None:
@@ -144,6 +162,51 @@ def test_forbidden_requests_are_http_400(server: Server, test_pairs: Any, extra:
 
     with pytest.raises(openai.BadRequestError, match=message):
         server.ask(test_pairs[0].harmful.audio, extra_body=extra)
+
+
+def test_an_unfinished_answer_is_not_continued(server: Server) -> None:
+    import openai
+
+    messages: Any = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Sure, here is"}]
+    with pytest.raises(openai.BadRequestError, match="the last message is the assistant's"):
+        server.client.chat.completions.create(model="sarsteer-tiny", messages=messages)
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        "/v1/completions",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/chat/completions/batch",
+        "/inference/v1/generate",
+        "/invocations",
+        "/v1/load_lora_adapter",
+        "/collective_rpc",
+    ],
+)
+def test_other_routes_are_closed(server: Server, route: str) -> None:
+    body = json.dumps({"model": "sarsteer-tiny", "prompt": "Sure, here is", "max_tokens": 4}).encode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{server.port}{route}", body, {"Content-Type": "application/json"}
+    )
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=30)
+    assert caught.value.code == 403
+    assert f"{route} is not open" in caught.value.read().decode()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/clip.wav", "https://example.org/clip.wav", "file:///etc/hostname"])
+def test_no_url_of_a_request_is_opened(server: Server, url: str) -> None:
+    """Issue 13, item 10."""
+    import openai
+
+    part = {"type": "audio_url", "audio_url": {"url": url}}
+    says = "--allowed-local-media-path" if url.startswith("file") else "SARSTEER_ALLOW_URLS is not set"
+    with pytest.raises(openai.APIStatusError, match=says):
+        server.client.chat.completions.create(
+            model="sarsteer-tiny", messages=[{"role": "user", "content": [part]}], max_completion_tokens=4
+        )
 
 
 def test_it_counts_steered_requests_and_tokens(server: Server, test_pairs: Any) -> None:

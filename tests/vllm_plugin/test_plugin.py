@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from types import SimpleNamespace
 
 import pytest
 
+from sarsteer import vllm
 from sarsteer.errors import SteeringError
 from sarsteer.vllm import plugin, versions
+from sarsteer.vllm.frontend import server
 from sarsteer.vllm.wrapper import wrap
 
 
@@ -27,7 +31,7 @@ def test_without_configuration_it_logs_once_at_debug_level(
     monkeypatch.delenv("SARSTEER_STEERING", raising=False)
     monkeypatch.setattr(plugin, "is_tested", lambda: False)
     with caplog.at_level("DEBUG"):
-        plugin.register()
+        plugin.install()
     assert [record.levelname for record in caplog.records] == ["DEBUG"]
 
 
@@ -38,3 +42,33 @@ def test_functions_are_wrapped_once() -> None:
     assert owner.double(3) == 7
     with pytest.raises(SteeringError, match="this vLLM's SimpleNamespace has no triple"):
         wrap(owner, "triple", lambda original: original())
+
+
+def test_a_broken_plugin_stops_vllm_if_steering_is_configured(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Issue 13, item 8. ``tests/vllm/test_plugin.py`` does the same in vLLM's own processes."""
+
+    def broken() -> None:
+        raise ImportError("cannot import name 'gone'")
+
+    monkeypatch.setattr(plugin, "install", broken)
+    monkeypatch.setenv("SARSTEER_STEERING", "file.safetensors")
+    with pytest.raises(ImportError, match="gone"):
+        vllm.register()
+    monkeypatch.delenv("SARSTEER_STEERING")
+    vllm.register()
+    assert "sarsteer cannot be loaded" in caplog.text
+
+
+def test_the_required_middleware_cannot_be_imported_without_steering(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SARSTEER_STEERING", raising=False)
+    with pytest.raises(SteeringError, match="set SARSTEER_STEERING=FILE"):
+        importlib.import_module("sarsteer.vllm.required")
+    monkeypatch.setenv("SARSTEER_STEERING", "file.safetensors")
+    with pytest.raises(SteeringError, match="did not load sarsteer's plugin; add sarsteer to VLLM_PLUGINS"):
+        importlib.import_module("sarsteer.vllm.required")
+    monkeypatch.setattr(plugin, "_installed", True)
+    assert server.MIDDLEWARE == "sarsteer.vllm.required.Steering"
+    assert importlib.import_module("sarsteer.vllm.required").Steering
+    sys.modules.pop("sarsteer.vllm.required")

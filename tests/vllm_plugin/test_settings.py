@@ -30,6 +30,7 @@ def test_settings_survive_the_transport_to_workers(steering_file: Path) -> None:
         "SARSTEER_LAMBDA": "0.5",
         "SARSTEER_ALLOW_OVERRIDE": "0.1:0.3",
         "SARSTEER_REFUSED_OVERRIDE": "ignore",
+        "SARSTEER_ALLOW_REQUEST": "logit_bias,/v1/completions",
     }
     read = settings.from_environment(env)
     assert read is not None
@@ -102,6 +103,7 @@ def test_the_operator_decides_whether_requests_are_gated(
         ({"SARSTEER_ALLOW_OVERRIDE": "0.3:0.1"}, "lowest and highest"),
         ({"SARSTEER_REFUSED_OVERRIDE": "maybe"}, "must be reject or ignore"),
         ({"SARSTEER_ALLOW_OTHER_MODEL": "yes"}, "must be 0 or 1"),
+        ({"SARSTEER_ALLOW_REQUEST": "echo"}, "SARSTEER_ALLOW_REQUEST=echo: echo cannot be allowed"),
         ({"SARSTEER_GATE": "yes"}, "SARSTEER_GATE=yes: must be off or on"),
     ],
 )

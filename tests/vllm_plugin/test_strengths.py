@@ -50,7 +50,7 @@ def test_an_unknown_sarsteer_key_is_refused(key: str) -> None:
 def test_sets_are_chosen_by_name() -> None:
     settings = server_settings(vector_set("a", 0.1), vector_set("b", 0.3))
     assert strengths.strength_of({"sarsteer_set": "b"}, settings) == strengths.RequestStrength(1, 0.3)
-    with pytest.raises(strengths.OverrideError, match="there is no sarsteer_set 'c'; this server has a, b"):
+    with pytest.raises(strengths.OverrideError, match="unknown sarsteer_set 'c'; this server has a, b"):
         strengths.strength_of({"sarsteer_set": "c"}, settings)
 
 

@@ -33,6 +33,13 @@ def serve(
     ignore_override: Annotated[
         bool, typer.Option(help="Answer a request with a forbidden override at --alpha, instead of with HTTP 400.")
     ] = False,
+    allow_request: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Options of requests and routes that are refused by default, such as logit_bias,/v1/completions.",
+        ),
+    ] = None,
     allow_other_model: Annotated[
         bool, typer.Option(help="Start even if the weights differ, as in a quantized copy.")
     ] = False,
@@ -60,6 +67,7 @@ def serve(
         "SARSTEER_GATE": None if gate is None else "on" if gate else "off",
         "SARSTEER_ALLOW_OVERRIDE": allow_override,
         "SARSTEER_REFUSED_OVERRIDE": "ignore" if ignore_override else None,
+        "SARSTEER_ALLOW_REQUEST": allow_request,
         "SARSTEER_ALLOW_OTHER_MODEL": "1" if allow_other_model else None,
     }
     environment = server_environment(os.environ, variables)

@@ -10,6 +10,30 @@ process that runs it:
 - ``calibration``: reads activations in workers that do not steer.
 """
 
-from sarsteer.vllm.plugin import register
+# Nothing is imported here. vLLM logs an error while it imports a plugin, and continues without the plugin. An error in
+# ``register`` stops vLLM.
+
+
+def register() -> None:
+    """Patch vLLM in this process so that it can steer. Later calls do nothing.
+
+    Raises:
+        SteeringError: steering is configured and cannot work here; the process must not answer.
+
+    """
+    import os
+
+    try:
+        from sarsteer.vllm.plugin import install
+
+        install()
+    except Exception as error:
+        if os.environ.get("SARSTEER_STEERING", "").strip():
+            raise
+        import logging
+
+        # another vLLM server in this environment does not depend on sarsteer
+        logging.getLogger(__name__).warning("sarsteer cannot be loaded (%s); no steering is configured", error)
+
 
 __all__ = ["register"]

@@ -1,4 +1,4 @@
-"""The entry point that vLLM calls in each of its processes. Without configuration it changes nothing."""
+"""Patch vLLM in one process, whichever it is. Without configuration nothing changes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from sarsteer.vllm.versions import check_version, is_tested
 
 logger = logging.getLogger(__name__)
 
+_installed = False
 
-def register() -> None:
+
+def install() -> None:
     """Patch vLLM in this process so that it can steer. Later calls do nothing.
 
     Engine cores and workers are patched even if their environment names no steering file: they act on the
@@ -20,7 +22,7 @@ def register() -> None:
         SteeringError: steering is configured and this vLLM was not tested, or lacks a function that is patched.
 
     """
-    configured = bool(os.environ.get("SARSTEER_STEERING"))
+    configured = bool(os.environ.get("SARSTEER_STEERING", "").strip())
     if configured:
         check_version()
     elif not is_tested():
@@ -34,5 +36,12 @@ def register() -> None:
     worker.install(capture=CapturingWorker)
     engine.install()
     frontend.install()
+    global _installed
+    _installed = True
     if not configured:
         logger.debug("sarsteer: SARSTEER_STEERING is not set; requests are answered unsteered")
+
+
+def is_installed() -> bool:
+    """Whether ``install`` patched this process."""
+    return _installed

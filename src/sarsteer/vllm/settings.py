@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sarsteer.errors import ArtifactError, SteeringError
 from sarsteer.steering.strength import Strength
+from sarsteer.vllm.request_options import parse_allowed
 
 if TYPE_CHECKING:
     from sarsteer.steering.artifact import Steering
@@ -66,6 +67,7 @@ class ServerSettings:
         ignore_refused: answer a request whose override is not allowed at the operator's strength, instead of
             refusing it.
         allow_other_model: start even if the weights are not the calibrated ones.
+        allowed: options of requests, and routes, that are refused by default (``request_options``).
 
     """
 
@@ -73,11 +75,13 @@ class ServerSettings:
     bounds: tuple[float, float] | None = None
     ignore_refused: bool = False
     allow_other_model: bool = False
+    allowed: tuple[str, ...] = ()
 
     def to_config(self) -> dict[str, Any]:
         """Convert to JSON values."""
         values = asdict(self)
-        return {**values, "sets": list(values["sets"]), "bounds": list(self.bounds) if self.bounds else None}
+        bounds = list(self.bounds) if self.bounds else None
+        return {**values, "sets": list(values["sets"]), "bounds": bounds, "allowed": list(self.allowed)}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ServerSettings:
@@ -88,6 +92,7 @@ class ServerSettings:
             (float(bounds[0]), float(bounds[1])) if bounds else None,
             bool(config["ignore_refused"]),
             bool(config["allow_other_model"]),
+            tuple(config["allowed"]),
         )
 
     @property
@@ -149,6 +154,7 @@ def from_environment(environment: Mapping[str, str] | None = None) -> ServerSett
         _bounds(env.get("SARSTEER_ALLOW_OVERRIDE", "").strip()),
         _choice(env, "SARSTEER_REFUSED_OVERRIDE", ("reject", "ignore")) == "ignore",
         _choice(env, "SARSTEER_ALLOW_OTHER_MODEL", ("0", "1")) == "1",
+        parse_allowed(env.get("SARSTEER_ALLOW_REQUEST", "")),
     )
 
 

@@ -47,7 +47,7 @@ def strength_of(extra_args: Mapping[str, Any] | None, settings: ServerSettings) 
     names = [vector_set.name for vector_set in settings.sets]
     name = chosen.get(SET, names[0])
     if name not in names:
-        raise OverrideError(f"there is no {SET} {name!r}; this server has {', '.join(names)}")
+        raise OverrideError(f"unknown {SET} {name!r}; this server has {', '.join(names)}")
     index = names.index(name)
     default = settings.sets[index].alpha
     alpha = chosen.get(ALPHA, default)

@@ -44,6 +44,10 @@ def test_a_plain_configuration_is_admitted() -> None:
         ({"model_config__enable_sleep_mode": True}, "--enable-sleep-mode"),
         ({"model_config__runner_type": "pooling"}, "--runner pooling"),
         ({"model_config__is_encoder_decoder": True}, "encoder-decoder"),
+        ({"parallel_config__enable_fault_tolerance": True}, "--enable-fault-tolerance"),
+        ({"lora_config": object()}, "--enable-lora"),
+        ({"model_config__enable_prompt_embeds": True}, "--enable-prompt-embeds"),
+        ({"model_config__multimodal_config": SimpleNamespace(enable_mm_embeds=True)}, "--enable-mm-embeds"),
         ({"compilation_config__pass_config": SimpleNamespace(enable_sp=True)}, "sequence parallelism"),
         ({"speculative_config": SimpleNamespace(method="eagle3")}, "speculative decoding by eagle3"),
     ],
@@ -51,3 +55,7 @@ def test_a_plain_configuration_is_admitted() -> None:
 def test_an_option_that_breaks_exactness_is_refused_by_name(change: dict[str, Any], named: str) -> None:
     with pytest.raises(SteeringError, match=named):
         admit(vllm_config(**change))
+
+
+def test_an_adapter_is_another_model() -> None:
+    admit(vllm_config(lora_config=object()), allow_other_model=True)

@@ -10,7 +10,7 @@ EXACT_DRAFTS = ("ngram",)
 """Speculative methods whose drafts come from no model, so that the steered model alone decides which tokens to keep."""
 
 
-def refused_options(config: Any) -> list[tuple[str, str]]:
+def refused_options(config: Any, *, allow_other_model: bool = False) -> list[tuple[str, str]]:
     """Options of a ``VllmConfig`` under which steering is not exact, each with the reason."""
     parallel, model, cache = config.parallel_config, config.model_config, config.cache_config
     passes = getattr(config.compilation_config, "pass_config", None)
@@ -27,6 +27,11 @@ def refused_options(config: Any) -> list[tuple[str, str]]:
             "it was not tested",
         ),
         ("--enable-elastic-ep", _on(parallel, "enable_elastic_ep"), "new workers would join unproven"),
+        (
+            "--enable-fault-tolerance",
+            _on(parallel, "enable_fault_tolerance"),
+            "workers would be replaced without a proof",
+        ),
         ("--kv-sharing-fast-prefill", _on(cache, "kv_sharing_fast_prefill"), "later layers skip prompt rows"),
         (
             "--kv-transfer-config",
@@ -41,6 +46,17 @@ def refused_options(config: Any) -> list[tuple[str, str]]:
         ("--ec-transfer-config", getattr(config, "ec_transfer_config", None) is not None, "it was not tested"),
         ("--weight-transfer-config", getattr(config, "weight_transfer_config", None) is not None, "weights may change"),
         ("--enable-sleep-mode", _on(model, "enable_sleep_mode"), "weights may be replaced while the server sleeps"),
+        (
+            "--enable-lora",
+            getattr(config, "lora_config", None) is not None and not allow_other_model,
+            "an adapter makes another model; --allow-other-model allows it",
+        ),
+        ("--enable-prompt-embeds", _on(model, "enable_prompt_embeds"), "it was not tested"),
+        (
+            "--enable-mm-embeds",
+            _on(getattr(model, "multimodal_config", None), "enable_mm_embeds"),
+            "clients would replace the audio encoder",
+        ),
         ("sequence parallelism (enable_sp)", _on(passes, "enable_sp"), "rows are spread over workers"),
         ("--runner pooling", getattr(model, "runner_type", "generate") != "generate", "it generates nothing"),
         ("an encoder-decoder model", _on(model, "is_encoder_decoder"), "its prompt is not in its decoder"),
@@ -53,9 +69,9 @@ def refused_options(config: Any) -> list[tuple[str, str]]:
     return refused
 
 
-def admit(config: Any) -> None:
+def admit(config: Any, *, allow_other_model: bool = False) -> None:
     """Raise ``SteeringError`` for a configuration under which steering would not be exact."""
-    refused = refused_options(config)
+    refused = refused_options(config, allow_other_model=allow_other_model)
     if refused:
         names = "; ".join(f"{name} ({reason})" for name, reason in refused)
         raise SteeringError(f"steering in vLLM cannot be combined with {names}; start without")

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 from sarsteer.errors import SteeringError
 from sarsteer.vllm.engine.handshake import check_confirmed
 from sarsteer.vllm.frontend import route
 from sarsteer.vllm.frontend.admission import admit
-from sarsteer.vllm.frontend.requests import check_request, refuse_beam_search
+from sarsteer.vllm.frontend.media import close_media_urls
+from sarsteer.vllm.frontend.requests import check_chat, check_request, refuse_beam_search
 from sarsteer.vllm.frontend.verification import verify
 from sarsteer.vllm.settings import KEY, ServerSettings, from_environment, settings_of
 from sarsteer.vllm.wrapper import wrap
+
+_GRPC = "vllm.entrypoints.launchers.grpc_server"
+_REFUSED_VARIABLES = {
+    "VLLM_USE_RUST_FRONTEND": "that front end does not check requests for sarsteer",
+    "VLLM_DISABLE_REQUEST_ID_RANDOMIZATION": "a client could reuse the gate's decision for another request",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "weights may change",
+}
 
 
 def install() -> None:
@@ -20,6 +29,7 @@ def install() -> None:
     from vllm.engine.arg_utils import EngineArgs
     from vllm.entrypoints.generate.beam_search.offline import BeamSearchOfflineMixin
     from vllm.entrypoints.generate.beam_search.online import BeamSearchOnlineMixin
+    from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.engine.input_processor import InputProcessor
     from vllm.v1.engine.llm_engine import LLMEngine
@@ -31,6 +41,7 @@ def install() -> None:
     wrap(AsyncLLM, "add_request", _add_request)
     wrap(BeamSearchOfflineMixin, "beam_search", _offline_beams)
     wrap(BeamSearchOnlineMixin, "beam_search", _online_beams)
+    wrap(OpenAIServingChat, "create_chat_completion", _create_chat_completion)
     route.install()
 
 
@@ -46,9 +57,13 @@ def _create_engine_config(original: Any, args: Any, *more: Any, **kwargs: Any) -
         raise SteeringError("--additional-config must be a JSON object if the server is steered")
     if additional.get(KEY):
         raise SteeringError("both SARSTEER_STEERING and additional_config configure sarsteer; leave one of them out")
-    if os.environ.get("VLLM_USE_RUST_FRONTEND", "0") == "1":
-        raise SteeringError("VLLM_USE_RUST_FRONTEND=1: that front end does not check requests for sarsteer; unset it")
-    admit(config)
+    for variable, reason in _REFUSED_VARIABLES.items():
+        if os.environ.get(variable, "0") not in ("", "0"):
+            raise SteeringError(f"{variable}={os.environ[variable]}: {reason}; unset it")
+    if _GRPC in sys.modules:
+        raise SteeringError("--grpc: that front end does not check requests for sarsteer; start without")
+    admit(config, allow_other_model=settings.allow_other_model)
+    close_media_urls(config.model_config)
     text = config.model_config.hf_text_config
     settings.check_shape(config.model_config.model, text.num_hidden_layers, text.hidden_size)
     config.additional_config = {**additional, KEY: settings.to_config()}
@@ -63,6 +78,11 @@ def _process_inputs(original: Any, processor: Any, request_id: str, prompt: Any,
     if settings is not None:
         check_request(params, settings, resumable=bool(k.get("resumable", False)))
     return original(processor, request_id, prompt, params, *a, **k)
+
+
+async def _create_chat_completion(original: Any, serving: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+    check_chat(request, serving.engine_client.vllm_config)
+    return await original(serving, request, *args, **kwargs)
 
 
 def _offline_beams(original: Any, llm: Any, *args: Any, **kwargs: Any) -> Any:
@@ -94,9 +114,12 @@ def _init_async(original: Any, engine: Any, *args: Any, **kwargs: Any) -> None:
         _count(engine, settings)
 
 
-async def _add_request(original: Any, engine: Any, *args: Any, **kwargs: Any) -> Any:
+async def _add_request(original: Any, engine: Any, request_id: str, prompt: Any, *args: Any, **kwargs: Any) -> Any:
     await verify(engine)
-    return await original(engine, *args, **kwargs)
+    settings = settings_of(engine.vllm_config)
+    if settings is not None and hasattr(prompt, "sampling_params"):  # a complete request skips the input processor
+        check_request(prompt.sampling_params, settings, resumable=bool(getattr(prompt, "resumable", False)))
+    return await original(engine, request_id, prompt, *args, **kwargs)
 
 
 def _count(engine: Any, settings: ServerSettings) -> None:

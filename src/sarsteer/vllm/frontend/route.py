@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from sarsteer.vllm.frontend.route_guard import RouteGuard
 from sarsteer.vllm.frontend.verification import engine_statuses, verify
 from sarsteer.vllm.settings import settings_of
 from sarsteer.vllm.wrapper import wrap
@@ -33,7 +34,7 @@ class SteeringEndpoint:
     required_tasks = None
 
     def attach_router(self, app: Any) -> None:
-        """Add ``GET /sarsteer``."""
+        """Add ``GET /sarsteer``, and close the routes whose requests are not checked."""
         from fastapi import Request
 
         async def status(request: Request) -> dict[str, Any]:
@@ -42,6 +43,7 @@ class SteeringEndpoint:
 
         status.__annotations__["request"] = Request
         app.get("/sarsteer")(status)
+        app.add_middleware(RouteGuard)
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
         """Verify every worker; an error stops the server."""
@@ -79,6 +81,7 @@ def describe(vllm_config: Any, engines: list[list[dict[str, Any]]]) -> dict[str,
             "alpha": list(settings.bounds) if settings.bounds else None,
             "refused": "ignored" if settings.ignore_refused else "HTTP 400",
         },
+        "allow_request": list(settings.allowed),
         "allow_other_model": settings.allow_other_model,
         "workers": [{"engine": number, **worker} for number, workers in enumerate(engines) for worker in workers],
     }

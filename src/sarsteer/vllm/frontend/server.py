@@ -20,6 +20,9 @@ from sarsteer.vllm.versions import check_version
 _LOGGED_ERROR = re.compile(r"sarsteer\.errors\.\w+: (?P<message>.+)$")
 _GRACE_SECONDS = 20.0
 
+MIDDLEWARE = "sarsteer.vllm.required.Steering"
+"""vLLM imports it, and exits if that fails. Importing it here would fail: this process is not steered."""
+
 
 def server_environment(base: Mapping[str, str], options: Mapping[str, str | None]) -> dict[str, str]:
     """The server's environment. If ``VLLM_PLUGINS`` is set, sarsteer is added to it.
@@ -61,7 +64,11 @@ def check_before_start(model: str, environment: Mapping[str, str]) -> ServerSett
 
 
 def server_command(model: str, options: Sequence[str]) -> list[str]:
-    """The command that starts vLLM's server. CPU builds have no ``vllm`` package, and so no ``vllm serve``."""
+    """The command that starts vLLM's server, which exits if it does not load sarsteer's plugin.
+
+    CPU builds have no ``vllm`` package, and so no ``vllm serve``.
+    """
+    options = [*options, "--middleware", MIDDLEWARE]
     try:
         importlib.metadata.version("vllm")
     except importlib.metadata.PackageNotFoundError:

@@ -25,7 +25,7 @@ def test_the_lists_name_options_of_this_vllm() -> None:
     assert fields >= SAMPLING
     assert chat >= CHAT
     for name in (*OPTIONAL, *NEVER):
-        assert name.startswith("/") or name in fields | chat, f"{name} is no option of this vLLM"
+        assert name.startswith("/") or name in fields | chat | {"control_tokens"}, f"{name} is no option of this vLLM"
     decided = {*SAMPLING, *CHAT, *OPTIONAL, *NEVER}
     assert {name for name in fields | chat if not name.startswith("_")} <= decided, "decide about these options"
 
@@ -89,7 +89,7 @@ def test_copies_and_priorities_are_steered_and_gated_alike(
         outputs = llm.generate(
             [request.prompt for request in requests[:count]] * 2,
             [
-                SamplingParams(n=2, temperature=0, max_tokens=TOKENS, extra_args={"sarsteer_set": name})
+                SamplingParams(n=2, top_k=1, max_tokens=TOKENS, extra_args={"sarsteer_set": name})  # as greedy
                 for name in names
             ],
             priority=[(7 * i) % len(names) for i in range(len(names))],
@@ -145,6 +145,8 @@ def test_a_text_that_is_continued_is_steered_from_its_last_token(
             batch = embedded.collate([request.prepared])
             batch["input_ids"] = torch.cat([batch["input_ids"], ids], 1)
             batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+            embeds = embedded.module.get_input_embeddings()(ids).detach()
+            batch["inputs_embeds"] = torch.cat([batch["inputs_embeds"], embeds], 1)
             rows = embedded.generate_tokens(batch, **embedded.generation_options({"max_new_tokens": TOKENS})).tolist()
             end = embedded.tokenizer.convert_tokens_to_ids("<|im_end|>")
             wanted.append(rows[0][: rows[0].index(end) + 1] if end in rows[0] else rows[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -47,7 +48,7 @@ class Chat:
     }
 
     def __init__(self, role: str = "user", template: dict[str, Any] | None = None, **values: Any) -> None:
-        self.messages = [{"role": role, "content": "hello"}]
+        self.messages: list[Any] = [{"role": role, "content": "hello"}]
         self.chat_template_kwargs = template
         self.model_fields_set = {"messages", *values}
         for name, value in values.items():
@@ -106,6 +107,20 @@ def test_a_chat_must_end_where_an_answer_begins(values: dict[str, Any], reason: 
     refused = refused_chat(Chat(**values), ())
     assert refused is not None
     assert reason in refused
+
+
+def test_texts_contain_no_control_tokens() -> None:
+    controls = re.compile(re.escape("<|end|>"))
+    audio = {"type": "input_audio", "input_audio": {"data": "<|end|>"}}
+    parts: list[Any] = [{"type": "text", "text": "Hello"}, audio]
+    chat = Chat()
+    for content, refused in (("Hello", False), (parts, False), ("a<|end|>b", True), ([{"text": "<|end|>"}], True)):
+        chat.messages = [{"role": "user", "content": content}]
+        reason = refused_chat(chat, (), controls)
+        assert (reason is not None and "contains the control token <|end|>" in reason) == refused
+        assert refused_chat(chat, ("control_tokens",), controls) is None
+    chat = Chat(template={"note": ["<|end|>"]})
+    assert refused_chat(chat, (), controls) is not None
 
 
 def test_a_plain_chat_is_accepted() -> None:

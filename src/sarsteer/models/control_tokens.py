@@ -17,13 +17,18 @@ def can_sanitize(processor: Any) -> bool:
     return "sanitize_control_tokens" in inspect.signature(processor.apply_chat_template).parameters
 
 
+def control_tokens(tokenizer: Any) -> frozenset[str]:
+    """The strings that ``tokenizer`` encodes as tokens of their own, wherever they are in a text."""
+    return frozenset(str(token) for token in (*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()) if token)
+
+
 def refuse_control_tokens(conversations: list[list[Message]], tokenizer: Any) -> None:
     """Raise ``MessageError``, with the conversation's index, if a text contains a control token of ``tokenizer``."""
-    controls = {str(token) for token in (*tokenizer.all_special_tokens, *tokenizer.get_added_vocab())}
+    controls = control_tokens(tokenizer)
     for index, conversation in enumerate(conversations):
         for number, message in enumerate(conversation):
             for part in message["content"]:
-                found = [token for token in controls if part["type"] == "text" and token and token in part["text"]]
+                found = [token for token in controls if part["type"] == "text" and token in part["text"]]
                 if found:
                     raise MessageError(
                         f"message {number}: its text contains the control token {found[0]}, which this transformers "

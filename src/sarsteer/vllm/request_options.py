@@ -7,7 +7,8 @@ steered model: a client must not force tokens, forbid the tokens of a refusal, o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sarsteer.errors import SteeringError
@@ -63,6 +64,7 @@ OPTIONAL: Mapping[str, str] = {
     "min_tokens": "the model must continue after a refusal",
     "thinking_token_budget": "a token is forced",
     "vllm_xargs": "other extensions read it",
+    "control_tokens": "a text can end a turn, or place a clip",
     "/v1/completions": "the client writes the whole prompt",
     "/v1/responses": "the client can continue an unfinished answer",
     "/v1/messages": "the client can write the beginning of the answer",
@@ -82,6 +84,7 @@ NEVER: Mapping[str, str] = {
     "ec_transfer_params": "it was not tested",
 }
 
+_MEDIA = ("input_audio", "audio_url", "image_url", "video_url")
 _TEMPLATE_ARGUMENTS = ("add_generation_prompt", "continue_final_message", "chat_template", "tokenize")
 
 
@@ -122,12 +125,13 @@ def refused_sampling(params: Any, default: Any, allowed: tuple[str, ...]) -> str
     return None
 
 
-def refused_chat(request: Any, allowed: tuple[str, ...]) -> str | None:
+def refused_chat(request: Any, allowed: tuple[str, ...], controls: re.Pattern[str] | None = None) -> str | None:
     """Why a chat completion is refused; None if it is not.
 
     Args:
         request: vLLM's ``ChatCompletionRequest``.
         allowed: what the operator allows.
+        controls: matches the tokenizer's control tokens.
 
     """
     fields = type(request).model_fields
@@ -145,7 +149,27 @@ def refused_chat(request: Any, allowed: tuple[str, ...]) -> str | None:
     role = last.get("role") if isinstance(last, Mapping) else getattr(last, "role", None)
     if role == "assistant" and "continue_final_message" not in allowed:
         return f"the last message is the assistant's: {OPTIONAL['continue_final_message']}"
+    if controls is not None and "control_tokens" not in allowed:
+        given = [getattr(request, name, None) for name in ("messages", "tools", "documents", "chat_template_kwargs")]
+        found = next((match for text in _texts(given) if (match := controls.search(text))), None)
+        if found is not None:
+            return f"a text contains the control token {found[0]}; remove it. {_reason('control_tokens')}"
     return None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All strings in a request's values, without encoded media."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            if key not in _MEDIA:
+                yield from _texts(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _texts(part)
+    elif hasattr(value, "model_dump"):
+        yield from _texts(value.model_dump())
 
 
 def _is_empty(value: Any) -> bool:

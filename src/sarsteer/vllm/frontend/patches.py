@@ -81,7 +81,7 @@ def _process_inputs(original: Any, processor: Any, request_id: str, prompt: Any,
 
 
 async def _create_chat_completion(original: Any, serving: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-    check_chat(request, serving.engine_client.vllm_config)
+    check_chat(request, serving.engine_client.vllm_config, serving.renderer.tokenizer)
     return await original(serving, request, *args, **kwargs)
 
 

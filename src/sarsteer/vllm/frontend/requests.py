@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from typing import Any
 
+from sarsteer.models.control_tokens import control_tokens
 from sarsteer.vllm.request_options import refused_chat, refused_sampling
 from sarsteer.vllm.settings import ServerSettings, settings_of
 from sarsteer.vllm.strengths import OverrideError, strength_of
@@ -25,11 +28,17 @@ def check_request(params: Any, settings: ServerSettings, *, resumable: bool = Fa
     _refuse(refused_sampling(params, SamplingParams(), settings.allowed))
 
 
-def check_chat(request: Any, vllm_config: Any) -> None:
+def check_chat(request: Any, vllm_config: Any, tokenizer: Any) -> None:
     """Raise vLLM's validation error (HTTP 400) if the engine is steered and the request's prompt would bypass that."""
     settings = settings_of(vllm_config)
     if settings is not None:
-        _refuse(refused_chat(request, settings.allowed))
+        _refuse(refused_chat(request, settings.allowed, _control_tokens(tokenizer)))
+
+
+@functools.lru_cache(maxsize=1)
+def _control_tokens(tokenizer: Any) -> re.Pattern[str]:
+    """Matches what the tokenizer does not read as text."""
+    return re.compile("|".join(re.escape(token) for token in sorted(control_tokens(tokenizer), key=len, reverse=True)))
 
 
 def refuse_beam_search(vllm_config: Any) -> None:

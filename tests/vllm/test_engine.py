@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +228,25 @@ def test_a_hook_that_does_not_act_stops_the_server(
 )
 def test_options_that_break_exactness_do_not_start(steering_file: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises((SteeringError, ArtifactError), match=message), engine(steering_file, **options):
+        pass
+
+
+@pytest.mark.parametrize(
+    "variable", ["VLLM_USE_RUST_FRONTEND", "VLLM_DISABLE_REQUEST_ID_RANDOMIZATION", "VLLM_ALLOW_RUNTIME_LORA_UPDATING"]
+)
+def test_variables_that_open_a_bypass_do_not_start(steering_file: Path, variable: str) -> None:
+    with pytest.raises(SteeringError, match=f"{variable}=1: .*; unset it"), engine(steering_file, {variable: "1"}):
+        pass
+
+
+def test_a_front_end_that_does_not_check_requests_does_not_start(
+    steering_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``vllm serve --grpc`` imports this module first; its own dependencies are not installed here."""
+    name = "vllm.entrypoints.launchers.grpc_server"
+    assert importlib.util.find_spec(name) is not None, "vLLM renamed it: find the new name"
+    monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    with pytest.raises(SteeringError, match="--grpc"), engine(steering_file):
         pass
 
 

@@ -43,6 +43,7 @@ class Chat:
             "continue_final_message": False,
             "add_generation_prompt": True,
             "echo": False,
+            "chat_template_kwargs": None,
             "novel": None,
         }.items()
     }
@@ -50,7 +51,7 @@ class Chat:
     def __init__(self, role: str = "user", template: dict[str, Any] | None = None, **values: Any) -> None:
         self.messages: list[Any] = [{"role": role, "content": "hello"}]
         self.chat_template_kwargs = template
-        self.model_fields_set = {"messages", *values}
+        self.model_fields_set = {"messages", *values, *(("chat_template_kwargs",) if template else ())}
         for name, value in values.items():
             setattr(self, name, value)
 
@@ -62,8 +63,9 @@ def sampling(allowed: tuple[str, ...] = (), **values: Any) -> str | None:
 def test_an_option_is_in_one_list_only() -> None:
     assert not set(OPTIONAL) & set(NEVER)
     assert not SAMPLING & set(NEVER)
-    assert not SAMPLING & set(OPTIONAL)
+    assert SAMPLING & set(OPTIONAL) == {"repetition_penalty"}, "a model's generation_config sets it, a client may not"
     assert not CHAT & {"continue_final_message", "add_generation_prompt", "chat_template", "echo"}
+    assert not CHAT & {"repetition_penalty", "chat_template_kwargs", "reasoning_effort"}
 
 
 def test_sampling_by_the_steered_model_is_accepted() -> None:
@@ -98,7 +100,7 @@ def test_other_sampling_is_refused_unless_allowed(values: dict[str, Any], reason
         ({"continue_final_message": True}, "the client writes the beginning of the answer"),
         ({"role": "assistant"}, "the last message is the assistant's"),
         ({"add_generation_prompt": False}, "steering and the gate begin at another token"),
-        ({"template": {"add_generation_prompt": False}}, "chat_template_kwargs may not contain add_generation_prompt"),
+        ({"template": {"enable_thinking": False}}, "chat_template_kwargs is refused because the client decides how"),
         ({"echo": True}, "echo is refused"),
         ({"novel": 3}, "novel is refused: it was not tested with steering"),
     ],
@@ -120,12 +122,17 @@ def test_texts_contain_no_control_tokens() -> None:
         assert (reason is not None and "contains the control token <|end|>" in reason) == refused
         assert refused_chat(chat, ("control_tokens",), controls) is None
     chat = Chat(template={"note": ["<|end|>"]})
-    assert refused_chat(chat, (), controls) is not None
+    reason = refused_chat(chat, ("chat_template_kwargs",), controls)
+    assert reason is not None
+    assert "control token" in reason
 
 
 def test_a_plain_chat_is_accepted() -> None:
     assert refused_chat(Chat(temperature=0, echo=False, add_generation_prompt=True, novel=None), ()) is None
-    assert refused_chat(Chat(template={"enable_thinking": False}), ()) is None
+    allowed = ("chat_template_kwargs",)
+    assert refused_chat(Chat(template={"enable_thinking": False}), allowed) is None
+    refused = refused_chat(Chat(template={"add_generation_prompt": False}), allowed)
+    assert refused == "chat_template_kwargs may not contain add_generation_prompt"
     assert refused_chat(Chat(role="assistant", continue_final_message=True), ("continue_final_message",)) is None
 
 

@@ -24,19 +24,18 @@ SAMPLING = frozenset(
         "extra_args",  # checked by its keys
     }
 )
-"""Fields of vLLM's ``SamplingParams`` that may have any value."""
+"""Fields of vLLM's ``SamplingParams`` that may have any value. A model's ``generation_config`` sets some of them."""
 
 CHAT = frozenset(
     {
-        *("messages", "model", "documents", "tools", "reasoning_effort", "include_reasoning", "parallel_tool_calls"),
+        *("messages", "model", "documents", "tools", "include_reasoning", "parallel_tool_calls"),
         *("max_tokens", "max_completion_tokens", "n", "seed", "stop", "stop_token_ids", "include_stop_str_in_output"),
         *("temperature", "top_p", "top_k", "min_p", "length_penalty", "watermarking"),
-        *("presence_penalty", "frequency_penalty", "repetition_penalty", "repetition_detection"),
+        *("presence_penalty", "frequency_penalty", "repetition_detection"),  # of answered tokens only
         *("logprobs", "top_logprobs", "logprob_token_ids", "return_tokens_as_token_ids", "return_token_ids"),
         *("return_prompt_text", "return_token_offsets", "routed_experts_prompt_start"),
         *("stream", "stream_options", "stream_interval", "skip_special_tokens", "spaces_between_special_tokens"),
         *("user", "request_id", "session_id", "priority", "cache_salt", "mm_payload", "return_mm_kwargs"),
-        "chat_template_kwargs",  # checked by its keys
         "truncation_side",  # does nothing without truncate_prompt_tokens
         # these become sampling parameters, which are checked
         *("logit_bias", "allowed_token_ids", "bad_words", "structured_outputs", "response_format", "tool_choice"),
@@ -52,10 +51,13 @@ OPTIONAL: Mapping[str, str] = {
     "continue_final_message": "the client writes the beginning of the answer, and it is not steered",
     "add_generation_prompt": "steering and the gate begin at another token",
     "chat_template": "the client decides where the prompt ends",
+    "chat_template_kwargs": "the client decides how the prompt ends, as by enable_thinking",
+    "reasoning_effort": "the client decides how the prompt ends",
     "truncate_prompt_tokens": "the client can cut the prompt's end off",
     "add_special_tokens": "the prompt is not the calibrated one",
     "mm_processor_kwargs": "the client decides how a clip is encoded",
     "media_io_kwargs": "the client decides how a clip is read",
+    "repetition_penalty": "the client can discourage the words of a refusal by writing them into the prompt",
     "logit_bias": "the client can forbid the tokens of a refusal",
     "allowed_token_ids": "the client can forbid the tokens of a refusal",
     "bad_words": "the client can forbid the words of a refusal",
@@ -64,7 +66,7 @@ OPTIONAL: Mapping[str, str] = {
     "min_tokens": "the model must continue after a refusal",
     "thinking_token_budget": "a token is forced",
     "vllm_xargs": "other extensions read it",
-    "control_tokens": "a text can end a turn, or place a clip",
+    "control_tokens": "can end a turn or place a clip",
     "/v1/completions": "the client writes the whole prompt",
     "/v1/responses": "the client can continue an unfinished answer",
     "/v1/messages": "the client can write the beginning of the answer",
@@ -153,7 +155,10 @@ def refused_chat(request: Any, allowed: tuple[str, ...], controls: re.Pattern[st
         given = [getattr(request, name, None) for name in ("messages", "tools", "documents", "chat_template_kwargs")]
         found = next((match for text in _texts(given) if (match := controls.search(text))), None)
         if found is not None:
-            return f"a text contains the control token {found[0]}; remove it. {_reason('control_tokens')}"
+            return (
+                f"a text contains the control token {found[0]}, which {OPTIONAL['control_tokens']}; remove it. "
+                "The operator can allow control_tokens by SARSTEER_ALLOW_REQUEST"
+            )
     return None
 
 

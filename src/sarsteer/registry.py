@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 _FILE_SPEC = re.compile(r"(?P<file>.+?\.py):(?P<class>[A-Za-z_]\w*)(?:[:,](?P<rest>.*))?", re.DOTALL)
 _BEFORE_OPTION = re.compile(r",\s*(?=[a-z_][a-z_0-9]*=)")
+_PASSWORD = re.compile(r"https?://(?:(?!,\s*[a-z_][a-z_0-9]*=)[^/?#])*@")  # up to the next option
 _KEY = "sarsteer.option"
 _TRUE, _FALSE = ("on", "true", "yes", "1"), ("off", "false", "no", "0")
 
@@ -217,6 +218,11 @@ class Registry(Generic[T]):
 
         """
         cls, rest = self.find(spec)
+        if _PASSWORD.search(rest):  # before any error that quotes the spec
+            raise self.error(
+                f"{self.kind} {self._name_of(cls)!r}: logs and results would contain its address's password; leave the "
+                "address out and set OPENAI_BASE_URL instead"
+            )
         options = options_of(cls)
         argument = next((option for option in options.values() if option.argument), None)
         parts = _BEFORE_OPTION.split(rest) if rest else []

@@ -101,13 +101,40 @@ def test_signatures_do_not_change(tmp_path: Path) -> None:
     for spec, signature in (
         ("keywords", "keywords/1"),
         ("embedded", "embedded/2"),
-        ("rubric:openai/x,timeout=9", f"rubric/1/openai/x/{digests['rubric']}"),
+        (
+            "rubric:openai/x,timeout=9,base_url=http://Host:8000/v1/",
+            f"rubric/1/openai/x@http://host:8000/v1/{digests['rubric']}",
+        ),
         ("air-bench:./y", f"air-bench/1/./y/{digests['air-bench']}"),
         ("llama-guard:z", "llama-guard/1/z/"),
         (f"wildguard:z,prompts={tmp_path}/prompts.txt", f"wildguard/1/z/{digests['template']}"),
         (f"sorry-bench:z,prompts={tmp_path}/prompts.txt", f"sorry-bench/1/z/{digests['template']}"),
     ):
         assert parse_judge(spec).signature == signature, spec
+
+
+def test_item_7_the_server_and_the_revision_are_in_the_signature(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verdicts of one server, or of one revision of the weights, are not reused for another."""
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    remote = parse_judge("rubric:openai/x")
+    assert "openai/x@https://api.openai.com/v1" in remote.signature
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://me:secret@other/v1")
+    signature = parse_judge("rubric:openai/x").signature
+    assert "openai/x@http://other/v1" in signature
+    assert "secret" not in signature
+    signatures = [parse_judge(f"llama-guard:z{revision}").signature for revision in ("", ",revision=a", ",revision=b")]
+    assert len(set(signatures)) == 3
+
+
+@pytest.mark.parametrize("more", ["", ",bogus=1", ",timeout=9,timeout=8"])
+def test_item_7_a_password_in_a_spec_is_refused_and_not_quoted(more: str) -> None:
+    with pytest.raises(JudgeError, match="set OPENAI_BASE_URL instead") as caught:
+        parse_judge(f"rubric:openai/x,base_url=http://me:secret@host/v1{more}")
+    assert "secret" not in str(caught.value)
+    cls, _ = JUDGES.find("rubric")
+    with pytest.raises(JudgeError, match="contains a password") as caught:
+        cls("openai/x", base_url="http://me:secret@host/v1")
+    assert "secret" not in str(caught.value)
 
 
 def test_how_many_items_at_once() -> None:

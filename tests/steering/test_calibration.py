@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -116,6 +117,19 @@ def test_resuming_with_other_settings_is_refused(
         options[changed] = 3 if changed == "batch_size" else "other"
     with pytest.raises(CalibrationError, match=f"another {changed}"):
         sarsteer.calibrate(embedded, pairs, checkpoint=checkpoint, **options)
+
+
+def test_item_7_another_dtype_does_not_resume(
+    embedded: sarsteer.AudioLanguageModel, calibration_pairs: Pairs, tmp_path: Path
+) -> None:
+    """bfloat16 weights widened to float32 are the same numbers, and give other activations."""
+    pairs, checkpoint = calibration_pairs[:4], tmp_path / "s.partial"
+    narrow = sarsteer.load_model("sarsteer-tiny", device="cpu", dtype="bfloat16")
+    widened = sarsteer.AudioLanguageModel(copy.deepcopy(narrow.module).float(), narrow.processor, name=narrow.name)
+    assert narrow.fingerprint.digest == widened.fingerprint.digest
+    interrupted(narrow, pairs, checkpoint, 2)
+    with pytest.raises(CalibrationError, match="another dtype"):
+        sarsteer.calibrate(widened, pairs, checkpoint=checkpoint, batch_size=2)
 
 
 def test_a_damaged_checkpoint_is_refused(

@@ -37,6 +37,7 @@ class OpenAIServer:
 
     def __init__(self) -> None:
         self.url = ""
+        self.authorization: list[str | None] = []
         self.bodies: list[dict[str, Any]] = []
         self.judged: list[list[dict[str, Any]]] = []
         self.tries: Counter[str] = Counter()
@@ -70,6 +71,7 @@ class OpenAIServer:
 
     async def _complete(self, request: Request) -> Response:
         body = await request.json()
+        self.authorization.append(request.headers.get("authorization"))
         if request.headers.get("authorization") != f"Bearer {KEY}":
             return _error(401, "Incorrect API key provided: the-wr***key", "invalid_api_key")
         self.bodies.append(body)
@@ -195,7 +197,7 @@ def ready(server: OpenAIServer, patch: pytest.MonkeyPatch, key: str | None = KEY
         patch.delenv(variable, raising=False)
     if key is not None:
         patch.setenv("OPENAI_API_KEY", key)
-    for seen in (server.bodies, server.judged, server.tries, server.spoken):
+    for seen in (server.authorization, server.bodies, server.judged, server.tries, server.spoken):
         seen.clear()
     server.most_in_flight = server.hung_up = 0
 

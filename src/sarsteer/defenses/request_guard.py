@@ -65,9 +65,10 @@ class ModelGuard(RequestGuard):
     question: ClassVar[str] = ""
 
     def __init__(self, model: str) -> None:
-        self.backend = TextModelOptions(model).backend
+        options = TextModelOptions(model)
+        self.backend = options.backend
         wording = hashlib.sha256((TRANSCRIBE + self.question).encode()).hexdigest()
-        self.signature = f"{self.kind}:{model}/1/{wording}"
+        self.signature = f"{self.kind}:{options.identity}/1/{wording}"
 
     def stops(self, requests: Sequence[str]) -> list[tuple[bool, str]]:
         """One question to the model for each request."""

@@ -41,8 +41,8 @@ class AirBenchJudge(TextModelOptions, Judge):
 
     @property
     def signature(self) -> str:
-        """Name, version, model and wording."""
-        return f"air-bench/1/{self.model}/{hashlib.sha256(TASK.encode()).hexdigest()}"
+        """Name, version, model with its server or revision, and wording."""
+        return f"air-bench/1/{self.identity}/{hashlib.sha256(TASK.encode()).hexdigest()}"
 
     @property
     def at_once(self) -> int:

@@ -33,9 +33,9 @@ class Classifier(TextModelOptions, Judge):
 
     @property
     def signature(self) -> str:
-        """Name, version, model and the prompt file's wording."""
+        """Name, version, model with its server or revision, and the prompt file's wording."""
         wording = "" if self._template is None else hashlib.sha256(self._template.encode()).hexdigest()
-        return f"{self.name}/1/{self.model}/{wording}"
+        return f"{self.name}/1/{self.identity}/{wording}"
 
     def load(self) -> None:
         """Read the prompt file and load the model."""

@@ -50,8 +50,8 @@ class RubricJudge(TextModelOptions, Judge):
 
     @property
     def signature(self) -> str:
-        """Name, version, model and wording."""
-        return f"rubric/1/{self.model}/{hashlib.sha256(RUBRIC.encode()).hexdigest()}"
+        """Name, version, model with its server or revision, and wording."""
+        return f"rubric/1/{self.identity}/{hashlib.sha256(RUBRIC.encode()).hexdigest()}"
 
     def judge(self, items: Sequence[JudgedAnswer]) -> list[Verdict]:
         """One verdict per item, after one or two requests."""

@@ -57,8 +57,8 @@ class SorryBenchJudge(TextModelOptions, Judge):
 
     @property
     def signature(self) -> str:
-        """Name, version, model and the template's wording."""
-        return f"sorry-bench/1/{self.model}/{hashlib.sha256(self._template.encode()).hexdigest()}"
+        """Name, version, model with its server or revision, and the template's wording."""
+        return f"sorry-bench/1/{self.identity}/{hashlib.sha256(self._template.encode()).hexdigest()}"
 
     def load(self) -> None:
         """Read the template and load the model."""

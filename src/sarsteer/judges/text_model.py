@@ -10,6 +10,7 @@ from typing import ClassVar
 from sarsteer.errors import AnswerError, JudgeError, SarsteerError
 from sarsteer.judges.backend import Backend, Reply
 from sarsteer.judges.base import Verdict
+from sarsteer.models.api.address import normalized, server_address, without_password
 from sarsteer.models.interface import API_PREFIX
 from sarsteer.registry import option
 
@@ -52,6 +53,11 @@ class TextModelOptions:
         if wrong:
             place = "runs behind an endpoint" if self.runs_remotely else "runs locally"
             raise JudgeError(f"{self.model} {place} and takes no {', '.join(wrong)}; leave it out", place=self.name)
+        if self.base_url is not None and self.base_url != without_password(self.base_url):
+            raise JudgeError(
+                "base_url contains a password, which would be stored with the results; set OPENAI_BASE_URL instead",
+                place=self.name,
+            )
         if self.batch_size is not None and self.batch_size < 1:
             raise JudgeError(f"batch_size must be at least 1, not {self.batch_size}", place=self.name)
 
@@ -59,6 +65,16 @@ class TextModelOptions:
     def runs_remotely(self) -> bool:
         """Whether the model is behind an endpoint."""
         return self.model.startswith(API_PREFIX)
+
+    @property
+    def identity(self) -> str:
+        """The model in a signature: its name, with the server's address or the revision.
+
+        Cached verdicts of one server or revision are not reused for another.
+        """
+        if self.runs_remotely:
+            return f"{self.model}@{normalized(server_address(self.base_url))}"
+        return self.model if self.revision is None else f"{self.model}@{self.revision}"
 
     @property
     def at_once(self) -> int:

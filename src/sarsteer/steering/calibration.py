@@ -107,6 +107,7 @@ def _settings(
     """The settings that a resumed run must share with the killed one."""
     return {
         "fingerprint": model.fingerprint.digest,
+        "dtype": model.fingerprint.dtype,
         "pairs_digest": pairs.digest,
         "refusal_prompt": refusal_prompt,
         "instruction": instruction,

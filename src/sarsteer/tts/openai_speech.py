@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from sarsteer.audio import Clip, load_clip
 from sarsteer.errors import AudioError, SpeechError
+from sarsteer.models.api.address import without_password
 from sarsteer.models.api.errors import explain
 from sarsteer.models.api.model import ApiModel
 from sarsteer.registry import option
@@ -25,6 +26,9 @@ class OpenAIEngine(Engine):
     base_url: str | None = option(None, help="the server's URL; OPENAI_BASE_URL, or OpenAI, by default")
 
     def __post_init__(self) -> None:
+        if self.base_url is not None and self.base_url != without_password(self.base_url):
+            problem = "base_url contains a password, which would be stored with the clips; set OPENAI_BASE_URL instead"
+            raise SpeechError(problem, place=self.name)
         _ = self._api  # checks the key and the address
 
     @cached_property

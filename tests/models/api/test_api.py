@@ -378,3 +378,33 @@ def test_a_stream_that_ends_early_is_an_error(api: Callable[..., ApiModel], beha
         list(api(behavior).stream(ask("hi")))
     assert str(caught.value).startswith(f"openai/gpt-audio/{behavior}: ")
     assert "\n" not in str(caught.value)
+
+
+# ---- passwords -------------------------------------------------------------------------------------------------------
+
+
+def test_item_7_a_password_in_the_address_is_shown_nowhere(
+    api: Callable[..., ApiModel], server: OpenAIServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither in errors, nor in the logs of the client and its transport, nor in what identifies the model."""
+    caplog.set_level("DEBUG")
+    secret = server.url.replace("//", "//me:s3cr%20t@")
+    model = api(base_url=secret)
+    with pytest.raises(ModelError) as caught:  # the server wants its key
+        model.generate([ask("hello")])
+    assert server.authorization[-1] == "Basic bWU6czNjciB0"
+    unreachable = api(base_url="http://me:s3cr%20t@127.0.0.1:9/v1")
+    with pytest.raises(ModelError, match="cannot be reached") as offline:
+        unreachable.generate([ask("hello")])
+    shown = [caught.value, offline.value, model, model.base_url, vars(model).get("base_url"), caplog.text]
+    for invalid in (
+        "http//me:s3cr%20t@host/v1",
+        "me:s3cr%20t@host",
+        "http:/me:s3cr%20t@host",
+        "http://me:s3cr%20t/x@h",
+    ):
+        with pytest.raises(ModelError, match="not a web address") as wrong:
+            api(base_url=invalid)
+        shown.append(wrong.value)
+    for value in shown:
+        assert "s3cr" not in str(value)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from sarsteer.errors import AnswerError, AudioError, MessageError, MissingExtraError, ModelError, SarsteerError
 from sarsteer.messages import Conversation, Message, check_conversations
+from sarsteer.models.api.address import authorization, is_web_address, server_address, without_password
 from sarsteer.models.api.errors import explain, is_about_one_request
 from sarsteer.models.api.format import AUDIO_FORMATS, pieces_of, request_messages, request_settings, texts_of
 from sarsteer.models.interface import API_PREFIX, DEFAULT_BATCH, LanguageModel
@@ -25,7 +25,9 @@ class ApiModel(LanguageModel):
 
     Args:
         name: such as ``"openai/gpt-audio"``. One leading ``openai/`` is removed before it is sent.
-        base_url: such as ``"http://localhost:8000/v1"``; by default OPENAI_BASE_URL, else OpenAI's.
+        base_url: such as ``"http://localhost:8000/v1"``; by default OPENAI_BASE_URL, else OpenAI's. A
+            password in it (``http://user:password@host/v1``) is sent as HTTP Basic authentication in place of the key,
+            and is shown nowhere.
         api_key: OPENAI_API_KEY by default; any word for a server that needs none.
         timeout: seconds to wait for the server in each try.
         max_retries: tries after the first, if the server is busy, fails, or does not answer in time.
@@ -57,11 +59,12 @@ class ApiModel(LanguageModel):
             raise MissingExtraError("API models", "api") from None
         self.name = name
         self.served_name = name.removeprefix(API_PREFIX)
-        self.base_url = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+        address = server_address(base_url)
+        self.base_url = without_password(address)
         key = (api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
         if not self.served_name:
             raise ModelError(f"{name!r} has no model name; write it like openai/gpt-audio")
-        if not _is_web_address(self.base_url):
+        if not is_web_address(address):
             raise ModelError(f"{name}: base_url {self.base_url!r} is not a web address; write http://host:port/v1")
         if not key:
             raise ModelError(f"{name}: there is no API key; set OPENAI_API_KEY (to any word if the server needs none)")
@@ -77,6 +80,8 @@ class ApiModel(LanguageModel):
             "timeout": timeout,
             "max_retries": max_retries,
         }
+        if header := authorization(address):
+            self._client_options["default_headers"] = {"Authorization": header}
         self._new_client: Any = openai.OpenAI
         self._new_async_client: Any = openai.AsyncOpenAI
 
@@ -248,11 +253,3 @@ class ApiModel(LanguageModel):
     def _explained(self, error: Exception) -> ModelError:
         kind = AnswerError if is_about_one_request(error) else ModelError
         return kind(f"{self.name}: {explain(error, self.served_name, self.base_url, self.tries)}")
-
-
-def _is_web_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # such as a port above 65535
-        return False

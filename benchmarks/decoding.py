@@ -2,9 +2,9 @@
 
 Compares steered with plain, and gated with always-on steering. Two copies of each model answer in turns, one per side;
 after half of the rounds they swap roles, so that effects of their memory locations cancel. One thread, because threads
-Compares steered with plain, and gated with always-on steering. Two copies of each model answer in turns, one a side;
-not counted. The gate uses score and distance, and opens for half of the rows. Ratios are medians with 95 % intervals
-(bootstrap over rounds), in process time and in wall-clock time. Writes ``benchmarks/decoding.json``.
+wait for each other; the first answers are not counted. The gate uses score and distance, and opens for half of the
+rows. Ratios are medians with 95 % intervals (bootstrap over rounds), in process time and in
+wall-clock time. Writes ``benchmarks/decoding.json``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,17 @@ Attach = Callable[[AudioLanguageModel], AbstractContextManager[Any]]
 
 
 def gate_of(model: AudioLanguageModel, prompts: list[Prompt]) -> Gate:
-    """A gate at the middle layer that opens for half of ``prompts``, with a distance of full rank."""
+    """A gate on four layers up to the middle that opens for half of ``prompts``, with a distance of full rank."""
     layer = len(model.decoder_layers) // 2
-    seen = model.last_token_activations(prompts)[:, layer]
-    weight = torch.nn.functional.normalize(seen.var(0), dim=0)
-    distance = fit_distance(seen, torch.arange(len(seen)) % 2)
+    seen = model.last_token_activations(prompts)
+    weight = torch.nn.functional.normalize(seen[:, layer].var(0), dim=0)
+    distance = fit_distance(seen[:, layer], torch.arange(len(seen)) % 2)
     # full rank, as after calibration on many pairs
-    basis = torch.linalg.qr(torch.randn(seen.shape[1], 64))[0].T.contiguous()
+    basis = torch.linalg.qr(torch.randn(seen.shape[2], 64))[0].T.contiguous()
     full = type(distance)(distance.means, basis, torch.ones(64), distance.residual_precision)
-    return Gate(layer, weight, 0.0, float((seen @ weight).median()), distance=full, limit=1e6)
+    earlier = dict.fromkeys(range(layer - 3, layer), 0.001 * weight)
+    gate = Gate(layer, weight, 0.0, 0.0, distance=full, limit=1e6, earlier=earlier)
+    return replace(gate, threshold=float(gate.score(seen).median()))
 
 
 def seconds(run: Callable[[], Any]) -> tuple[float, float]:

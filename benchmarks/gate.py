@@ -200,8 +200,8 @@ class Bench:
             for items in (self.pairs["calibration"].harmful, self.pairs["calibration"].safe)
         ]
         gate = fit_gate(torch.cat([shipped[0], seen[:, 0]]), torch.cat([shipped[1], seen[:, 1]]), layers=[layer])
-        test = self.model.last_token_activations(self.prompts, batch_size=BATCH)[:, layer]
-        everyday = self.model.last_token_activations(self._everyday(""), batch_size=BATCH)[:, layer]
+        test = self.model.last_token_activations(self.prompts, batch_size=BATCH)
+        everyday = self.model.last_token_activations(self._everyday(""), batch_size=BATCH)
         scores = gate.score(torch.cat([test, everyday])).tolist()
         return {"pairs": gate.metadata["pairs"], "auroc": gate.metadata["auroc"], "rows": self._composed(gate, scores)}
 
@@ -241,7 +241,7 @@ class Bench:
         """How many requests of a group open the gate, by score and by distance."""
         gate = self.steering().gate
         assert gate is not None
-        seen = self.model.last_token_activations(group.conversations, batch_size=BATCH)[:, gate.layer]
+        seen = self.model.last_token_activations(group.conversations, batch_size=BATCH)
         assert gate.distance is not None
         return {
             "name": group.name,

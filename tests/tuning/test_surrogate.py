@@ -59,7 +59,7 @@ def test_continuations_equal_generation_under_the_hooks(
             logits.append(torch.cat(out.logits))
     factors = None
     if strength.gate is not None:
-        factors = strength.gate.strength(embedded.last_token_activations(prompts)[:, strength.gate.layer])
+        factors = strength.gate.strength(embedded.last_token_activations(prompts))
         assert 0 < float(factors.sum()) < len(prompts), "there must be open and closed rows"
     continuations = Continuations(embedded, prompts, answers, batch_size=4)
     for _ in range(2):  # the second time from the cached prefixes

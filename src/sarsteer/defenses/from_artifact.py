@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sarsteer.steering.artifact import Steering
     from sarsteer.steering.strength import GateChoice, ResolvedStrength
 
-_GATES: dict[str, GateChoice] = {"off": False, "on": True, "hard": "hard", "logistic": "logistic"}
+_GATES: dict[str, GateChoice] = {"off": False, "on": True, "hard": "hard", "logistic": "logistic", "shadow": "shadow"}
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class ArtifactDefense(SteeredDefense):
 
     k: int | None = option(None, help="number of ablated principal components")
     lambda_: float | None = option(None, name="lambda", help="ablation coefficient")
-    gate: Literal["off", "on", "hard", "logistic"] | None = option(
-        None, help="whether the file's gate decides which requests are steered, or in which mode it does"
+    gate: Literal["off", "on", "hard", "logistic", "shadow"] | None = option(
+        None, help="whether the file's gate decides which requests are steered, or in which mode; shadow steers nothing"
     )
 
     def resolve(self, context: DefenseContext) -> tuple[Steering, ResolvedStrength]:

@@ -14,9 +14,10 @@ from sarsteer.errors import ArtifactError, SteeringError
 from sarsteer.files import atomic_path
 from sarsteer.steering.gate.gate import Gate
 
-FORMAT_VERSION, GATED_VERSION = 1, 2
-"""Files with a gate or layer weights have version 2. A reader that knows neither would steer every request in every
-layer at a strength chosen for some, so it must refuse the file. Other files stay readable by every version."""
+FORMAT_VERSION, GATED_VERSION, LAYERED_VERSION = 1, 2, 3
+"""Files with a gate or layer weights have version 2, files whose gate reads several layers version 3. A reader that
+does not know them would steer every request in every layer at a strength chosen for some, or decide by one layer's part
+of the score, so it must refuse the file. Other files stay readable by every version."""
 FILE_NAME = "steering.safetensors"
 TENSORS = ("refusal", "safe_basis", "singular_values", "safe_mean", "harmful_mean", "activation_norms")
 _KEYS = ("format_version", "model", "fingerprint", "layers", "hidden_size", "instruction", "refusal_prompt", "pairs")
@@ -24,6 +25,8 @@ _KEYS = ("format_version", "model", "fingerprint", "layers", "hidden_size", "ins
 
 def version_of(metadata: Mapping[str, Any], gate: Gate | None) -> int:
     """The format version that a file with this content needs."""
+    if gate is not None and gate.earlier:
+        return LAYERED_VERSION
     plain = gate is None and "layer_weights" not in metadata.get("defaults", {})
     return FORMAT_VERSION if plain else GATED_VERSION
 
@@ -94,9 +97,9 @@ def _parsed(header: str | None) -> dict[str, Any]:
     if not isinstance(metadata, dict):
         raise ArtifactError("its metadata is damaged; run calibrate again")
     version = metadata.get("format_version")
-    if version not in (FORMAT_VERSION, GATED_VERSION):
+    if version not in (FORMAT_VERSION, GATED_VERSION, LAYERED_VERSION):
         raise ArtifactError(
-            f"has format version {version}, this sarsteer reads {FORMAT_VERSION} and {GATED_VERSION}; "
+            f"has format version {version}, this sarsteer reads {FORMAT_VERSION} to {LAYERED_VERSION}; "
             "use the sarsteer that wrote it, or run calibrate again"
         )
     if missing := [key for key in _KEYS if key not in metadata]:
@@ -107,4 +110,5 @@ def _parsed(header: str | None) -> dict[str, Any]:
 def _has_gate(metadata: Mapping[str, Any]) -> bool:
     """Version 2 means a gate, unless the file has only layer weights. A lost gate is then an error, not no gate."""
     only_weights = "gate" not in metadata and "layer_weights" in metadata.get("defaults", {})
-    return bool(metadata["format_version"] == GATED_VERSION) and not only_weights
+    version = metadata["format_version"]
+    return bool(version == LAYERED_VERSION or (version == GATED_VERSION and not only_weights))

@@ -89,6 +89,11 @@ class SteeringHandle:
         return self._strength.gate
 
     @property
+    def defended(self) -> bool:
+        """Whether requests are steered: False after removal, in shadow mode, and if nothing would be added."""
+        return self.attached and self._strength.weakness is None
+
+    @property
     def alpha(self) -> float:
         """The steering strength; assign to change it in place."""
         return self._strength.alpha
@@ -189,7 +194,7 @@ class SteeringHandle:
         if self._state is None or self.gate is None:
             return []
         prefills, decisions = self._answered
-        return list(decisions) if prefills == self._state.prefills else self._state.decisions(self.alpha)
+        return list(decisions) if prefills == self._state.prefills else self._newest()
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -250,4 +255,9 @@ class SteeringHandle:
     def _record(self) -> None:
         """Record the decisions of the newest prefill's prompts as part of the current batch."""
         if self._state is not None and self._batch is not None:
-            self._batch += self._state.decisions(self.alpha)
+            self._batch += self._newest()
+
+    def _newest(self) -> list[Decision]:
+        """The decisions on the newest prefill's rows."""
+        assert self._state is not None
+        return self._state.decisions(0.0 if self._strength.shadow else self.alpha)

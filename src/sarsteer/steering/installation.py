@@ -29,7 +29,7 @@ class Installation:
         module: the model, wrapped or not.
         layers: its decoder layers.
         width: D, the width of the residual stream.
-        gate: decides at its layer; the layers above obey. None installs no gate hooks.
+        gate: reads its layers and decides at the last of them; the layers above obey. None installs no gate hooks.
         observer: receives the reports of the model's batches.
         session: a context in which each ``generate`` of the model runs.
         before_forward: with a gate, called before each forward that is not compiled, with whether it starts a request
@@ -61,7 +61,7 @@ class Installation:
             self._undo.append(lambda: set_observer(self._module, None))
             self._undo.append(self._drop_compiled)
             for index, layer in enumerate(layers):
-                self._install(layer, index, width, None if gate is None else gate.layer)
+                self._install(layer, index, width, gate)
             self._guard(session)
             self._drop_compiled()
         except BaseException:
@@ -83,19 +83,24 @@ class Installation:
         while self._undo:
             self._undo.pop()()
 
-    def _install(self, layer: nn.Module, index: int, width: int, gate_layer: int | None) -> None:
+    def _install(self, layer: nn.Module, index: int, width: int, gate: Gate | None) -> None:
         with torch.inference_mode(False):  # otherwise alpha could only be changed in the caller's inference mode
             buffer = torch.zeros(width, dtype=torch.float32, device=layer_device(layer))
         layer.register_buffer(DELTA, buffer, persistent=False)
         self._undo.append(functools.partial(delattr, layer, DELTA))
-        if gate_layer is not None and index >= gate_layer:
+        earlier = [] if gate is None else list(gate.earlier)
+        if gate is not None and (index >= gate.layer or index in earlier):
             setattr(layer, gate_hooks.STATE, self.state)
             self._undo.append(functools.partial(delattr, layer, gate_hooks.STATE))
         # first among the hooks: other hooks that capture activations see them steered
-        gated = gate_layer is not None and index > gate_layer
+        gated = gate is not None and index > gate.layer
         hook = gate_hooks.steer_gated if gated else steer
         self._undo.append(layer.register_forward_hook(hook, prepend=True).remove)
-        if index == gate_layer:
+        if index in earlier:
+            setattr(layer, gate_hooks.PLACE, earlier.index(index))
+            self._undo.append(functools.partial(delattr, layer, gate_hooks.PLACE))
+            self._undo.append(layer.register_forward_hook(gate_hooks.read, prepend=True).remove)
+        if gate is not None and index == gate.layer:
             self._undo.append(layer.register_forward_hook(gate_hooks.decide, prepend=True).remove)
 
     def _guard(self, session: Callable[[], AbstractContextManager[None]]) -> None:

@@ -54,7 +54,8 @@ def draw_gate(layers_axis: Any, roc_axis: Any, gate: Gate) -> None:
     rows = best_by_layer(gate)
     layers, aurocs, spread = [r[0] for r in rows], [r[2] for r in rows], [r[3] for r in rows]
     layers_axis.errorbar(layers, aurocs, yerr=spread, color=GREEN, marker="o", markersize=3, lw=1.2, capsize=2)
-    layers_axis.axvline(gate.layer, color=INK, linestyle=":", linewidth=1)
+    for layer in gate.layers:
+        layers_axis.axvline(layer, color=INK, linestyle=":", linewidth=1)
     layers_axis.set_ylim(0.45, 1.02)
     layers_axis.set_title("Gate: AUROC ± SE (dotted: chosen)", fontsize=10, loc="left")
     layers_axis.set_xlabel("decoder layer", fontsize=9)

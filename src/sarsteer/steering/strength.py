@@ -17,9 +17,10 @@ import torch
 from sarsteer.errors import SteeringError
 from sarsteer.steering.gate.gate import Gate
 
-GateChoice = bool | Gate | Literal["hard", "logistic"] | None
+GateChoice = bool | Gate | Literal["hard", "logistic", "shadow"] | None
 """Which requests are steered: False for all, True for those that open the artifact's gate, ``"hard"`` or
-``"logistic"`` for the artifact's gate in that mode, a ``Gate`` for that gate, None for the artifact's default."""
+``"logistic"`` for the artifact's gate in that mode, ``"shadow"`` for none while the gate decides, a ``Gate`` for that
+gate, None for the artifact's default."""
 
 
 @dataclass(frozen=True)
@@ -102,19 +103,29 @@ class ResolvedStrength:
         if self.gate is not None:
             names = ("layer", "mode", "threshold", "temperature", "limit")
             values["gate"] = {**{name: getattr(self.gate, name) for name in names}, "digest": self.gate.digest}
+            if self.gate.earlier:
+                values["gate"]["earlier_layers"] = list(self.gate.earlier)
         return values
 
     @property
     def deltas(self) -> torch.Tensor:
-        """``[L, D]``: what one steered position receives, α included; zero in the layers up to the gate's."""
+        """``[L, D]``: what one steered position receives, α included.
+
+        Zero in the layers up to the gate's, and everywhere in shadow mode.
+        """
         deltas = self.alpha * self.vectors
-        if self.gate is not None:
-            deltas[: self.gate.layer + 1] = 0.0
-        return deltas
+        return deltas if self.gate is None else self.gate.keep_steered(deltas)
+
+    @property
+    def shadow(self) -> bool:
+        """Whether the gate decides and nothing is steered."""
+        return self.gate is not None and not self.gate.defends
 
     @property
     def weakness(self) -> str | None:
         """Why this strength does not defend a model, in words; None if nothing is obviously wrong."""
+        if self.shadow:
+            return "shadow mode: the gate decides, and no request is steered"
         if self.alpha < 0:
             return f"alpha is {self.alpha:g}, and a negative alpha steers away from refusal"
         if self.alpha == 0:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sarsteer.errors import TuningError
 from sarsteer.steering.artifact import Steering
+from sarsteer.steering.gate.conformal import lowest_rate
 from sarsteer.steering.gate.gate import Gate
 from sarsteer.steering.strength import ResolvedStrength, Strength
 
@@ -29,11 +30,13 @@ class GateReference:
     target_fpr: float | None = None
 
     def find(self, gates: Gates) -> Gate:
-        """The gate at this layer, with the threshold of this rate."""
+        """The gate at this layer, with the threshold of this rate, or of the lowest that its clips can state."""
         if self.layer not in gates:
             raise TuningError(f"there is no gate at layer {self.layer}; calibrate on other pairs")
         gate = gates[self.layer]
-        return gate if self.target_fpr is None else gate.with_target_fpr(self.target_fpr)
+        if self.target_fpr is None:
+            return gate
+        return gate.with_target_fpr(max(self.target_fpr, lowest_rate(len(gate.metadata["held_out"]["safe"]))))
 
     def __str__(self) -> str:
         rate = "" if self.target_fpr is None else f" for {100 * self.target_fpr:g} %"

@@ -14,7 +14,8 @@ from sarsteer.data.manifest import place_errors
 from sarsteer.data.pairs import Pairs
 from sarsteer.errors import CalibrationError
 from sarsteer.models.audio_language_model import AudioLanguageModel
-from sarsteer.steering.gate.fit import fit_gate
+from sarsteer.steering.gate.conformal import lowest_rate
+from sarsteer.steering.gate.fit import TARGET_FPR, fit_gate
 from sarsteer.steering.gate.gate import Gate
 
 
@@ -41,7 +42,8 @@ def fit_gates(activations: tuple[torch.Tensor, torch.Tensor], layers: Sequence[i
     gates = {}
     for layer in layers:
         try:
-            gates[layer] = fit_gate(*activations, layers=[layer])
+            rate = max(TARGET_FPR, lowest_rate(len(activations[1])))  # the search sets its own
+            gates[layer] = fit_gate(*activations, rate, layers=[layer])
         except CalibrationError:  # this layer does not separate them; another may
             continue
     return gates

@@ -135,7 +135,7 @@ class Surrogate:
             return None
         if self._gate_inputs is None:
             self._gate_inputs = self._model.last_token_activations(self._prompts, batch_size=self._batch_size)
-        return gate.strength(self._gate_inputs[:, gate.layer])
+        return gate.strength(self._gate_inputs)
 
     def _read_prefills(self, strength: ResolvedStrength | None) -> torch.Tensor:
         """The lead from whole prefills under the same hooks as answers: for any family, first tokens only."""

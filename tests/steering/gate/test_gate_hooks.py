@@ -24,6 +24,7 @@ from tests.support.reference import steered_by_hand
 from tests.support.tiny import compile_config, conversation, random_vectors, tiny_qwen2_audio
 
 ALPHA, LAYER = 0.7, 1
+EARLIER = {"one layer": (), "two layers": (0,)}
 TURNS = [conversation(seed, seconds) for seed, seconds in ((1, 0.3), (2, 0.8), (3, 0.5), (4, 0.6), (5, 0.4))]
 # float32 sums of 32 products in another order, of scores of about one
 CLOSE = 1e-4
@@ -39,14 +40,17 @@ def vectors(model: AudioLanguageModel) -> torch.Tensor:
     return random_vectors(model)
 
 
-@pytest.fixture
-def gate(model: AudioLanguageModel) -> Gate:
+@pytest.fixture(params=EARLIER.values(), ids=EARLIER)
+def gate(request: pytest.FixtureRequest, model: AudioLanguageModel) -> Gate:
     """Open for some of the turns and closed for others."""
-    activations = model.last_token_activations(TURNS)[:, LAYER]
-    weight = activations[1] - activations[0]
-    scores = (activations @ weight).sort().values
+    activations = model.last_token_activations(TURNS)
+    weights = {layer: activations[1, layer] - activations[0, layer] for layer in (*request.param, LAYER)}
+    raw = Gate(LAYER, weights.pop(LAYER), 0.0, 0.0, earlier=weights)
+    scores = raw.score(activations).sort().values
     scale = float(scores[-1] - scores[0])
-    return Gate(LAYER, weight / scale, 0.0, float(scores[1] + scores[2]) / 2 / scale)
+    threshold = float(scores[1] + scores[2]) / 2 / scale
+    earlier = {layer: weight / scale for layer, weight in raw.earlier.items()}
+    return replace(raw, weight=raw.weight / scale, threshold=threshold, earlier=earlier)
 
 
 @pytest.fixture
@@ -75,7 +79,7 @@ def openings(handle: SteeringHandle) -> list[float]:
 def test_open_rows_are_steered_above_the_gate_and_closed_ones_not_at_all(
     model: AudioLanguageModel, vectors: torch.Tensor, gate: Gate
 ) -> None:
-    plain, strengths = logits(model), gate.strength(model.last_token_activations(TURNS)[:, LAYER])
+    plain, strengths = logits(model), gate.strength(model.last_token_activations(TURNS))
     assert set(strengths.tolist()) == {0.0, 1.0}
     with steered_by_hand(model.decoder_layers, above(vectors), ALPHA):
         steered = logits(model)
@@ -117,7 +121,7 @@ def test_real_speech_is_gated_as_its_rows(embedded: AudioLanguageModel, steering
     assert gate is not None
     turns = [item.turn(t) for pair in test_pairs[:6] for item in (pair.harmful, pair.safe)]
     prompts = embedded.prepare(turns)
-    strengths = gate.strength(embedded.last_token_activations(prompts)[:, gate.layer])
+    strengths = gate.strength(embedded.last_token_activations(prompts))
     plain = embedded.generate(prompts, 32)
     with steering.on(embedded, alpha=0.5, k=0, gate=True) as handle:
         together = embedded.generate(prompts, 32)
@@ -155,7 +159,7 @@ def test_an_attack_spread_over_turns_opens_the_gate(
 def test_decisions_come_in_the_order_of_the_answers(
     model: AudioLanguageModel, gate: Gate, handle: SteeringHandle
 ) -> None:
-    scores = gate.score(tiny_qwen2_audio(seed=0).last_token_activations(TURNS)[:, LAYER]).tolist()
+    scores = gate.score(tiny_qwen2_audio(seed=0).last_token_activations(TURNS)).tolist()
     model.generate(TURNS, 3, batch_size=2)  # batches are made by length
     assert [d.score for d in handle.decisions] == pytest.approx(scores, abs=CLOSE)
     model.generate(TURNS, 3, batch_size=2, do_sample=True, num_return_sequences=2)
@@ -181,7 +185,7 @@ def test_generation_modes_equal_hooks_by_hand(
     model: AudioLanguageModel, vectors: torch.Tensor, gate: Gate, options: dict[str, object]
 ) -> None:
     """Row by row, so that a reference without a gate can reproduce either decision."""
-    strengths = gate.strength(model.last_token_activations(TURNS)[:, LAYER]).tolist()
+    strengths = gate.strength(model.last_token_activations(TURNS)).tolist()
 
     def run(turn: Any) -> list[str]:
         torch.manual_seed(7)
@@ -229,7 +233,7 @@ def test_gates_change_in_place_and_move_with_a_new_proof(
     handle.apply(handle.strength.with_gate(gate))
     assert torch.equal(logits(model), some)
     assert model.decoder_layers[2]._sarsteer_gate is state
-    handle.apply(handle.strength.with_gate(replace(gate, layer=0, threshold=-1e6)))
+    handle.apply(handle.strength.with_gate(replace(gate, layer=0, earlier={}, threshold=-1e6)))
     moved = logits(model)
     handle.remove()
     with steered_by_hand(model.decoder_layers, above(vectors, 0), ALPHA):
@@ -458,7 +462,7 @@ def test_half_precision(vectors: torch.Tensor, gate: Gate, dtype: torch.dtype) -
     model.module.to(dtype)
     prompts = model.prepare(TURNS)
     plain = model.last_token_activations(prompts)
-    strengths = gate.strength(plain[:, LAYER])
+    strengths = gate.strength(plain)
     with steered_by_hand(model.decoder_layers, above(vectors), 0.3):
         steered = model.last_token_activations(prompts)
     with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, 0.3, gate)):

@@ -1,8 +1,9 @@
-"""Fit the gate on calibration's activations: choose a layer, a linear detector and a threshold.
+"""Fit the gate on calibration's activations: choose a detector and layers, and a threshold with a stated rate.
 
-Each layer and method is measured by cross-validated AUROC; the two clips of a pair are always in the same fold. Among
-those within one standard error of the best, the simplest method and then the earliest layer is chosen. The threshold
-comes from the scores of safe clips by detectors that were not fitted on them.
+Detectors are measured in every layer of the lower part of the model by cross-validated AUROC; the two clips of a pair
+are always in the same fold. The simplest method within one standard error of the best is chosen, on the layers where it
+separates best, as many as give the best mean of their standardized scores. The threshold comes from the scores of safe
+clips by detectors that were neither fitted nor chosen on them (``nested``).
 
 The Gram matrix of the clips at one layer serves all folds, detectors and the chance test (``samples``). Layers are
 fitted one after another, so the memory needed beside the activations does not grow with their number.
@@ -11,7 +12,6 @@ fitted one after another, so the memory needed beside the activations does not g
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,9 +19,19 @@ import torch
 
 from sarsteer.errors import CalibrationError, SteeringError
 from sarsteer.steering.gate.chance import MAX_P, ChanceTest
+from sarsteer.steering.gate.clips import FOLDS, Clips
 from sarsteer.steering.gate.detectors import METHODS, scaled
 from sarsteer.steering.gate.distance import fit_distance
 from sarsteer.steering.gate.gate import Gate, threshold_for
+from sarsteer.steering.gate.nested import (
+    MOST_LAYERS,
+    Combination,
+    CrossValidation,
+    LayerScores,
+    choose,
+    combine,
+    nested_scores,
+)
 from sarsteer.steering.gate.samples import Samples
 
 if TYPE_CHECKING:
@@ -32,33 +42,18 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 TARGET_FPR = 0.05
-FOLDS = 5
 MIN_PAIRS = 10
 """Two pairs per fold; with fewer a held-out rate is meaningless."""
 MIN_AUROC = 0.6
 """A gate that separates the classes no better than this refuses at random."""
 OOD_FPR = 0.01
-"""Share of held-out calibration clips that may be beyond the distance limit."""
-
-
-@dataclass(frozen=True)
-class CrossValidation:
-    """A method at one layer: the AUROC of each fold, and every clip's score by the detector not fitted on it."""
-
-    method: str
-    layer: int
-    aurocs: tuple[float, ...]
-    scores: Floats
-
-    @property
-    def auroc(self) -> float:
-        """The mean over folds."""
-        return float(np.mean(self.aurocs))
-
-    @property
-    def error(self) -> float:
-        """The standard error of ``auroc``."""
-        return float(np.std(self.aurocs, ddof=1) / len(self.aurocs) ** 0.5)
+"""Share of held-out calibration clips that may be beyond the distance limit; less if the stated rate is low."""
+DEPTH = 0.6
+"""Share of the layers that a gate may read. The others are above it and can be steered in the same pass; they are
+enough to refuse (docs/gate.md)."""
+DETECTORS = ("difference of means", "shrunk LDA")
+"""Methods that are compared. Logistic regression separates no better, and carries over worse to new kinds of requests
+(docs/gate.md)."""
 
 
 def fit_gate(
@@ -66,47 +61,61 @@ def fit_gate(
     safe: torch.Tensor,
     target_fpr: float = TARGET_FPR,
     *,
-    methods: Sequence[str] | None = None,
+    benign: torch.Tensor | None = None,
+    pair_groups: Sequence[str] | None = None,
+    benign_groups: Sequence[str] | None = None,
+    methods: Sequence[str] = DETECTORS,
     layers: Sequence[int] | None = None,
+    most_layers: int = MOST_LAYERS,
     progress: Progress | None = None,
 ) -> Gate:
-    """Fit a gate to activations at the last prompt token; row i of both tensors is pair i.
+    """Fit a gate to activations at the last prompt token; row i of ``harmful`` and ``safe`` is pair i.
 
     Args:
         harmful: ``[n, L, D]``.
         safe: ``[n, L, D]``, the twins.
-        target_fpr: the share of held-out safe clips that may open the gate.
-        methods: names from ``METHODS``; all by default.
-        layers: the layers to choose from; all but the last by default, which has no layer above it to steer.
+        target_fpr: the share of safe clips that may open the gate; see ``Gate.with_target_fpr``.
+        benign: ``[b, L, D]``, safe clips without a twin, such as everyday requests.
+        pair_groups: the group of each pair, such as ``"borderline"``; stored for rates by group.
+        benign_groups: the group of each row of ``benign``.
+        methods: names from ``METHODS``.
+        layers: the layers to choose from; the lower ``DEPTH`` of the model by default. The last layer has none above it
+            to steer.
+        most_layers: the most layers whose scores are averaged; 1 for the best one.
         progress: called with the number of layers done and of all layers.
 
     Raises:
-        CalibrationError: there are too few pairs, no layer separates the classes, no threshold meets the rate and
-            opens for any harmful clip, or an activation is not finite.
+        CalibrationError: there are too few pairs, no layer separates the classes, the safe clips are too few for the
+            rate, no threshold meets it and opens for any harmful clip, or an activation is not finite.
 
     """
-    n, depth, _ = harmful.shape
     check_target(target_fpr)
-    if n < MIN_PAIRS:
-        raise CalibrationError(f"{n} pairs are too few to hold some out; give at least {MIN_PAIRS}")
-    if depth < 2:
+    clips = Clips.of(harmful, safe, benign, pair_groups, benign_groups)
+    if clips.pairs < MIN_PAIRS:
+        raise CalibrationError(f"{clips.pairs} pairs are too few to hold some out; give at least {MIN_PAIRS}")
+    if clips.depth < 2:
         raise CalibrationError("a model with one layer has no layer above a gate to steer; calibrate without a gate")
-    if not all(torch.isfinite(rows[:, layer]).all() for rows in (harmful, safe) for layer in range(depth)):
-        raise CalibrationError("the activations contain NaN or infinite values; load the model in bfloat16 or float32")
-    candidates: list[CrossValidation] = []
-    splits = folds(n)
-    chance = ChanceTest(n, splits)
-    tried = range(depth - 1) if layers is None else layers
+    if isinstance(most_layers, bool) or most_layers < 1:
+        raise CalibrationError(f"a gate reads at least 1 layer, not {most_layers}")
+    tried = readable_layers(clips.depth) if layers is None else list(layers)
+    labels, folds = clips.labels, clips.folds
+    scores: dict[tuple[str, int], LayerScores] = {}
+    paired = np.arange(2 * clips.pairs)
+    splits = [(paired[folds[paired] != fold], paired[folds[paired] == fold]) for fold in range(FOLDS)]
+    chance = ChanceTest(clips.pairs, splits)
     for done, layer in enumerate(tried):
         if progress is not None:
             progress(done, len(tried))
-        samples = Samples.of(torch.cat([harmful[:, layer], safe[:, layer]]))
-        parts = [(samples.part(fit), samples.beside(held_out, fit)) for fit, held_out in splits]
-        chance.add(parts)
-        candidates += [cross_validate(name, layer, parts, n) for name in methods or METHODS]
+        samples = Samples.of(clips.at(layer))
+        chance.add([(samples.part(fit), samples.beside(held_out, fit)) for fit, held_out in splits])
+        for method in methods:
+            scores[method, layer] = LayerScores.of(method, samples, labels, folds)
     if progress is not None:
         progress(len(tried), len(tried))
-    chosen, best = choose(candidates)
+    candidates = [
+        CrossValidation.of(method, layer, found.held_out, labels, folds) for (method, layer), found in scores.items()
+    ]
+    _, best = choose(candidates)
     if best.auroc - best.error < MIN_AUROC:
         raise CalibrationError(
             f"no layer separates harmful from safe clips (best cross-validated AUROC {best.auroc:.2f} ± "
@@ -118,7 +127,15 @@ def fit_gate(
             f"{best.auroc:.2f}; as good in {chance.p_value:.0%} of draws with swapped labels): check the labels, or "
             "give more pairs"
         )
-    gate = _finish(harmful[:, chosen.layer], safe[:, chosen.layer], chosen, candidates, chance.p_value)
+    nested = nested_scores(scores, labels, folds, most_layers)
+    held_out = CrossValidation.of("nested", -1, nested, labels, folds)
+    if held_out.auroc < MIN_AUROC:
+        raise CalibrationError(
+            f"no layer separates harmful from safe clips (cross-validated AUROC {held_out.auroc:.2f} ± "
+            f"{held_out.error:.2f} with layers chosen on other clips, required {MIN_AUROC}): give more pairs"
+        )
+    combination = combine(candidates, labels, folds, most_layers)
+    gate = _finish(clips, combination, held_out, candidates, chance.p_value, target_fpr)
     try:
         return gate.with_target_fpr(target_fpr)
     except SteeringError as error:
@@ -131,73 +148,59 @@ def check_target(target_fpr: float) -> None:
         raise CalibrationError(f"the target false-positive rate must be between 0 and 1, not {target_fpr}")
 
 
-def choose(candidates: Sequence[CrossValidation]) -> tuple[CrossValidation, CrossValidation]:
-    """The simplest method, then the earliest layer, within one standard error of the best; and the best itself."""
-    best = max(candidates, key=lambda candidate: candidate.auroc)
-    order = list(METHODS)
-    as_good = [candidate for candidate in candidates if candidate.auroc >= best.auroc - best.error]
-    return min(as_good, key=lambda candidate: (order.index(candidate.method), candidate.layer)), best
-
-
-def cross_validate(method: str, layer: int, parts: Sequence[tuple[Samples, Floats]], n: int) -> CrossValidation:
-    """Measure ``method`` on n pairs: for each of ``folds(n)``, the rows to fit on and the others beside them."""
-    from sklearn.metrics import roc_auc_score
-
-    labels = np.repeat([1, 0], n)
-    scores, aurocs = np.empty(2 * n), []
-    for (fit, held_out), (samples, across) in zip(folds(n), parts, strict=True):
-        coefficients, bias = scaled(METHODS[method], samples, labels[fit])
-        scores[held_out] = across @ coefficients + bias
-        aurocs.append(float(roc_auc_score(labels[held_out], scores[held_out])))
-    return CrossValidation(method, layer, tuple(aurocs), scores)
-
-
-def folds(n: int) -> list[tuple[Labels, Labels]]:
-    """Rows to fit on and rows to hold out, of n harmful clips and then their n twins; pairs stay together."""
-    from sklearn.model_selection import GroupKFold
-
-    pair = np.tile(np.arange(n), 2)
-    return list(GroupKFold(FOLDS, shuffle=True, random_state=0).split(pair, groups=pair))
-
-
-# ---- the gate --------------------------------------------------------------------------------------------------------
+def readable_layers(depth: int) -> list[int]:
+    """The layers that a gate may read in a model with ``depth`` layers: the lower ``DEPTH`` of them."""
+    return list(range(min(max(1, round(DEPTH * depth)), depth - 1)))
 
 
 def _finish(
-    harmful: torch.Tensor,
-    safe: torch.Tensor,
-    chosen: CrossValidation,
+    clips: Clips,
+    combination: Combination,
+    held_out: CrossValidation,
     candidates: list[CrossValidation],
     p_value: float,
+    target_fpr: float,
 ) -> Gate:
-    """The gate, with a threshold of 0 that is set later."""
-    n = len(harmful)
-    rows, labels = torch.cat([harmful, safe]), np.repeat([1, 0], n)
-    center = rows.double().mean(0)
-    coefficients, bias = scaled(METHODS[chosen.method], Samples.of(rows), labels)
-    weight = torch.from_numpy(coefficients) @ (rows.double() - center)
-    held_harmful, held_safe = chosen.scores[:n].tolist(), chosen.scores[n:].tolist()
-    limit = _limit(rows, torch.from_numpy(labels))
+    """The gate, fitted on all clips, with a threshold of 0 that is set later."""
+    labels, n = clips.labels, clips.pairs
+    weights, bias = {}, combination.offset
+    for layer, factor in zip(combination.layers, combination.factors, strict=True):
+        rows = clips.at(layer).double()
+        center = rows.mean(0)
+        coefficients, own_bias = scaled(METHODS[combination.method], Samples.of(rows), labels)
+        weight = torch.from_numpy(factor * coefficients) @ (rows - center)
+        weights[layer] = weight.float()
+        bias += factor * own_bias - float(weight @ center)
+    *earlier, layer = combination.layers
+    distances = _held_out_distances(clips, layer)
+    allowed = min(OOD_FPR, target_fpr / 5)
+    parts = {"harmful": slice(0, n), "safe": slice(n, None)}
     return Gate(
-        layer=chosen.layer,
-        weight=weight.float(),
-        bias=bias - float(weight @ center),
+        layer=layer,
+        weight=weights[layer],
+        bias=bias,
         threshold=0.0,
-        temperature=_temperature(chosen.scores, labels),
-        distance=fit_distance(rows, torch.from_numpy(labels)),
-        limit=limit,
+        temperature=_temperature(held_out.scores, labels),
+        distance=fit_distance(clips.at(layer), clips.classes),
+        limit=threshold_for(distances, allowed),
         metadata={
-            "method": chosen.method,
+            "method": combination.method,
             "pairs": n,
+            "benign": len(clips.benign),
             "folds": FOLDS,
             "p_value": p_value,
-            "auroc": chosen.auroc,
-            "auroc_error": chosen.error,
+            "auroc": held_out.auroc,
+            "auroc_error": held_out.error,
             "candidates": [
                 {"method": c.method, "layer": c.layer, "auroc": c.auroc, "error": c.error} for c in candidates
             ],
-            "held_out": {"harmful": held_harmful, "safe": held_safe},
+            "held_out": {
+                **{name: held_out.scores[part].tolist() for name, part in parts.items()},
+                "distances": {name: distances[part] for name, part in parts.items()},
+                "groups": {name: list(clips.groups[part]) for name, part in parts.items()},
+            },
         },
+        earlier={other: weights[other] for other in earlier},
     )
 
 
@@ -209,10 +212,11 @@ def _temperature(scores: Floats, labels: Labels) -> float:
     return 1 / max(slope, 1e-3)
 
 
-def _limit(rows: torch.Tensor, labels: torch.Tensor) -> float:
-    """The distance that all but ``OOD_FPR`` of the clips are within, by fits without them."""
-    n = len(rows) // 2
-    distances: list[float] = []
-    for fit, held_out in folds(n):
-        distances += fit_distance(rows[fit], labels[fit])(rows[held_out]).tolist()
-    return threshold_for(distances, OOD_FPR)
+def _held_out_distances(clips: Clips, layer: int) -> list[float]:
+    """The distance of each clip by a fit without its fold."""
+    rows, classes, folds = clips.at(layer), clips.classes, torch.from_numpy(clips.folds)
+    distances = torch.empty(len(rows))
+    for fold in range(FOLDS):
+        fit, held_out = folds != fold, folds == fold
+        distances[held_out] = fit_distance(rows[fit], classes[fit])(rows[held_out])
+    return [float(distance) for distance in distances]

@@ -1,7 +1,8 @@
 """The gate: steer only the requests whose activations look harmful. Not part of the paper.
 
-At one layer g a linear score ``s = w·h_g + b`` of the last prompt token separates harmful from safe requests. It is
-computed once, in prefill, and decides for the whole answer, in every layer above g; layers up to g are not steered.
+A linear score ``s = Σ w_l·h_l + b`` of the last prompt token, over one or several layers l, separates harmful from safe
+requests. It is computed once, in prefill. The deepest of these layers, g, decides for the whole answer, in every layer
+above g; layers up to g are not steered, so steering never changes the score.
 
 The gate fails closed: a request unlike the calibration (beyond a limit of the Mahalanobis distance, where the score is
 meaningless) is steered, and so is one whose score is NaN.
@@ -12,15 +13,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 
 from sarsteer.errors import ArtifactError, SteeringError
+from sarsteer.steering.gate.conformal import ALL, StatedRate, stated_rates
 from sarsteer.steering.gate.distance import MahalanobisDistance
 
-MODES = ("hard", "logistic")
+HARD, LOGISTIC, SHADOW = "hard", "logistic", "shadow"
+MODES = (HARD, LOGISTIC, SHADOW)
 _NUMBERS = ("layer", "bias", "threshold", "temperature", "mode", "limit")
 
 
@@ -30,8 +34,8 @@ class Decision:
 
     Attributes:
         score: s, higher is more harmful.
-        opening: 0 to 1, the share of α that is used.
-        strength: α times the opening.
+        opening: 0 to 1, the share of α that is used; in shadow mode, the share that would be used.
+        strength: α times the opening; 0 in shadow mode.
         distance: from the calibration's activations, about 1 for similar requests; None if the gate measures none.
         out_of_distribution: whether the distance is beyond the limit; the request is then steered at any score.
 
@@ -46,18 +50,20 @@ class Decision:
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """A linear detector of harmful requests at one decoder layer.
+    """A linear detector of harmful requests, on one decoder layer or several.
 
     Attributes:
-        layer: g, 0-based; layers above it are steered.
-        weight: ``[D]`` float32, w.
+        layer: g, 0-based, the deepest layer that is read; layers above it are steered.
+        weight: ``[D]`` float32, w of layer g.
         bias: b. Scores are scaled so that the means of the safe and harmful calibration clips are at −1 and 1.
         threshold: scores above it open the gate.
         temperature: of the logistic mode, in units of the score.
-        mode: ``"hard"``: 0 or 1; ``"logistic"``: ``σ((s − threshold) / temperature)``, 1/2 at the threshold.
-        distance: distance to the calibration's activations; None to measure none.
+        mode: ``"hard"``: 0 or 1; ``"logistic"``: ``σ((s − threshold) / temperature)``, 1/2 at the threshold;
+            ``"shadow"``: decides as ``"hard"``, and steers nothing: the model is not defended.
+        distance: distance of layer g's activations to the calibration's; None to measure none.
         limit: the distance beyond which the gate is open at any score; None for no limit.
         metadata: how it was fitted; JSON values only.
+        earlier: w of each layer below g that is read, too.
 
     """
 
@@ -70,14 +76,22 @@ class Gate:
     distance: MahalanobisDistance | None = field(default=None, repr=False)
     limit: float | None = None
     metadata: dict[str, Any] = field(default_factory=dict, repr=False)
+    earlier: Mapping[int, torch.Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 0:
+        for layer in (self.layer, *self.earlier):
+            if isinstance(layer, bool) or not isinstance(layer, int) or layer < 0:
+                raise ArtifactError(f"the gate's layer must be a whole number from 0, not {layer}; run calibrate again")
+        for weight in (self.weight, *self.earlier.values()):
+            if weight.ndim != 1 or not torch.isfinite(weight).all() or not weight.any():
+                raise ArtifactError("the gate's weight is not a vector of finite numbers; run calibrate again")
+            if len(weight) != len(self.weight):
+                raise ArtifactError("the gate's weights have different widths; run calibrate again")
+        if any(layer >= self.layer for layer in self.earlier):
             raise ArtifactError(
-                f"the gate's layer must be a whole number from 0, not {self.layer}; run calibrate again"
+                f"the gate decides at layer {self.layer} and cannot read layer {max(self.earlier)}; run calibrate again"
             )
-        if self.weight.ndim != 1 or not torch.isfinite(self.weight).all() or not self.weight.any():
-            raise ArtifactError("the gate's weight is not a vector of finite numbers; run calibrate again")
+        object.__setattr__(self, "earlier", dict(sorted(self.earlier.items())))
         if not math.isfinite(self.bias):
             raise ArtifactError(f"the gate's bias must be a finite number, not {self.bias}; run calibrate again")
         if not math.isfinite(self.threshold):
@@ -93,22 +107,47 @@ class Gate:
         if self.distance is not None and self.distance.means.shape[1] != len(self.weight):
             raise ArtifactError("the gate's weight and distance have different widths; run calibrate again")
 
+    @property
+    def weights(self) -> dict[int, torch.Tensor]:
+        """W of every layer that is read, in order; the last one decides."""
+        return {**self.earlier, self.layer: self.weight}
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that are read, in order."""
+        return tuple(self.weights)
+
+    @property
+    def defends(self) -> bool:
+        """False in shadow mode, which steers nothing."""
+        return self.mode != SHADOW
+
+    def keep_steered(self, vectors: torch.Tensor) -> torch.Tensor:
+        """``vectors`` ``[..., L, D]`` with zeros in the layers that are not steered: up to g; all in shadow mode."""
+        kept = vectors.clone()
+        kept[..., : self.layer + 1 if self.defends else None, :] = 0.0
+        return kept
+
     def score(self, h: torch.Tensor) -> torch.Tensor:
-        """``s = w·h + b`` in float32: ``[...]`` for activations ``[..., D]`` of layer g at the last prompt token."""
-        return h.float() @ self.weight.to(h.device) + self.bias
+        """``s = Σ w_l·h_l + b`` in float32: ``[...]`` for the activations ``[..., L, D]`` of all decoder layers.
+
+        ``AudioLanguageModel.last_token_activations`` returns them.
+        """
+        scores = sum(h[..., layer, :].float() @ w.to(h.device) for layer, w in self.weights.items())
+        return torch.as_tensor(scores + self.bias)
 
     def opening(self, s: torch.Tensor) -> torch.Tensor:
         """0 to 1 for scores ``[...]``; 1 for NaN."""
-        return opening(s, self.threshold, self.temperature, self.mode == "hard")
+        return opening(s, self.threshold, self.temperature, self.mode != LOGISTIC)
 
     def out_of_distribution(self, h: torch.Tensor) -> torch.Tensor:
-        """Whether activations ``[..., D]`` are beyond the limit: ``[...]``, bool."""
+        """Whether activations ``[..., L, D]`` of all decoder layers are beyond the limit: ``[...]``, bool."""
         if self.distance is None or self.limit is None:
-            return torch.zeros(h.shape[:-1], dtype=torch.bool, device=h.device)
-        return ~(self.distance(h) <= self.limit)  # NaN is beyond it
+            return torch.zeros(h.shape[:-2], dtype=torch.bool, device=h.device)
+        return ~(self.distance(h[..., self.layer, :]) <= self.limit)  # NaN is beyond it
 
     def strength(self, h: torch.Tensor) -> torch.Tensor:
-        """The share of α for activations ``[..., D]``: ``[...]``, 0 to 1."""
+        """The share of α for activations ``[..., L, D]`` of all decoder layers: ``[...]``, 0 to 1."""
         opened = self.opening(self.score(h))
         return torch.where(self.out_of_distribution(h), torch.ones_like(opened), opened)
 
@@ -121,7 +160,7 @@ class Gate:
             SteeringError: no held-out harmful clip of the calibration scored as high: the gate would never open.
 
         """
-        metadata = {key: value for key, value in self.metadata.items() if key != "target_fpr"}
+        metadata = {key: value for key, value in self.metadata.items() if key not in ("target_fpr", "stated")}
         return replace(self, threshold=float(threshold), metadata=metadata)._checked()
 
     def _checked(self) -> Gate:
@@ -135,7 +174,7 @@ class Gate:
         return self
 
     def with_mode(self, mode: str, temperature: float | None = None) -> Gate:
-        """The same gate in ``"hard"`` or ``"logistic"`` mode."""
+        """The same gate in another of ``MODES``."""
         return replace(self, mode=mode, temperature=self.temperature if temperature is None else float(temperature))
 
     def with_limit(self, limit: float | None) -> Gate:
@@ -144,25 +183,52 @@ class Gate:
 
     def bare(self) -> Gate:
         """The same detector in hard mode, without limit and held-out scores: a proof can set any threshold."""
-        return replace(self, mode="hard", limit=None, metadata={})
+        return replace(self, mode=HARD, limit=None, metadata={})
 
-    def with_target_fpr(self, target_fpr: float) -> Gate:
-        """The same gate, opened by at most this share of the calibration's held-out safe clips.
+    def with_target_fpr(self, target_fpr: float | Mapping[str, float]) -> Gate:
+        """The same gate, with the threshold that ``conformal`` finds on the calibration's held-out safe clips.
 
-        Each clip was scored by a detector that was not fitted on it.
+        Each clip was scored by a detector that was not fitted on it, on layers that were not chosen on it. Those
+        detectors are not the gate's own, which is fitted on all clips, so the rate is approximate (cross-conformal
+        prediction); ``with_traffic`` states one that is exact.
+
+        Args:
+            target_fpr: the largest share of safe requests that may open the gate, of all together or of each group.
 
         Raises:
-            SteeringError: the share is not between 0 and 1, the gate does not come from calibration, or no held-out
-                harmful clip scores above the threshold.
+            SteeringError: a share is not between 0 and 1, the clips are too few for it, the gate does not come from
+                calibration, or no held-out harmful clip scores above the threshold.
 
         """
-        if isinstance(target_fpr, bool) or not 0 < target_fpr < 1:
-            raise SteeringError(f"the target false-positive rate must be between 0 and 1, not {target_fpr}")
-        scores = self.metadata.get("held_out", {}).get("safe")
+        scores, groups = self.safe_scores()
+        rates = stated_rates(scores, groups, target_fpr)
+        metadata = {key: value for key, value in self.metadata.items() if key not in ("target_fpr", "traffic")}
+        if not isinstance(target_fpr, Mapping):
+            metadata["target_fpr"] = float(target_fpr)
+        metadata["stated"] = [asdict(rate) for rate in rates]
+        threshold = max(rate.threshold for rate in rates)
+        return replace(self, threshold=threshold, metadata=metadata)._checked()
+
+    def safe_scores(self) -> tuple[list[float], list[str]]:
+        """Scores and groups of the calibration's held-out safe clips; a clip beyond the limit scores infinity.
+
+        Raises:
+            SteeringError: the gate does not come from calibration.
+
+        """
+        held_out = self.metadata.get("held_out") or {}
+        scores = held_out.get("safe")
         if not scores:
             raise SteeringError("this gate stores no held-out scores to choose a threshold from; use with_threshold")
-        metadata = {**self.metadata, "target_fpr": float(target_fpr)}
-        return replace(self, threshold=threshold_for(scores, target_fpr), metadata=metadata)._checked()
+        distances = held_out.get("distances", {}).get("safe")  # files of earlier versions have none
+        if self.limit is not None and distances:
+            scores = [score if far <= self.limit else math.inf for score, far in zip(scores, distances, strict=True)]
+        return list(scores), list(held_out.get("groups", {}).get("safe") or [ALL] * len(scores))
+
+    @property
+    def stated(self) -> list[StatedRate]:
+        """The error rates that the threshold was set for; empty if it was set by hand."""
+        return [StatedRate(**rate) for rate in self.metadata.get("stated", [])]
 
     # ---- files ---------------------------------------------------------------------------------------------------
 
@@ -179,6 +245,8 @@ class Gate:
     def tensors(self) -> dict[str, torch.Tensor]:
         """What a steering file stores as tensors, by name."""
         tensors = {"gate.weight": self.weight}
+        if self.earlier:
+            tensors["gate.earlier_weights"] = torch.stack(list(self.earlier.values()))
         if self.distance is not None:
             tensors |= {f"gate.{name}": getattr(self.distance, name) for name in ("means", "basis", "precision")}
         return {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
@@ -189,6 +257,8 @@ class Gate:
         header = {name: getattr(self, name) for name in _NUMBERS}
         if self.distance is not None:
             header["residual_precision"] = self.distance.residual_precision
+        if self.earlier:
+            header["earlier_layers"] = list(self.earlier)
         return {**header, "metadata": self.metadata}
 
     @classmethod
@@ -204,9 +274,15 @@ class Gate:
             if "residual_precision" in header:
                 means, basis, precision = (tensors[f"gate.{name}"] for name in ("means", "basis", "precision"))
                 distance = MahalanobisDistance(means, basis, precision, float(header["residual_precision"]))
-            numbers = {name: header[name] for name in _NUMBERS}
-            return cls(weight=tensors["gate.weight"], distance=distance, metadata=dict(header["metadata"]), **numbers)
-        except (KeyError, TypeError, ValueError, SteeringError) as error:
+            earlier = header.get("earlier_layers", [])
+            return cls(
+                weight=tensors["gate.weight"],
+                distance=distance,
+                metadata=dict(header["metadata"]),
+                earlier=dict(zip(earlier, tensors["gate.earlier_weights"], strict=True)) if earlier else {},
+                **{name: header[name] for name in _NUMBERS},
+            )
+        except (AttributeError, KeyError, TypeError, ValueError, SteeringError) as error:
             raise ArtifactError(f"its gate is damaged ({error}); run calibrate again") from None
 
 

@@ -1,6 +1,7 @@
 """The gate inside a model: it decides in prefill, for each row of a batch, and the decision holds while decoding.
 
-A forward is a prefill if it has more than one position. Everything that changes between requests is in buffers that are
+If the gate reads several layers, each of the earlier ones adds its part of the score, and the deepest one decides. A
+forward is a prefill if it has more than one position. Everything that changes between requests is in buffers that are
 written in place, so compiled graphs stay valid for every request and for another threshold. A row without a decision is
 steered: rows beyond those of the newest prefill, and prompts of one token.
 """
@@ -16,14 +17,16 @@ from torch import nn
 from sarsteer.errors import SteeringError
 from sarsteer.models.activations import residual_of
 from sarsteer.steering.gate.distance import mahalanobis
-from sarsteer.steering.gate.gate import Decision, Gate, opening
+from sarsteer.steering.gate.gate import LOGISTIC, Decision, Gate, opening
 from sarsteer.steering.hooks import delta_of
 
 CAPACITY = 4096
 """Largest number of rows in a forward, beams and samples included."""
 
 STATE = "_sarsteer_gate"
-"""Name of the ``GateState`` on the gate's layer and on those above it."""
+"""Name of the ``GateState`` on the layers that the gate reads and on those above them."""
+PLACE = "_sarsteer_gate_place"
+"""Name of a layer's place among the earlier layers that the gate reads."""
 
 
 class GateNumbers(nn.Module):
@@ -38,17 +41,39 @@ class GateNumbers(nn.Module):
 
     def __init__(self, gate: Gate, device: torch.device, *, many: bool = False) -> None:
         super().__init__()
-        self.layer, self._many = gate.layer, many
+        self.layers, self._many = gate.layers, many
         for name, tensor in _tensors(gate).items():
-            self.register_buffer(name, tensor.to(device), persistent=False)
+            self.register_buffer(name, tensor.to(device, copy=True), persistent=False)  # never the gate's own tensor
 
-    def judge(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    @property
+    def layer(self) -> int:
+        """The layer that decides."""
+        return self.layers[-1]
+
+    def contribute(self, place: int, h: torch.Tensor, partial: torch.Tensor) -> None:
+        """Add the part of the score that the earlier layer at ``place`` has, from its ``h`` ``[B, D]``, in float32.
+
+        The first of them overwrites ``partial`` ``[B]``. Traced into compiled graphs.
+        """
+        b: Any = self
+        partial.addmv_(h, b.earlier_weights[place], beta=0 if place == 0 else 1)
+
+    def judge(
+        self, h: torch.Tensor, partial: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Score, distance (NaN if none is measured) and opening for activations ``[B, D]`` in float32: ``[B]`` each.
 
         Traced into compiled graphs: no control flow depends on data.
+
+        Args:
+            h: of the layer that decides.
+            partial: ``[B]``, what the earlier layers contributed; used only if there are any.
+
         """
         b: Any = self
         score = h @ b.weight + b.bias
+        if len(self.layers) > 1:
+            score = score + partial
         opened = opening(score, b.threshold, b.temperature, b.hard)
         if not b.means.shape[0]:
             return score, torch.full_like(score, math.nan), opened
@@ -77,6 +102,8 @@ class GateState(GateNumbers):
         self.register_buffer("always", torch.zeros((), device=device), persistent=False)
         self.openings: torch.Tensor
         self.register_buffer("openings", torch.ones(CAPACITY, 1, device=device), persistent=False)
+        self.partial: torch.Tensor  # what the earlier layers contributed to the score of the newest prefill's rows
+        self.register_buffer("partial", torch.zeros(CAPACITY, device=device), persistent=False)
         self.seen: torch.Tensor  # score and distance of the newest prefill's rows
         self.register_buffer("seen", torch.zeros(CAPACITY, 2, device=device), persistent=False)
         self.counts: torch.Tensor  # rows of the newest prefill; prefills so far
@@ -85,7 +112,7 @@ class GateState(GateNumbers):
     def takes(self, gate: Gate) -> bool:
         """Whether ``gate`` can replace the present one in place."""
         tensors = _tensors(gate)
-        return gate.layer == self.layer and all(getattr(self, name).shape == t.shape for name, t in tensors.items())
+        return gate.layers == self.layers and all(getattr(self, name).shape == t.shape for name, t in tensors.items())
 
     def write(self, gate: Gate | None) -> None:
         """Use ``gate`` from the next prefill on; None is always open."""
@@ -99,19 +126,26 @@ class GateState(GateNumbers):
         self.openings.fill_(1.0)
         self.counts[0] = 0
 
+    def read(self, place: int, h: torch.Tensor) -> None:
+        """Add an earlier layer's part of the score, from its last prompt tokens ``[B, D]``. Traced, as ``decide``."""
+        self.contribute(place, self._rows(h), self.partial[: h.shape[0]])
+
     def decide(self, h: torch.Tensor) -> None:
         """Decide on the last prompt tokens ``[B, D]``. Traced into compiled graphs: no control flow depends on data."""
-        if h.shape[0] > CAPACITY:
-            raise SteeringError(
-                f"{h.shape[0]} rows in one forward, a gate takes at most {CAPACITY}; use smaller batches"
-            )
-        score, distance, opened = self.judge(h.detach().to(self.openings.device, torch.float32))
         rows = h.shape[0]
+        score, distance, opened = self.judge(self._rows(h), self.partial[:rows])
         self.openings.fill_(1.0)
         self.openings[:rows, 0] = torch.maximum(opened, self.always)
         self.seen[:rows] = torch.stack([score, distance], dim=-1)
         self.counts[0] = rows
         self.counts[1] += 1
+
+    def _rows(self, h: torch.Tensor) -> torch.Tensor:
+        if h.shape[0] > CAPACITY:
+            raise SteeringError(
+                f"{h.shape[0]} rows in one forward, a gate takes at most {CAPACITY}; use smaller batches"
+            )
+        return h.detach().to(self.openings.device, torch.float32)
 
     @property
     def prefills(self) -> int:
@@ -142,16 +176,26 @@ def _tensors(gate: Gate) -> dict[str, torch.Tensor]:
     distance, width = gate.distance, len(gate.weight)
     return {
         "weight": gate.weight.detach().float(),
+        "earlier_weights": torch.stack([w.detach().float() for w in gate.earlier.values()])
+        if gate.earlier
+        else torch.zeros(0, width),
         "bias": torch.tensor(gate.bias),
         "threshold": torch.tensor(gate.threshold),
         "temperature": torch.tensor(gate.temperature),
-        "hard": torch.tensor(gate.mode == "hard"),
+        "hard": torch.tensor(gate.mode != LOGISTIC),
         "limit": torch.tensor(math.inf if gate.limit is None else gate.limit),
         "means": torch.zeros(0, width) if distance is None else distance.means.float(),
         "basis": torch.zeros(0, width) if distance is None else distance.basis.float(),
         "precision": torch.zeros(0) if distance is None else distance.precision.float(),
         "residual_precision": torch.tensor(0.0 if distance is None else distance.residual_precision),
     }
+
+
+def read(module: nn.Module, _args: Any, output: Any) -> None:
+    """The hook of an earlier layer that the gate reads: each prefill adds to the score of its last position."""
+    hidden = residual_of(output)
+    if hidden.shape[-2] > 1:
+        getattr(module, STATE).read(getattr(module, PLACE), hidden.select(-2, -1))
 
 
 def decide(module: nn.Module, _args: Any, output: Any) -> None:

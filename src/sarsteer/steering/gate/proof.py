@@ -3,7 +3,7 @@
 A threshold between the scores of the probe's prompts makes one batch of an open and a closed row; a family that probes
 with a single row runs it open and then closed. Above the gate's layer an open row must differ by exactly the known mark
 at its last position, a closed row by nothing; up to that layer nothing may differ. The score must be that of the
-activations that the proof itself recorded at the gate's layer.
+activations that the proof itself recorded at the layers that the gate reads.
 """
 
 from __future__ import annotations
@@ -64,17 +64,22 @@ def prove_gate(
 
 
 def _check_scores(state: GateState, gate: Gate, before: LayerOutputs) -> list[float]:
-    """The scores in the state, which must be those of the gate layer's last prompt positions."""
-    if not before[gate.layer]:
-        raise SteeringError(f"decoder layer {gate.layer} did not run in a prefill; use a gate at another layer")
-    last = before[gate.layer][0][..., -1, :].double().cpu()
-    weight = gate.weight.double()
-    expected = last @ weight + gate.bias
-    tolerance = _CLOSE * (last.abs() @ weight.abs() + abs(gate.bias))
+    """The scores in the state, which must be those of the last prompt positions of the layers that the gate reads."""
+    expected = torch.tensor(gate.bias).double()
+    tolerance = expected.abs()
+    for layer, weight in gate.weights.items():
+        if not before[layer]:
+            raise SteeringError(f"decoder layer {layer} did not run in a prefill; use a gate at another layer")
+        last = before[layer][0][..., -1, :].double().cpu()
+        expected = expected + last @ weight.double()
+        tolerance = tolerance + last.abs() @ weight.double().abs()
     scores = [decision.score for decision in state.decisions(1.0)]
-    if len(scores) != len(expected) or bool(((torch.tensor(scores).double() - expected).abs() > tolerance).any()):
+    if len(scores) != len(expected) or bool(
+        ((torch.tensor(scores).double() - expected).abs() > _CLOSE * tolerance).any()
+    ):
+        places = " and ".join(map(str, gate.layers))
         raise SteeringError(
-            f"the gate did not score the last prompt token of decoder layer {gate.layer}; "
+            f"the gate did not score the last prompt token of decoder layer {places}; "
             "something else changes this layer's output (remove other hooks), or the layer ran more than once"
         )
     return scores

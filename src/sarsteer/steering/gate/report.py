@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sarsteer.errors import SteeringError
+from sarsteer.steering.gate.conformal import ALL
 from sarsteer.steering.gate.gate import Gate
 
 
@@ -51,7 +52,7 @@ def best_by_layer(gate: Gate) -> list[tuple[int, str, float, float]]:
 
 def summary(gate: Gate) -> str:
     """The gate in one line."""
-    settings = f"layer {gate.layer}, {gate.mode}, threshold {gate.threshold:.3g}"
+    settings = f"{named_layers(gate)}, {gate.mode}, threshold {gate.threshold:.3g}"
     if not gate.metadata.get("held_out"):
         return settings
     harmful, safe = opened(gate)
@@ -59,6 +60,44 @@ def summary(gate: Gate) -> str:
         f"{settings}; {gate.metadata['method']}, AUROC {gate.metadata['auroc']:.3f}; opens for {sum(harmful)} of "
         f"{len(harmful)} harmful and {sum(safe)} of {len(safe)} safe held-out clips"
     )
+
+
+def named_layers(gate: Gate) -> str:
+    """``layer 6``, or ``layers 4, 5 and 6``."""
+    *others, last = map(str, gate.layers)
+    return f"layers {', '.join(others)} and {last}" if others else f"layer {last}"
+
+
+def stated(gate: Gate) -> list[str]:
+    """What the threshold was set for, one line for each rate."""
+    traffic = gate.metadata.get("traffic")
+    source = f"requests of {traffic['source']}" if traffic else "held-out safe clips of calibration, approximately"
+    return [
+        f"stated: at most {100 * rate.max_refused:g} % of safe requests"
+        f"{'' if rate.group == ALL else f' of the group {rate.group}'} are refused, if they are like the "
+        f"{rate.n} {source}"
+        for rate in gate.stated
+    ]
+
+
+def refused_by_group(gate: Gate) -> list[tuple[str, str, int, int]]:
+    """For every group of held-out clips: its label, its name, how many clips the gate steers, and how many there are.
+
+    Clips beyond the distance limit are steered, too. Empty if calibration recorded no groups.
+    """
+    held_out = gate.metadata.get("held_out") or {}
+    rows = []
+    for label in ("harmful", "safe"):
+        groups = held_out.get("groups", {}).get(label, [])
+        distances = held_out.get("distances", {}).get(label, [])
+        steered = [
+            score > gate.threshold or (gate.limit is not None and not distance <= gate.limit)
+            for score, distance in zip(held_out.get(label, []), distances, strict=False)
+        ]
+        for group in sorted(set(groups)):
+            mine = [hit for hit, other in zip(steered, groups, strict=True) if other == group]
+            rows.append((label, group, sum(mine), len(mine)))
+    return rows
 
 
 def _scores(gate: Gate) -> tuple[list[float], list[float]]:

@@ -96,9 +96,7 @@ def test_respond_with_the_gate(
     assert steering.gate is not None
     text = steering.metadata["instruction"]
     clips = [item.audio for pair in test_pairs[:4] for item in (pair.harmful, pair.safe)]
-    scores = steering.gate.score(
-        embedded.last_token_activations([sarsteer.user_turn(clip, text) for clip in clips])[:, steering.gate.layer]
-    )
+    scores = steering.gate.score(embedded.last_token_activations([sarsteer.user_turn(clip, text) for clip in clips]))
     clip = clips[int(scores.argmin())]
     done = run(
         "respond", "sarsteer-tiny", "--audio", clip, "--steering", file, "--alpha", "0.5", "--gate", "--undefended",

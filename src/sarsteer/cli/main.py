@@ -16,6 +16,7 @@ from sarsteer.cli import (
     calibrate,
     demo,
     doctor,
+    drift,
     evaluate,
     export,
     layers,
@@ -27,6 +28,7 @@ from sarsteer.cli import (
     serve,
     show,
     speak,
+    threshold,
     tune,
 )
 from sarsteer.cli.output import fail
@@ -80,6 +82,8 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (serve.serve, "Serve a steered model over HTTP."),
     (export.export, "Write a built-in model into a folder."),
     (show.show, "Show a steering file."),
+    (threshold.threshold, "Set the gate's threshold from safe traffic."),
+    (drift.drift, "Compare live scores with calibration's."),
     (report.report, "Write a report of an evaluation."),
     (models.models, "List the model families."),
     (doctor.doctor, "Check the installation, and a model."),

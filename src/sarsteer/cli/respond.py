@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sarsteer.cli import options
 from sarsteer.cli.output import console, errors, note, print_json, quiet_transformers
 from sarsteer.errors import SarsteerError
+
+if TYPE_CHECKING:
+    from sarsteer.steering.strength import GateChoice
 
 
 def respond(
@@ -32,6 +35,9 @@ def respond(
             help="Steer only requests that the file's gate detects as harmful. Default: as the file says.",
         ),
     ] = None,
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="Let the gate decide, and steer nothing: the answer is not defended.")
+    ] = False,
     undefended: Annotated[bool, typer.Option("--undefended", help="Show the undefended answer, too.")] = False,
     max_new_tokens: options.MaxNewTokens = 256,
     device: options.Device = None,
@@ -48,8 +54,11 @@ def respond(
     as_json: options.Json = False,
 ) -> None:
     """Answer one request: clips, images and a text."""
-    if steering is None and any(value is not None for value in (alpha, k, lambda_, gate)):
-        raise SarsteerError("--alpha, --k, --lambda and --gate need --steering FILE; nothing was answered")
+    if steering is None and (shadow or any(value is not None for value in (alpha, k, lambda_, gate))):
+        raise SarsteerError("--alpha, --k, --lambda, --gate and --shadow need --steering FILE; nothing was answered")
+    if shadow and gate is False:
+        raise SarsteerError("--shadow needs the gate; leave out --no-gate")
+    choice: GateChoice = "shadow" if shadow else gate
     for name, value in (("--alpha", alpha), ("--lambda", lambda_)):
         if value is not None and not math.isfinite(value):
             raise SarsteerError(f"{name} must be a finite number, not {value}")
@@ -71,7 +80,7 @@ def respond(
     instruction = artifact.metadata["instruction"] if artifact is not None else INSTRUCTION
     text = instruction if text is None else text
     if artifact is not None:
-        strength = artifact.resolve(Strength(alpha, k, lambda_, gate=gate))
+        strength = artifact.resolve(Strength(alpha, k, lambda_, gate=choice))
         if strength.gate is not None and text != instruction:
             note(f"the gate was fitted beside the text {instruction!r}; its decisions beside another text may be wrong")
     loaded = open_model(
@@ -95,8 +104,12 @@ def respond(
         if artifact is None or undefended:
             answers["undefended"] = loaded.generate(prompts, max_new_tokens)[0]
         if artifact is not None:
-            with artifact.on(loaded, alpha, k, lambda_, gate=gate, allow_other_model=allow_other_model) as handle:
-                answers["defended"] = loaded.generate(prompts, max_new_tokens)[0]
+            if strength.shadow:
+                note("shadow mode: the gate decides, and nothing is steered; this answer is NOT defended")
+            with artifact.on(loaded, alpha, k, lambda_, gate=choice, allow_other_model=allow_other_model) as handle:
+                answers["shadow" if handle.strength.shadow else "defended"] = loaded.generate(prompts, max_new_tokens)[
+                    0
+                ]
                 answers["alpha"] = handle.alpha
                 decision = handle.decisions[0] if handle.gate is not None else None
                 answers["gate"] = None if decision is None else asdict(decision)
@@ -106,9 +119,12 @@ def respond(
         return
     if decision is not None:
         reason = "unlike the calibration requests" if decision.out_of_distribution else f"score {decision.score:.2f}"
-        errors.print(f"[dim]gate: {reason}, steered at alpha {decision.strength:.3g}[/]", highlight=False)
-    if ("defended" in answers) != ("undefended" in answers):
-        print(answers.get("defended", answers.get("undefended")))
+        opened = "would steer it" if decision.opening else "would not steer it"
+        outcome = opened if "shadow" in answers else f"steered at alpha {decision.strength:.3g}"
+        errors.print(f"[dim]gate: {reason}, {outcome}[/]", highlight=False)
+    kinds = [kind for kind in ("undefended", "defended", "shadow") if kind in answers]
+    if len(kinds) == 1:
+        print(answers[kinds[0]])
         return
-    console.print(f"[dim]undefended[/]  {answers['undefended']}", highlight=False)
-    console.print(f"[dim]defended  [/]  {answers['defended']}", highlight=False)
+    for kind in kinds:
+        console.print(f"[dim]{kind:<10}[/]  {answers[kind]}", highlight=False)

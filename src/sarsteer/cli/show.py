@@ -117,7 +117,7 @@ def _tuned(tuning: dict[str, Any] | None) -> str:
 def _print_gate(gate: Gate, by_default: bool) -> None:
     """How well each layer separates harmful from safe clips, and how many held-out clips open the gate."""
     from sarsteer.stats.rates import rate
-    from sarsteer.steering.gate.report import best_by_layer, opened
+    from sarsteer.steering.gate.report import best_by_layer, opened, refused_by_group, stated
 
     console.print(
         f"\n[bold]gate[/], {'on' if by_default else 'off'} by default; cross-validated on the calibration pairs"
@@ -129,7 +129,7 @@ def _print_gate(gate: Gate, by_default: bool) -> None:
     for title in ("layer", "AUROC", "", "best detector"):
         table.add_column(title, justify="left" if title in ("", "best detector") else "right", no_wrap=True)
     for layer, method, auroc, error in layers:
-        chosen = " [bold]<- chosen[/]" if layer == gate.layer else ""
+        chosen = " [bold]<- chosen[/]" if layer in gate.layers else ""
         table.add_row(str(layer), f"{auroc:.3f} ± {error:.3f}", _bar(2 * auroc - 1, 1.0, "green"), method + chosen)
     console.print(table)
     harmful, safe = opened(gate)
@@ -139,8 +139,15 @@ def _print_gate(gate: Gate, by_default: bool) -> None:
         f"[dim][{100 * share.low:.0f}, {100 * share.high:.0f}][/]",
         highlight=False,
     )
-    caveat = "; the threshold was set on these, so expect more on new requests" if "target_fpr" in gate.metadata else ""
-    console.print(f"opens for {100 * sum(safe) / len(safe):.0f} % of {len(safe)} held-out safe clips{caveat}")
+    console.print(f"opens for {100 * sum(safe) / len(safe):.0f} % of {len(safe)} held-out safe clips")
+    by_group = refused_by_group(gate)
+    if len(by_group) > 2:
+        for label, group, steered, n in by_group:
+            console.print(f"  {label} {group}: steers {steered} of {n} ({100 * steered / n:.0f} %)", highlight=False)
+    for line in stated(gate):
+        console.print(line, highlight=False)
+    if not gate.defends:
+        console.print("[bold red]shadow mode: this gate decides and steers nothing; the model is NOT defended[/]")
 
 
 def _counted(modalities: dict[str, int] | None) -> str:

@@ -95,6 +95,13 @@ def gate_at(layer: int = GATE_LAYER, **changes: Any) -> Gate:
     return replace(Gate(layer, torch.randn(WIDTH, generator=generator), 0.1, 0.0), **changes)
 
 
+def gate_of_layers(*layers: int, **changes: Any) -> Gate:
+    """Reads these layers, and decides at the last of them."""
+    generator = torch.Generator().manual_seed(sum(layers))
+    *earlier, layer = layers
+    return gate_at(layer, earlier={other: torch.randn(WIDTH, generator=generator) for other in earlier}, **changes)
+
+
 def gate_with_distance(**changes: Any) -> Gate:
     generator = torch.Generator().manual_seed(0)
     distance = fit_distance(torch.randn(40, WIDTH, generator=generator), torch.arange(40) % 2)
@@ -131,14 +138,24 @@ class Sequence:
         return SimpleNamespace(extra_args={"sarsteer_alpha": self.alpha, "sarsteer_set": str(self.set_index)})
 
     @torch.no_grad()
+    def states(self, decoder: Decoder, gate: Gate) -> torch.Tensor:
+        """The last prompt token's activations in the layers up to the gate's, ``[g + 1, D]``, unsteered."""
+        states = [self.tokens[self.prompt - 1]]
+        for layer in decoder.layers[: gate.layer + 1]:
+            states.append(states[-1] + torch.tanh(layer.linear(states[-1])))
+        return torch.stack(states[1:])
+
+    def score(self, decoder: Decoder, gate: Gate) -> float:
+        """The gate's score of the request."""
+        return float(gate.score(self.states(decoder, gate)))
+
+    @torch.no_grad()
     def expected(self, decoder: Decoder, vectors: torch.Tensor, gate: Gate | None) -> torch.Tensor:
         """The last layer's output, the gate decided in a separate forward of the last prompt token."""
         opening, first = 1.0, 0
         if gate is not None:
-            stream = self.tokens[self.prompt - 1]
-            for layer in decoder.layers[: gate.layer + 1]:
-                stream = stream + torch.tanh(layer.linear(stream))
-            opening, first = float(gate.strength(stream)), gate.layer + 1
+            opening = float(gate.strength(self.states(decoder, gate))) if gate.defends else 0.0
+            first = gate.layer + 1
         stream = self.tokens.clone()
         for number, layer in enumerate(decoder.layers):
             stream = stream + torch.tanh(layer.linear(stream))

@@ -122,22 +122,25 @@ def expected(
 
 
 def scores_of(model: sarsteer.AudioLanguageModel, gate: Any, requests: list[Request]) -> list[float]:
-    states = model.last_token_activations([request.prepared for request in requests])[:, gate.layer]
+    states = model.last_token_activations([request.prepared for request in requests])
     scores: list[float] = gate.score(states).tolist()
     return scores
 
 
 @pytest.fixture(scope="session")
 def gated(embedded: sarsteer.AudioLanguageModel, steering: sarsteer.Steering, requests: list[Request]) -> Any:
-    """With a gate at the middle layer, with which the second of two pipeline stages begins.
+    """With a gate that reads the middle layer, with which the second of two pipeline stages begins, and the next one.
 
     Its threshold is in the widest gap of these requests' scores, so that it opens for some of them. The first clips are
     harmful.
     """
     middle_layer, harmful = len(steering.refusal) // 2, len(requests) // 2
-    states = embedded.last_token_activations([request.prepared for request in requests])[:, middle_layer]
-    difference = states[:harmful].mean(0) - states[harmful:].mean(0)
-    gate = Gate(middle_layer, difference / difference.square().sum(), 0.0, 0.0)
+    states = embedded.last_token_activations([request.prepared for request in requests])
+    first, last = (
+        difference / difference.square().sum() / 2
+        for difference in (states[:harmful].mean(0) - states[harmful:].mean(0))[middle_layer : middle_layer + 2]
+    )
+    gate = Gate(middle_layer + 1, last, 0.0, 0.0, earlier={middle_layer: first})
     scores = sorted(scores_of(embedded, gate, requests))
     middle = range(len(scores) // 3, 2 * len(scores) // 3)
     at = max(middle, key=lambda i: scores[i + 1] - scores[i])

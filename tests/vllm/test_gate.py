@@ -102,6 +102,37 @@ def test_the_operator_can_turn_the_gate_off(gated_file: Path, requests: list[Req
         assert ask_all(llm, requests[:8]) == {alpha: expected[alpha][:8] for alpha in ALPHAS}
 
 
+def test_shadow_mode_decides_and_answers_as_without_steering(
+    embedded: sarsteer.AudioLanguageModel,
+    gated: sarsteer.Steering,
+    gated_file: Path,
+    requests: list[Request],
+    expected: Answers,
+    tmp_path: Path,
+) -> None:
+    from sarsteer.steering.gate.log import read_scores
+    from sarsteer.vllm.frontend.route import describe
+
+    prompts = [request.prompt for request in requests]
+    log = tmp_path / "decisions.jsonl"
+    with engine(gated_file, {**FREE_GATED, "SARSTEER_GATE": "shadow", "SARSTEER_DECISIONS": str(log)}) as llm:
+        outputs = llm.generate(prompts, sampling(sarsteer_alpha=TIMES * ALPHAS[-1]), use_tqdm=False)
+        (decided,) = llm.collective_rpc("sarsteer_decisions")
+        status = describe(llm.llm_engine.vllm_config, [llm.collective_rpc("sarsteer_status")])
+    assert [list(output.outputs[0].token_ids) for output in outputs] == expected[0.0]
+    scores = scores_of(embedded, gated.gate, requests)
+    assert gated.gate is not None
+    for request_id, (opening, score, _, _) in decided.items():
+        assert score == pytest.approx(scores[int(request_id.split("-")[0])], abs=CLOSE)
+        assert opening == float(score > gated.gate.threshold), "what it would have done"
+    assert status["defended"] is False
+    assert status["sets"][0]["shadow"] is True
+    # requests that finish in the last step are logged in the next one, which an engine in this process never runs
+    logged = [row.score for row in read_scores(log)]
+    assert 0 < len(logged) <= len(decided)
+    assert set(logged) <= {score for _, score, _, _ in decided.values()}
+
+
 @pytest.mark.parametrize("mode", ["eager", "compiled"])
 def test_a_gate_that_does_not_decide_stops_the_server(
     mode: str, gated_file: Path, monkeypatch: pytest.MonkeyPatch

@@ -104,7 +104,7 @@ def test_the_operator_decides_whether_requests_are_gated(
         ({"SARSTEER_REFUSED_OVERRIDE": "maybe"}, "must be reject or ignore"),
         ({"SARSTEER_ALLOW_OTHER_MODEL": "yes"}, "must be 0 or 1"),
         ({"SARSTEER_ALLOW_REQUEST": "echo"}, "SARSTEER_ALLOW_REQUEST=echo: echo cannot be allowed"),
-        ({"SARSTEER_GATE": "yes"}, "SARSTEER_GATE=yes: must be off or on"),
+        ({"SARSTEER_GATE": "yes"}, "SARSTEER_GATE=yes: must be off, on or shadow"),
     ],
 )
 def test_a_bad_setting_is_named(steering_file: Path, change: dict[str, str], message: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sarsteer.errors import ArtifactError, SteeringError
-from sarsteer.steering.strength import Strength
+from sarsteer.steering.strength import GateChoice, Strength
 from sarsteer.vllm.request_options import parse_allowed
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ class VectorSet:
         k, lambda_: ablation, the same for all requests.
         digest: SHA-256 of the vectors and the gate; every process must compute the same.
         layers, width: L and D.
-        gate_layer: decoder layer of the gate; None if every request is steered.
+        gate_layer: decoder layer at which the gate decides; None if every request is steered.
+        shadow: the gate decides and nothing is steered: requests are not defended.
 
     """
 
@@ -50,11 +51,13 @@ class VectorSet:
     layers: int
     width: int
     gate_layer: int | None = None
+    shadow: bool = False
 
     @property
     def strength(self) -> Strength:
         """The strength to resolve against the artifact in ``source``."""
-        return Strength(self.alpha, self.k, self.lambda_, gate=self.gate_layer is not None)
+        gate: GateChoice = "shadow" if self.shadow else self.gate_layer is not None
+        return Strength(self.alpha, self.k, self.lambda_, gate=gate)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class ServerSettings:
             refusing it.
         allow_other_model: start even if the weights are not the calibrated ones.
         allowed: options of requests, and routes, that are refused by default (``request_options``).
+        decisions: file that the gates' decisions are appended to, on the node of the worker; None for none.
 
     """
 
@@ -76,6 +80,7 @@ class ServerSettings:
     ignore_refused: bool = False
     allow_other_model: bool = False
     allowed: tuple[str, ...] = ()
+    decisions: str | None = None
 
     def to_config(self) -> dict[str, Any]:
         """Convert to JSON values."""
@@ -93,12 +98,18 @@ class ServerSettings:
             bool(config["ignore_refused"]),
             bool(config["allow_other_model"]),
             tuple(config["allowed"]),
+            config["decisions"],
         )
 
     @property
     def digest(self) -> str:
         """SHA-256 of all sets in order: what a worker reports as attached."""
         return digest_of_sets(vector_set.digest for vector_set in self.sets)
+
+    @property
+    def defends(self) -> bool:
+        """Whether no set is in shadow mode, which steers nothing."""
+        return not any(vector_set.shadow for vector_set in self.sets)
 
     def check_shape(self, model: str, layers: int, width: int) -> None:
         """Raise ``ArtifactError`` unless the model has as many decoder layers as the vectors, of the same width."""
@@ -139,7 +150,7 @@ def from_environment(environment: Mapping[str, str] | None = None) -> ServerSett
         alpha=_number(env, "SARSTEER_ALPHA"),
         k=_whole_number(env, "SARSTEER_K"),
         lambda_=_number(env, "SARSTEER_LAMBDA"),
-        gate=_choice(env, "SARSTEER_GATE", ("off", "on")) == "on" if env.get("SARSTEER_GATE", "").strip() else None,
+        gate=_gate(env),
     )
     sets = tuple(load_set(name, source, strength) for name, source in _sources(files))
     first = sets[0]
@@ -155,6 +166,7 @@ def from_environment(environment: Mapping[str, str] | None = None) -> ServerSett
         _choice(env, "SARSTEER_REFUSED_OVERRIDE", ("reject", "ignore")) == "ignore",
         _choice(env, "SARSTEER_ALLOW_OTHER_MODEL", ("0", "1")) == "1",
         parse_allowed(env.get("SARSTEER_ALLOW_REQUEST", "")),
+        _decisions(env, sets),
     )
 
 
@@ -176,6 +188,7 @@ def load_set(name: str, source: str, strength: Strength) -> VectorSet:
         int(layers),
         int(width),
         None if resolved.gate is None else resolved.gate.layer,
+        resolved.shadow,
     )
 
 
@@ -239,8 +252,28 @@ def _bounds(text: str) -> tuple[float, float] | None:
     return low, high
 
 
-def _choice(env: Mapping[str, str], name: str, choices: tuple[str, str]) -> str:
+def _decisions(env: Mapping[str, str], sets: Iterable[VectorSet]) -> str | None:
+    text = env.get("SARSTEER_DECISIONS", "").strip()
+    if not text:
+        return None
+    path = Path(text).expanduser().resolve()
+    if all(vector_set.gate_layer is None for vector_set in sets):
+        raise SteeringError(f"SARSTEER_DECISIONS={text}: no gate decides; set SARSTEER_GATE=on or shadow")
+    if path.is_dir() or not path.parent.is_dir():
+        raise SteeringError(f"SARSTEER_DECISIONS={text}: is not a file in an existing folder")
+    return str(path)
+
+
+def _gate(env: Mapping[str, str]) -> GateChoice:
+    if not env.get("SARSTEER_GATE", "").strip():
+        return None
+    choice = _choice(env, "SARSTEER_GATE", ("off", "on", "shadow"))
+    return "shadow" if choice == "shadow" else choice == "on"
+
+
+def _choice(env: Mapping[str, str], name: str, choices: tuple[str, ...]) -> str:
     value = env.get(name, "").strip() or choices[0]
     if value not in choices:
-        raise SteeringError(f"{name}={value}: must be {' or '.join(choices)}")
+        *others, last = choices
+        raise SteeringError(f"{name}={value}: must be {', '.join(others)} or {last}")
     return value

@@ -13,7 +13,15 @@ from sarsteer.vllm.worker.attachment import Attachment
 from sarsteer.vllm.worker.gate_proof import prove_gates
 from sarsteer.vllm.worker.proof import ROWS, prove
 from sarsteer.vllm.worker.rows import NOWHERE, OPEN
-from tests.support.vllm_parts import GATE_LAYER, WIDTH, forward, gate_at, gate_with_distance, gated_requests
+from tests.support.vllm_parts import (
+    GATE_LAYER,
+    WIDTH,
+    forward,
+    gate_at,
+    gate_of_layers,
+    gate_with_distance,
+    gated_requests,
+)
 
 
 def attachment_and_step(*gates: Gate | None) -> tuple[Attachment, Any]:
@@ -23,14 +31,14 @@ def attachment_and_step(*gates: Gate | None) -> tuple[Attachment, Any]:
 
 
 def test_the_proof_passes_and_restores_everything() -> None:
-    attachment, run = attachment_and_step(gate_with_distance(limit=2.0), None, gate_at(2))
+    attachment, run = attachment_and_step(gate_with_distance(limit=2.0), None, gate_of_layers(0, 1, 2))
     prove(attachment, run)
     prove_gates(attachment, run)
     assert attachment.gates is not None
     assert attachment.intact
     assert (attachment.gates.decided == NOWHERE).all()
     assert (attachment.gates.slots == OPEN).all()
-    attachment.gates.scorers[1].put(gate_at(2, threshold=0.5))
+    attachment.gates.scorers[1].put(gate_of_layers(0, 1, 2, threshold=0.5))
     assert not attachment.intact
 
 
@@ -39,6 +47,15 @@ def test_the_proof_fails_if_a_gate_does_not_decide() -> None:
     hooks = attachment.layers[GATE_LAYER]._forward_hooks
     del hooks[list(hooks)[-1]]
     with pytest.raises(SteeringError, match="the gate at decoder layer 1 does not score that layer"):
+        prove_gates(attachment, run)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_proof_fails_if_a_gate_does_not_read_a_layer(place: int) -> None:
+    attachment, run = attachment_and_step(gate_of_layers(0, 1, 2))
+    hooks = attachment.layers[place]._forward_hooks
+    del hooks[list(hooks)[-1]]
+    with pytest.raises(SteeringError, match=f"the gate at decoder layer 2 does not score layer {place}"):
         prove_gates(attachment, run)
 
 

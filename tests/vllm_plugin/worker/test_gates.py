@@ -5,6 +5,8 @@ The decoder has no attention, so a sequence can be computed by hand, token by to
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +17,9 @@ from hypothesis import settings as trials
 from hypothesis import strategies as st
 
 from sarsteer.errors import SteeringError
+from sarsteer.steering.gate.log import read_scores
 from sarsteer.vllm.worker.attachment import Attachment
+from sarsteer.vllm.worker.decision_log import DecisionLog
 from tests.support.vllm_parts import (
     CLOSE,
     LAYERS,
@@ -24,13 +28,14 @@ from tests.support.vllm_parts import (
     Sequence,
     forward,
     gate_at,
+    gate_of_layers,
     gate_with_distance,
     gated_requests,
     random_vectors,
 )
 
 CPU = torch.device("cpu")
-KINDS = st.tuples(st.integers(1, 6), st.integers(0, 5), st.integers(0, 2), st.sampled_from([0.0, 0.3, 1.0]))
+KINDS = st.tuples(st.integers(1, 6), st.integers(0, 5), st.integers(0, 3), st.sampled_from([0.0, 0.3, 1.0]))
 
 
 @pytest.mark.slow
@@ -40,11 +45,11 @@ def test_in_any_schedule_the_prompt_decides_how_its_answer_is_steered(
     kinds: list[tuple[int, int, int, float]], random: Any, logistic: bool
 ) -> None:
     """Chunks, mixed batches, preemption with and without cached blocks, padding, other gates in seq batch."""
-    gates = [gate_at(mode="logistic" if logistic else "hard"), gate_at(2), None]
+    gates = [gate_at(mode="logistic" if logistic else "hard"), gate_of_layers(0, 1, 2), None, gate_at(mode="shadow")]
     requests, _, decoder = gated_requests(*gates)
     plain = Decoder()
     sequences = [Sequence(f"r{i}", *kind) for i, kind in enumerate(kinds)]
-    expected = {seq.name: seq.expected(plain, random_vectors(3), gates[seq.set_index]) for seq in sequences}
+    expected = {seq.name: seq.expected(plain, random_vectors(4), gates[seq.set_index]) for seq in sequences}
     for seq in sequences:
         requests.add(seq.name, seq.params)
     while left := [seq for seq in sequences if seq.done < len(seq.tokens)]:
@@ -110,7 +115,8 @@ def test_out_of_distribution_requests_are_steered_and_counted() -> None:
 )
 def test_compiled_graphs_decide_and_remember(backend: str) -> None:
     """With another number of rows in each step, as in vLLM's graphs."""
-    requests, _, decoder = gated_requests(gate_at(), gate_at(2))
+    gates = [gate_at(), gate_of_layers(0, 2)]
+    requests, _, decoder = gated_requests(*gates)
     torch._dynamo.reset()
     run = torch.compile(decoder, backend=backend, dynamic=True, fullgraph=True)
     sequences = [Sequence(str(i), 3 + i, 2, i % 2, 0.7) for i in range(4)]
@@ -125,9 +131,7 @@ def test_compiled_graphs_decide_and_remember(backend: str) -> None:
         with torch.no_grad():
             states = torch.add(*run(torch.cat(tokens), torch.zeros(sum(counts), WIDTH))).split(counts)
         for seq, d, rows in zip(sequences, done, states, strict=True):
-            expected_rows = seq.expected(plain, random_vectors(2), [gate_at(), gate_at(2)][seq.set_index])[
-                d : d + len(rows)
-            ]
+            expected_rows = seq.expected(plain, random_vectors(2), gates[seq.set_index])[d : d + len(rows)]
             assert torch.allclose(rows, expected_rows, atol=CLOSE)
     torch._dynamo.reset()
 
@@ -138,6 +142,26 @@ def test_a_pipeline_stage_above_the_gates_is_refused() -> None:
         Attachment(Decoder(range(2, LAYERS)), vectors, 8, CPU, [gate_at()])
     Attachment(Decoder(range(1, LAYERS)), vectors, 8, CPU, [gate_at()])
     Attachment(Decoder(range(1)), vectors, 8, CPU, [gate_at()])
+    with pytest.raises(SteeringError, match="reads decoder layer 0, which is in another pipeline stage than layer 1"):
+        Attachment(Decoder(range(1, 2)), vectors, 8, CPU, [gate_of_layers(0, 1)])
+
+
+def test_shadow_mode_decides_and_steers_nothing(tmp_path: Path) -> None:
+    requests, _, decoder = gated_requests(gate_at(threshold=-1e9, mode="shadow"))
+    assert requests.slots is not None
+    requests.log = DecisionLog(tmp_path / "log.jsonl")
+    sequence = Sequence("a", 3, 2, 0, 1.0)
+    requests.add("a", sequence.params)
+    requests.step(["a"], [0], [5], [3])
+    assert torch.equal(forward(decoder, sequence.tokens), forward(Decoder(), sequence.tokens))
+    requests.remove(["a"])
+    assert requests.slots.take()["a"][0] == 1, "the gate would have opened"
+    requests.log.flush()
+    (line,) = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    (row,) = read_scores(tmp_path / "log.jsonl")
+    assert (line["id"], line["set"], line["opening"], line["distance"], row.distance) == ("a", "0", 1.0, None, None)
+    wanted = sequence.score(Decoder(), gate_at())
+    assert row.score == pytest.approx(wanted, abs=CLOSE)
 
 
 def test_buffers_that_are_no_longer_shared_are_detected() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from sarsteer.vllm.settings import ServerSettings
+from sarsteer.vllm.settings import ServerSettings, VectorSet
 from sarsteer.vllm.strengths import applied_strength
 from sarsteer.vllm.wrapper import wrap
 
-_STEERED = "whether they are steered: yes, no (alpha 0), or gated (as the gate decides)"
+_STEERED = "whether they are steered: yes, no (alpha 0), gated (as the gate decides), or shadow (no, only decided)"
 
 
 @functools.cache
@@ -31,15 +31,14 @@ def count_steered(output_processor: Any, settings: ServerSettings) -> None:
     """
     requests, tokens = counters()
     for vector_set in settings.sets:  # shown as 0 from the start
-        label = vector_set.name, "yes" if vector_set.gate_layer is None else "gated"
+        label = vector_set.name, _steered(vector_set)
         requests.labels(*label), tokens.labels(*label)
     labels: dict[str, tuple[str, str]] = {}
 
     def add(original: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         strength = applied_strength(getattr(request.sampling_params, "extra_args", None), settings)
         vector_set = settings.sets[strength.set_index]
-        steered = "yes" if vector_set.gate_layer is None else "gated"
-        label = vector_set.name, steered if strength.alpha else "no"
+        label = vector_set.name, _steered(vector_set) if strength.alpha or vector_set.shadow else "no"
         labels[request.request_id] = label
         requests.labels(*label).inc()
         return original(request, *args, **kwargs)
@@ -62,3 +61,7 @@ def count_steered(output_processor: Any, settings: ServerSettings) -> None:
     wrap(output_processor, "add_request", add)
     wrap(output_processor, "process_outputs", process)
     wrap(output_processor, "abort_requests", abort)
+
+
+def _steered(vector_set: VectorSet) -> str:
+    return "shadow" if vector_set.shadow else "yes" if vector_set.gate_layer is None else "gated"

@@ -65,6 +65,7 @@ def describe(vllm_config: Any, engines: list[list[dict[str, Any]]]) -> dict[str,
         "sarsteer": __version__,
         "vllm": vllm_version(),
         "digest": settings.digest,
+        "defended": settings.defends,
         "sets": [
             {
                 "name": vector_set.name,
@@ -74,6 +75,7 @@ def describe(vllm_config: Any, engines: list[list[dict[str, Any]]]) -> dict[str,
                 "k": vector_set.k,
                 "lambda": vector_set.lambda_,
                 "gate_layer": vector_set.gate_layer,
+                "shadow": vector_set.shadow,
             }
             for vector_set in settings.sets
         ],

@@ -26,6 +26,7 @@ from sarsteer.vllm.worker.transfer import send
 
 _VECTORS, _STRENGTHS, _SETS = "_sarsteer_vectors", "_sarsteer_strengths", "_sarsteer_sets"
 _GATES, _SCORERS = "_sarsteer_gates", "_sarsteer_gate_scorers"
+_NUMBER, _READERS = "_sarsteer_layer_number", "_sarsteer_gate_readers"
 
 
 class Attachment:
@@ -59,7 +60,7 @@ class Attachment:
         self._vectors = vectors.float().clone()
         for index, gate in enumerate(gates):
             if gate is not None:
-                self._vectors[index, : gate.layer + 1] = 0.0
+                self._vectors[index] = gate.keep_steered(self._vectors[index])
         self.gates = WorkerGates(gates, self.layers, self.row_sets, self.strengths) if any(gates) else None
         self._filled: Rows | None = None
         for number, layer in self.layers.items():
@@ -68,10 +69,16 @@ class Attachment:
             layer.register_buffer(_STRENGTHS, self._strengths_of(number), persistent=False)
             layer.register_buffer(_SETS, self.row_sets, persistent=False)
             layer.register_forward_hook(_steer_one if self.sets == 1 else _steer_many, prepend=True)
-            scorers = [s for s in self.gates.scorers if s.layer == number] if self.gates is not None else []
-            if scorers:
+            scorers = self.gates.scorers if self.gates is not None else []
+            reading = [scorer for scorer in scorers if number in scorer.layers[:-1]]
+            deciding = [scorer for scorer in scorers if number == scorer.layer]
+            if reading:
+                setattr(layer, _NUMBER, number)
+                setattr(layer, _READERS, nn.ModuleList(reading))
+                layer.register_forward_hook(_read)
+            if deciding:
                 setattr(layer, _GATES, self.gates)
-                setattr(layer, _SCORERS, nn.ModuleList(scorers))
+                setattr(layer, _SCORERS, nn.ModuleList(deciding))
                 layer.register_forward_hook(_decide)
 
     def fill(self, rows: Rows) -> None:
@@ -159,7 +166,18 @@ def _steer_many(layer: nn.Module, _args: Any, output: Any) -> Any:
     return _with_stream(output, added.to(stream.dtype))
 
 
+def _read(layer: nn.Module, _args: Any, output: Any) -> None:
+    """The hook of an earlier layer that gates read, after its steering."""
+    stream = _sum_of(output)
+    for scorer in getattr(layer, _READERS):
+        scorer.read(getattr(layer, _NUMBER), stream)
+
+
 def _decide(layer: nn.Module, _args: Any, output: Any) -> None:
-    """The hook of a gate's layer, after its steering. The residual stream is the sum of what the layer returns."""
-    stream = output.float() if torch.is_tensor(output) else output[0].float() + output[1].float()
-    getattr(layer, _GATES).decide(stream, getattr(layer, _SCORERS))
+    """The hook of the layer at which gates decide, after its steering."""
+    getattr(layer, _GATES).decide(_sum_of(output), getattr(layer, _SCORERS))
+
+
+def _sum_of(output: Any) -> torch.Tensor:
+    """The residual stream in float32: the sum of what a layer returns."""
+    return output.float() if torch.is_tensor(output) else output[0].float() + output[1].float()

@@ -2,8 +2,8 @@
 
 Dummy steps run with known marks, as in ``proof``:
 
-1. A mark on the gate's layer raises the score by a known amount, only in the marked rows, each in its request's slot;
-   no other slot is written.
+1. A mark on each layer that the gate reads raises that layer's part of the score by a known amount, only in the marked
+   rows, each in its request's slot; no other slot is written.
 2. If the gate is open, marks on the layers above change the rows; if it is closed, they change nothing.
 3. A step that decides nothing uses the earlier decision.
 4. If the gate measures a distance, one beyond the limit opens a gate that its score would close.
@@ -52,7 +52,6 @@ def prove_gates(attachment: Attachment, run: Callable[[], Any]) -> None:
 def _prove(attachment: Attachment, gates: WorkerGates, scorer: GateScorer, run: Callable[[], Any]) -> None:
     name = f"the gate at decoder layer {scorer.layer}"
     bare = scorer.gate.bare()
-    scorer.put(bare.with_threshold(-_FAR))  # open, or a lower set's gate would remove the mark
     marks = torch.zeros(attachment.sets, attachment.width)
 
     def step(decide: bool) -> torch.Tensor:
@@ -64,22 +63,28 @@ def _prove(attachment: Attachment, gates: WorkerGates, scorer: GateScorer, run: 
     def scores() -> torch.Tensor:
         return gates.decisions[_SLOTS, SCORE].cpu()
 
-    plain = step(True)
-    before = scores()
-    attachment.write_vectors(scorer.layer, marks + _RAISE * bare.weight / bare.weight.square().sum())
-    step(True)
-    raised = scores() - before
-    attachment.write_vectors(scorer.layer, marks)
-    right = (raised[1::2] - _RAISE).abs() < 0.5 * _RAISE
     others = torch.ones(len(gates.decisions), dtype=torch.bool)
     others[[NOWHERE, *_SLOTS]] = False
-    if not bool(
-        right.all() and (raised[::2].abs() < 0.1 * _RAISE).all() and (gates.decisions.cpu()[others] == 1).all()
-    ):
-        raise SteeringError(
-            f"{name} does not score that layer in what vLLM compiled; nothing was answered. "
-            "Clear vLLM's compile cache, or start with --enforce-eager"
-        )
+    for layer, weight in bare.weights.items():
+        scorer.put(bare.with_threshold(-_FAR))  # open, or a lower set's gate would remove the mark
+        scorer.isolate(layer)
+        step(True)
+        before = scores()
+        attachment.write_vectors(layer, marks + _RAISE * weight / weight.square().sum())
+        step(True)
+        raised = scores() - before
+        attachment.write_vectors(layer, marks)
+        right = (raised[1::2] - _RAISE).abs() < 0.5 * _RAISE
+        if not bool(
+            right.all() and (raised[::2].abs() < 0.1 * _RAISE).all() and (gates.decisions.cpu()[others] == 1).all()
+        ):
+            which = "that layer" if layer == scorer.layer else f"layer {layer}"
+            raise SteeringError(
+                f"{name} does not score {which} in what vLLM compiled; nothing was answered. "
+                "Clear vLLM's compile cache, or start with --enforce-eager"
+            )
+    scorer.put(bare.with_threshold(-_FAR))
+    plain = step(True)
 
     above = [number for number in attachment.layers if number > scorer.layer]
     for number in above:

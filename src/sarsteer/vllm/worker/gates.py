@@ -1,8 +1,9 @@
 """Gates in one vLLM worker: each request is decided at its last prompt token, inside the graph, and remembered.
 
 A request has a slot for as long as the engine knows it, preempted or not. In the step that computes its last prompt
-token, the gate's layer scores every row and writes that row's decision into the slot; every later row of the request
-reads it. Decisions are final: a prompt that is computed again after a preemption does not decide again.
+token, the layers that the gate reads score every row, and the last of them writes that row's decision into the slot;
+every later row of the request reads it. Decisions are final: a prompt that is computed again after a preemption does
+not decide again.
 
 Rows that no request owns read slot ``OPEN``, which is always 1: whatever was never decided is steered.
 """
@@ -31,9 +32,22 @@ OPENING, SCORE, DISTANCE, FAR = range(4)
 class GateScorer(GateNumbers):
     """The gate of one vector set, which scores activations."""
 
-    def __init__(self, set_index: int, gate: Gate, device: torch.device) -> None:
+    def __init__(self, set_index: int, gate: Gate, max_rows: int, device: torch.device) -> None:
         super().__init__(gate, device, many=True)
         self.set_index, self.gate = set_index, gate
+        self.partial: torch.Tensor  # what the earlier layers contributed to the scores of the step's rows
+        self.register_buffer("partial", torch.zeros(max_rows if gate.earlier else 0, device=device), persistent=False)
+
+    def read(self, layer: int, h: torch.Tensor) -> None:
+        """Add the part of the score that an earlier layer has, from its rows ``[T, D]`` in float32."""
+        self.contribute(self.layers.index(layer), h, self.partial[: h.shape[0]])
+
+    def isolate(self, layer: int) -> None:
+        """Let only this layer's part of the score count, until ``put``."""
+        numbers: Any = self
+        for place, other in enumerate(self.layers):
+            if other != layer:
+                (numbers.weight if other == self.layer else numbers.earlier_weights[place]).zero_()
 
 
 class WorkerGates(nn.Module):
@@ -46,7 +60,7 @@ class WorkerGates(nn.Module):
         strengths: ``[max rows, 1]``, α of each row.
 
     Raises:
-        SteeringError: a gate's layer is in an earlier pipeline stage than a layer that it decides for.
+        SteeringError: a layer that a gate reads is in an earlier pipeline stage than one that it decides for.
 
     """
 
@@ -55,11 +69,13 @@ class WorkerGates(nn.Module):
     ) -> None:
         super().__init__()
         local, device = set(layers), strengths.device
-        self.scorers = [GateScorer(index, gate, device) for index, gate in enumerate(gates) if gate is not None]
+        self.scorers = [
+            GateScorer(index, gate, len(sets), device) for index, gate in enumerate(gates) if gate is not None
+        ]
         for scorer in self.scorers:
-            if max(local) > scorer.layer and scorer.layer not in local:
+            if max(local) >= scorer.layer and (elsewhere := set(scorer.layers) - local):
                 raise SteeringError(
-                    f"the gate decides at decoder layer {scorer.layer}, which is in another pipeline stage than layer "
+                    f"the gate reads decoder layer {max(elsewhere)}, which is in another pipeline stage than layer "
                     f"{max(local)}; use tensor parallelism instead, or serve without the gate"
                 )
         self.decisions: torch.Tensor
@@ -84,7 +100,7 @@ class WorkerGates(nn.Module):
         """Score the rows of this layer's output, ``[T, D]`` in float32. Traced into compiled graphs."""
         rows = h.shape[0]
         for scorer in scorers:
-            score, distance, opened = scorer.judge(h)
+            score, distance, opened = scorer.judge(h, scorer.partial[:rows])
             target = torch.where(self.sets[:rows] == scorer.set_index, self.decided[:rows], NOWHERE)
             limit: Any = scorer.limit
             far = (~(distance <= limit) & (limit < torch.inf)).to(h.dtype)

@@ -10,6 +10,7 @@ import numpy as np
 from sarsteer.vllm.settings import ServerSettings
 from sarsteer.vllm.strengths import RequestStrength, applied_strength
 from sarsteer.vllm.worker.attachment import Attachment
+from sarsteer.vllm.worker.decision_log import DecisionLog
 from sarsteer.vllm.worker.rows import NOWHERE, OPEN, rows_of
 from sarsteer.vllm.worker.slots import RequestSlots
 
@@ -23,6 +24,7 @@ class SteeredRequests:
     def __init__(self, settings: ServerSettings) -> None:
         self.attachment: Attachment | None = None
         self.slots: RequestSlots | None = None
+        self.log: DecisionLog | None = None
         self._settings = settings
         self._default = applied_strength(None, settings)
         self._strengths: dict[str, RequestStrength] = {}
@@ -46,8 +48,14 @@ class SteeredRequests:
     def remove(self, request_ids: Iterable[str]) -> None:
         """Forget these requests."""
         request_ids = list(request_ids)
-        if self.slots is not None:
-            self.slots.remove(request_ids)
+        decided = self.slots.remove(request_ids) if self.slots is not None else None
+        if self.log is not None and decided is not None:
+            names, rows = decided
+            sets = [self._settings.sets[self._strengths.get(name, self._default).set_index] for name in names]
+            self.log.add(
+                [{"id": name, "set": used.name, "shadow": used.shadow} for name, used in zip(names, sets, strict=True)],
+                rows,
+            )
         for request_id in request_ids:
             self._strengths.pop(request_id, None)
 

@@ -45,8 +45,11 @@ class RequestSlots:
         self._slots[request_id] = slot = self._free.pop()
         self._decisions[slot].fill_(1.0)
 
-    def remove(self, request_ids: Iterable[str]) -> None:
-        """Free the slots of finished requests, and keep their decisions for a while."""
+    def remove(self, request_ids: Iterable[str]) -> tuple[list[str], torch.Tensor] | None:
+        """Free the slots of finished requests, and keep their decisions for a while.
+
+        Returns those that were decided, and their decisions ``[n, 4]``; None if there are none.
+        """
         known = [request_id for request_id in request_ids if request_id in self._slots]
         decided = [request_id for request_id in known if request_id in self._decided]
         if decided:
@@ -56,6 +59,7 @@ class RequestSlots:
         for request_id in known:
             self._free.append(self._slots.pop(request_id))
             self._decided.discard(request_id)
+        return (decided, rows) if decided else None
 
     def begin_step(self, request_ids: Iterable[str], deciding: Iterable[bool]) -> tuple[list[int], list[int]]:
         """Each request's slot, and the slot that its last prompt token writes, in this step if it is ``deciding``."""

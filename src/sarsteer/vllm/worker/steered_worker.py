@@ -13,6 +13,7 @@ import torch
 
 from sarsteer.errors import SteeringError
 from sarsteer.vllm.settings import ServerSettings, digest_of_sets, read_steering
+from sarsteer.vllm.worker.decision_log import DecisionLog
 from sarsteer.vllm.worker.gate_proof import prove_gates
 from sarsteer.vllm.worker.proof import ROWS, prove
 from sarsteer.vllm.worker.requests import SteeredRequests
@@ -70,6 +71,8 @@ class SteeredWorker:
         )
         self.requests.attach(attachment)
         self._attached_digest = digest_of_sets(digests)
+        if not self.settings.defends:
+            logger.warning("sarsteer: SHADOW MODE: gates decide and nothing is steered; requests are NOT defended")
         logger.info(
             "sarsteer: attached to decoder layers %d to %d of %d; checked: %s",
             min(attachment.layers),
@@ -102,7 +105,18 @@ class SteeredWorker:
                 prove(self.requests.attachment, step)
                 prove_gates(self.requests.attachment, step)
         self.requests.attach(self.requests.attachment)  # forget the requests that warmed up the kernels
+        self._open_log(int(config.parallel_config.tensor_parallel_size))
         self.proven = True
+
+    def _open_log(self, tensor_parallel_size: int) -> None:
+        """Log decisions from now on, if the operator wants it, in one of the workers that decide alike."""
+        path = self.settings.decisions
+        if path is None or self.requests.slots is None or int(self.worker.rank) % tensor_parallel_size:
+            return
+        try:
+            self.requests.log = DecisionLog(path)
+        except OSError as error:
+            raise SteeringError(f"cannot be opened to log decisions ({error.strerror})", place=path) from None
 
     def _dummy_batch(self, original: Any) -> Any:
         """Data-parallel engines run one while another has work. It must not decide for the last step's requests."""

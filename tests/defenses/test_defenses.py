@@ -19,6 +19,8 @@ from sarsteer.steering.strength import Strength
 
 FROM_FILE = ("sarsteer", "refusal-steering", "mean-ablation", "random:directions=1", "reversed")
 
+OTHERS = ("none", "prompt", "h2s", "c2r", "guard", "shuffled", "cast", "alphasteer")
+
 
 def test_every_defense_is_registered() -> None:
     assert DEFENSES.names() == sorted(
@@ -44,6 +46,10 @@ def test_every_defense_is_registered() -> None:
         "guard:llama-guard:meta-llama/Llama-Guard-3-8B",
         "guard:rubric:openai/gpt",
         "guard:embedded",
+        "guard:self",
+        "guard:words",
+        "cast:alpha=0.2",
+        "alphasteer:alpha=0.2,ridge=1,share=0.6",
     ],
 )
 def test_specs_survive_a_round_trip(spec: str) -> None:

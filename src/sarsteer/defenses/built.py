@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 from sarsteer.defenses.rewrite import NO_REWRITE, PromptRewrite
 
 if TYPE_CHECKING:
+    import torch
+
     from sarsteer.defenses.request_guard import RequestGuard
+    from sarsteer.steering.per_request import PerRequestSteering
     from sarsteer.steering.strength import ResolvedStrength
 
 
@@ -24,6 +27,7 @@ class BuiltDefense:
         settings: everything that shapes its answers, as JSON. A run resumes only with equal settings.
         prompt: text around the user's.
         strength: what is added to the activations; None if nothing is.
+        per_request: vectors whose factors depend on the request, instead of ``strength``.
         guard: reads the model's transcript of a request and decides whether the request is answered.
         steering: digest of the steering file, if one is used.
         pool: if not empty, each request is answered under one of these instead, see ``member_for``.
@@ -34,14 +38,18 @@ class BuiltDefense:
     settings: Mapping[str, Any]
     prompt: PromptRewrite = NO_REWRITE
     strength: ResolvedStrength | None = field(default=None, repr=False)
+    per_request: PerRequestSteering | None = field(default=None, repr=False)
     guard: RequestGuard | None = field(default=None, repr=False)
     steering: str | None = None
     pool: tuple[BuiltDefense, ...] = field(default=(), repr=False)
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.pool and (self.strength is not None or self.guard is not None or self.prompt is not NO_REWRITE):
+        own = (self.strength, self.per_request, self.guard)
+        if self.pool and (any(part is not None for part in own) or self.prompt is not NO_REWRITE):
             raise ValueError("a pooled defense changes nothing itself; put everything into its members")
+        if self.strength is not None and self.per_request is not None:
+            raise ValueError("a defense adds either a strength or vectors per request")
         if any(member.pool for member in self.pool):
             raise ValueError("a member of a pool cannot be a pool")
 
@@ -61,8 +69,22 @@ class BuiltDefense:
     @property
     def alpha(self) -> float | None:
         """The steering strength α; None if nothing is added to the activations."""
-        strength = self.pool[0].strength if self.pool else self.strength
-        return None if strength is None else strength.alpha
+        one = self.pool[0] if self.pool else self
+        added = one.strength or one.per_request
+        return None if added is None else added.alpha
+
+    @property
+    def vectors(self) -> torch.Tensor:
+        """The vectors ``[L, D]`` that are added, α not included.
+
+        Raises:
+            ValueError: nothing is added, or it differs between the members of a pool.
+
+        """
+        added = self.strength or self.per_request
+        if added is None:
+            raise ValueError("this defense adds no vectors of its own")
+        return added.vectors
 
     @property
     def key(self) -> str:
@@ -72,7 +94,8 @@ class BuiltDefense:
     @cached_property
     def batch_key(self) -> Hashable:
         """Equal only for defenses that do the same, whatever their settings say: their requests can share a batch."""
-        strength = None if self.strength is None else (self.strength.digest, self.strength.alpha)
+        added = self.strength or self.per_request
+        strength = None if added is None else (added.digest, added.alpha)
         return self.key, self.prompt, strength, None if self.guard is None else self.guard.signature
 
 

@@ -52,17 +52,19 @@ class Control(ArtifactDefense):
 
     def with_vectors(self, built: BuiltDefense, vectors: torch.Tensor, **settings: Any) -> BuiltDefense:
         """``built`` with other vectors ``[L, D]``, and ``settings`` that say which."""
-        strength = built.strength
-        assert strength is not None, "every SteeredDefense has one"
         # a control of sarsteer with its own options has the settings of earlier versions
         about = {} if self.of is None else {"control_of": built.settings.get("kind")}
-        own = steered(
-            self.name,
-            strength.with_vectors(vectors),
-            {**strength.settings, **settings, **about},
-            steering=built.steering,
+        if built.per_request is not None:
+            applied = built.per_request.with_vectors(vectors)
+            own = {**built.settings, **settings, **about, "kind": self.name, "vectors": applied.digest}
+            return replace(built, settings=own, per_request=applied)
+        strength = built.strength
+        assert strength is not None, "every SteeredDefense adds vectors"
+        strength = strength.with_vectors(vectors)
+        own = {**strength.settings, **settings, **about}
+        return replace(
+            steered(self.name, strength, own, steering=built.steering), prompt=built.prompt, guard=built.guard
         )
-        return replace(built, settings=own.settings, strength=own.strength)
 
     def with_each(self, built: BuiltDefense, directions: Sequence[torch.Tensor], seed: int) -> BuiltDefense:
         """``built`` with each of these vectors ``[L, D]``, of which each request meets one.

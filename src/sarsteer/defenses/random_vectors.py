@@ -28,7 +28,6 @@ class RandomVectors(Control):
         from sarsteer.steering.baselines import random_like
 
         built = self.controlled(context)
-        assert built.strength is not None, "every SteeredDefense has one"
         seed = context.seed if self.seed is None else self.seed
-        norms = built.strength.vectors
+        norms = built.vectors
         return self.with_each(built, [random_like(norms, seed + i) for i in range(self.directions)], seed)

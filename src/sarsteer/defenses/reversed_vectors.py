@@ -21,5 +21,4 @@ class ReversedVectors(Control):
         from sarsteer.steering.baselines import reversed_vectors
 
         built = self.controlled(context)
-        assert built.strength is not None, "every SteeredDefense has one"
-        return self.with_vectors(built, reversed_vectors(built.strength.vectors))
+        return self.with_vectors(built, reversed_vectors(built.vectors))

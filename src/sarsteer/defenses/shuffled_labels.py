@@ -47,14 +47,15 @@ class ShuffledLabels(Control):
         from sarsteer.steering.subspace import ablate
 
         built, steering, pairs = self.controlled(context), context.steering, context.pairs
-        assert built.strength is not None, "every SteeredDefense has one"
         assert steering is not None, "build_defense checks this"
         assert pairs is not None, "build_defense checks this"
         n = int(steering.metadata.get("pairs", len(pairs)))
         if pairs[:n].digest == steering.metadata.get("pairs_digest"):
             pairs = pairs[:n]  # as many as the steering was calibrated on
         model: Any = context.model
-        seed, k, lambda_ = context.seed if self.seed is None else self.seed, built.strength.k, built.strength.lambda_
+        seed, k, lambda_ = context.seed if self.seed is None else self.seed, 0, 0.0
+        if built.strength is not None:
+            k, lambda_ = built.strength.k, built.strength.lambda_
         texts = (steering.metadata["instruction"], steering.metadata["refusal_prompt"])
         depends_on = (model.fingerprint.digest, pairs.digest, *texts, str(seed), str(self.directions))
         seeds = range(seed, seed + self.directions)
@@ -64,9 +65,7 @@ class ShuffledLabels(Control):
             depends_on,
             lambda: _refusals(model, pairs, texts, seeds, context.batch_size),
         )
-        vectors = [
-            same_norm(ablate(refusal, steering.safe_basis, k, lambda_), built.strength.vectors) for refusal in shuffled
-        ]
+        vectors = [same_norm(ablate(refusal, steering.safe_basis, k, lambda_), built.vectors) for refusal in shuffled]
         return self.with_each(built, vectors, seed)
 
 

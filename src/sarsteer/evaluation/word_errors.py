@@ -15,12 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sarsteer import tiny
 from sarsteer.data.benchmarks import LoadedBenchmark
 from sarsteer.data.manifest import Item
 from sarsteer.data.text import words
 from sarsteer.defenses.built import UNDEFENDED
-from sarsteer.defenses.request_guard import TRANSCRIBE
+from sarsteer.defenses.request_guard import transcription_of
 from sarsteer.errors import EvaluationError, MissingExtraError
 from sarsteer.evaluation.note import Note
 from sarsteer.messages import user_turn
@@ -134,7 +133,7 @@ def _measure(
 
 def _transcribe(clips: Sequence[str], shared: SharedModel, cache: Path, progress: Progress | None) -> dict[str, str]:
     """A transcript of each clip, by its path."""
-    instruction = _instruction(shared)
+    instruction = transcription_of(shared.model.name)
     depends_on = json.dumps([dict(shared.identity), instruction, MAX_NEW_TOKENS], sort_keys=True).encode()
     keys = {clip: hashlib.sha256(depends_on + Path(clip).read_bytes()).hexdigest() for clip in clips}
     known = _load(cache)
@@ -153,14 +152,6 @@ def _transcribe(clips: Sequence[str], shared: SharedModel, cache: Path, progress
         if progress is not None:
             progress(STAGE, start + len(batch), len(todo))
     return {clip: known[keys[clip]] for clip in clips}
-
-
-def _instruction(shared: SharedModel) -> str:
-    if shared.model.name != tiny.NAME:
-        return TRANSCRIBE
-    from sarsteer.tiny.world import TRANSCRIBE as EMBEDDED_TRANSCRIBE
-
-    return EMBEDDED_TRANSCRIBE  # the only instruction to transcribe that the toy was trained on
 
 
 def _load(cache: Path) -> dict[str, str]:

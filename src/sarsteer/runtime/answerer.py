@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -96,9 +97,16 @@ class Answerer:
         self, defense: BuiltDefense, conversations: Sequence[Conversation], options: Mapping[str, Any]
     ) -> list[Reply | Exception]:
         self._steer(defense.strength)
-        if defense.prompt is NO_REWRITE:
-            return self._each(conversations, options)
-        return self._rewritten(defense.prompt.apply, conversations, options)
+        model: Any = self.model
+        added = defense.per_request
+        with nullcontext() if added is None else added.applied(model.decoder_layers) as run:
+            if defense.prompt is NO_REWRITE:
+                replies = self._each(conversations, options)
+            else:
+                replies = self._rewritten(defense.prompt.apply, conversations, options)
+        if run is not None and any(isinstance(reply, Reply) for reply in replies):
+            run.check()
+        return replies
 
     def _guarded(
         self, defense: BuiltDefense, conversations: Sequence[Conversation], options: Mapping[str, Any]

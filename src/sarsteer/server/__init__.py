@@ -1,0 +1,1 @@
+"""``sarsteer serve --engine transformers``: a steered model behind the OpenAI API, without vLLM."""

@@ -1,0 +1,201 @@
+"""The steered model: it proves the steering, and answers batches of requests. Everything here runs on one thread."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from transformers import LogitsProcessorList, StoppingCriteriaList
+
+from sarsteer.errors import AudioError, MessageError, ModelError, SteeringError
+from sarsteer.models.audio_language_model import AudioLanguageModel
+from sarsteer.models.layers import generating_part, text_config, unwrap
+from sarsteer.models.prompt import Prompt
+from sarsteer.runtime.memory import is_out_of_memory
+from sarsteer.server.errors import ApiError
+from sarsteer.server.job import Job, Row
+from sarsteer.server.progress import Progress
+from sarsteer.server.sampling import ChosenTokens
+from sarsteer.server.tenant import Tenant
+from sarsteer.steering.handle import SteeringHandle, attach
+from sarsteer.steering.hooks import DELTA
+from sarsteer.steering.strength import ResolvedStrength
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """A model that answers only with proven steering.
+
+    Args:
+        model: the model.
+        batch: the largest number of answers at once.
+        flush: called after each step of a batch, when its events have been reported.
+        allow_other_model: steer a model other than the calibrated one, such as a quantized copy.
+
+    Raises:
+        ModelError: the model has a decoding loop of its own.
+
+    """
+
+    def __init__(
+        self, model: AudioLanguageModel, batch: int, flush: Callable[[], None], *, allow_other_model: bool = False
+    ) -> None:
+        if model.probe is not None:
+            raise ModelError(f"{model.name} has its own decoding loop, which cannot be served; use it in Python")
+        self.model = model
+        # a family with its own generate_tokens may run the rows of a batch one after another
+        own_loop = type(model).generate_tokens is not AudioLanguageModel.generate_tokens
+        self.batch = 1 if own_loop else batch
+        self._flush, self._allow_other_model = flush, allow_other_model
+        self._handle: SteeringHandle | None = None
+        self.context: int | None = getattr(text_config(unwrap(model.module)), "max_position_embeddings", None)
+
+    # ---- steering ------------------------------------------------------------------------------------------------
+
+    def prove(self, tenants: Sequence[Tenant]) -> None:
+        """Steer with every tenant's strength once, so that each is known to work.
+
+        Raises:
+            ArtifactError: a steering file belongs to another model.
+            SteeringError: the model would not be steered exactly.
+
+        """
+        for tenant in tenants:
+            tenant.steering.check_model(self.model.fingerprint, allow_other_model=self._allow_other_model)
+        # with gate hooks from the start, a change between gated and other tenants needs no new hooks
+        for tenant in sorted(tenants, key=lambda one: one.applied.gate is None):
+            self._steer(tenant.applied)
+
+    def prove_again(self, tenants: Sequence[Tenant]) -> None:
+        """Remove the steering, attach it again, and prove it."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+        self.prove(tenants)
+
+    def _steer(self, strength: ResolvedStrength) -> SteeringHandle:
+        """Steer by ``strength`` from now on.
+
+        Raises:
+            SteeringError: it is not in force; nothing may be answered.
+
+        """
+        if self._handle is None:
+            self._handle = attach(self.model.module, self.model.decoder_layers, strength)
+        elif self._handle.strength is not strength:
+            self._handle.apply(strength)
+        handle = self._handle
+        added = torch.stack([getattr(layer, DELTA).cpu() for layer in self.model.decoder_layers])
+        if not handle.attached or handle.strength is not strength or not torch.equal(added, strength.deltas):
+            raise SteeringError("the model's steering is not the tenant's; nothing was answered")
+        return handle
+
+    # ---- answers -------------------------------------------------------------------------------------------------
+
+    def answer(self, jobs: Sequence[Job]) -> None:
+        """Answer jobs with equal batch keys, and report to each; errors of one job do not reach the others.
+
+        Raises:
+            SteeringError: the model would not be steered exactly. Jobs without an answer were not reported to.
+
+        """
+        handle = self._steer(jobs[0].tenant.applied)
+        rows: list[Row] = []
+        prompts: list[Prompt] = []
+        for job, prompt in self._prepared(list(jobs)):
+            rows += job.rows(self._decode)
+            prompts += [prompt] * job.n
+        for batch in self.model.batches(prompts, self.batch):
+            self._generate(handle, [rows[i] for i in batch], [prompts[i] for i in batch])
+        self._flush()
+
+    def _prepared(self, jobs: list[Job]) -> list[tuple[Job, Prompt]]:
+        """The jobs whose prompts can be written, with them; the others have failed."""
+        while jobs:
+            try:
+                prompts = self.model.prepare([job.conversation for job in jobs])
+                break
+            except (MessageError, AudioError) as error:
+                if error.index is None:
+                    raise
+                jobs.pop(error.index).fail(error)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(jobs) == 1:
+                    jobs.pop().fail(_out_of_memory())
+                    break
+                middle = len(jobs) // 2
+                return self._prepared(jobs[:middle]) + self._prepared(jobs[middle:])
+        return [
+            (job, prompt) for job, prompt in zip(jobs, prompts if jobs else (), strict=True) if self._fits(job, prompt)
+        ]
+
+    def _fits(self, job: Job, prompt: Prompt) -> bool:
+        """Whether prompt and answer fit into the model's context."""
+        length = len(prompt.input_ids)
+        room = job.max_tokens if self.context is None else self.context - length
+        if room < (job.max_tokens if job.exact else 1):
+            job.fail(
+                ApiError(
+                    400,
+                    f"the prompt has {length} tokens, the answer at most {job.max_tokens}, and the model's context "
+                    f"{self.context}; shorten the messages or lower max_tokens",
+                    code="context_length_exceeded",
+                    param="messages",
+                )
+            )
+            return False
+        job.max_tokens = min(job.max_tokens, room)
+        return True
+
+    def _generate(self, handle: SteeringHandle, rows: list[Row], prompts: list[Prompt]) -> None:
+        """Answer one batch. If memory runs out, answer each half, until only what does not fit alone fails."""
+        if all(row.done for row in rows):
+            return
+        try:
+            self._generate_batch(handle, rows, prompts)
+            return
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        if len(rows) == 1 or any(row.published for row in rows):
+            for row in rows:
+                if row.reason is None:
+                    row.job.fail(_out_of_memory())
+            return
+        middle = len(rows) // 2
+        for part in (slice(None, middle), slice(middle, None)):
+            again = [row.again(self._decode) if row.reason is None else row for row in rows[part]]
+            self._generate(handle, again, prompts[part])
+
+    @torch.no_grad()
+    def _generate_batch(self, handle: SteeringHandle, rows: list[Row], prompts: list[Prompt]) -> None:
+        options = self.model.generation_options({"num_beams": 1})
+        progress = Progress(
+            handle, rows, [len(prompt.input_ids) for prompt in prompts], self._ends(options), self._flush
+        )
+        with self.model.observed():
+            self.model.generate_tokens(
+                self.model.collate(prompts),
+                max_new_tokens=max(row.job.max_tokens for row in rows),
+                logits_processor=LogitsProcessorList([ChosenTokens([row.sampler for row in rows])]),
+                stopping_criteria=StoppingCriteriaList([progress]),
+                **options,
+            )
+
+    def _ends(self, options: dict[str, Any]) -> frozenset[int]:
+        """The tokens that end an answer."""
+        config = getattr(generating_part(self.model.module), "generation_config", None)
+        given = options.get("eos_token_id", getattr(config, "eos_token_id", None))
+        return frozenset([given] if isinstance(given, int) else given or ())
+
+    def _decode(self, tokens: list[int]) -> str:
+        return self.model.decode(torch.tensor([tokens]))[0]
+
+
+def _out_of_memory() -> ApiError:
+    return ApiError(503, "the request needs more memory than is free; shorten it, or try again", code="out_of_memory")

@@ -1,0 +1,92 @@
+"""Run a server until it is stopped."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from sarsteer.errors import SarsteerError
+from sarsteer.server.app import create_app
+from sarsteer.server.service import ServerSettings, Service
+
+
+def serve(
+    settings: ServerSettings,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    *,
+    drain_seconds: int = 120,
+    announce: Callable[[str], None] = print,
+) -> None:
+    """Serve until SIGTERM or SIGINT; then no connection is accepted, and running requests end.
+
+    Args:
+        settings: what is served.
+        host: an address of this machine. Off loopback, requests need a key.
+        port: 0 picks a free one.
+        drain_seconds: the longest time that running requests get when the server stops.
+        announce: receives a line when the server answers.
+
+    Raises:
+        SarsteerError: the policy is invalid, a key is missing, the port is in use, or the model cannot be steered.
+
+    """
+    policy = settings.read_policy()
+    if not policy.keys and not is_loopback(host):
+        raise SarsteerError(
+            f"{host} can be reached from other machines, and this server has no API key; set SARSTEER_API_KEY, pass "
+            "--api-key-file or --policy, or use --host 127.0.0.1"
+        )
+    listener = _bind(host, port)
+    try:
+        logging.getLogger("sarsteer").setLevel(logging.WARNING)
+        service = Service(settings, policy)
+        config = uvicorn.Config(
+            create_app(service),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            ws="none",
+            lifespan="on",
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=drain_seconds,
+        )
+        server = uvicorn.Server(config)
+
+        def stop() -> None:
+            server.should_exit = True
+
+        name = f"[{host}]" if ":" in host else host
+        address = f"http://{name}:{listener.getsockname()[1]}/v1"
+        service.on_failure = stop
+        service.on_ready = lambda: announce(f"steering is proven; serving {settings.model_name} on {address}")
+        server.run(sockets=[listener])
+    finally:
+        listener.close()
+    if service.failure is not None:
+        raise service.failure
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=256)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SarsteerError(
+            f"cannot listen on {host} port {port} ({reason}); choose another one with --host and --port"
+        ) from None

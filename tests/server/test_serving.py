@@ -207,7 +207,7 @@ def test_requests_that_no_client_sends(server: Server) -> None:
     deep = b"[" * 100_000
     refused = raw(server, head + f"Content-Type: application/json\nContent-Length: {len(deep)}", deep)
     assert b"bad_json" in refused
-    chunks = b"".join(b"%x\r\n%s\r\n" % (2**20, b"x" * 2**20) for _ in range(17))  # no length is announced
+    chunks = b"".join(b"%x\r\n%s\r\n" % (2**20, b"x" * 2**20) for _ in range(17)) + b"0\r\n\r\n"
     assert b"413" in raw(server, head + "Content-Type: application/json\nTransfer-Encoding: chunked", chunks)[:40]
     assert b'"http_error"' in raw(server, "GET /nowhere HTTP/1.1\nHost: x\nConnection: close")
     assert b"405" in raw(server, "DELETE /v1/models HTTP/1.1\nHost: x\nConnection: close").split(b"\r\n")[0]

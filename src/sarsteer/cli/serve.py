@@ -99,7 +99,7 @@ def serve(
         str | None,
         typer.Option(
             metavar="NAME,...",
-            help="vllm: options of requests and routes that are refused by default, such as logit_bias,/v1/completions.",
+            help="vllm: refused options of requests and routes to allow, such as logit_bias,/v1/completions.",
         ),
     ] = None,
 ) -> None:

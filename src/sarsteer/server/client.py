@@ -27,24 +27,35 @@ async def read_body(request: Request, limits: Limits) -> bytes:
         ClientGone: the connection was closed.
 
     """
+    most = _DISCARDED * limits.body_bytes
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limits.body_bytes:
+    if announced.isdigit() and int(announced) > most:
         raise _too_large(limits)
-    body = bytearray()
+    body, size = bytearray(), 0
     try:
         with anyio.fail_after(limits.body_seconds):
             async for part in request.stream():
-                body += part
-                if len(body) > limits.body_bytes:
+                size += len(part)
+                if size > most:
                     raise _too_large(limits)
+                if size <= limits.body_bytes:
+                    body += part
+                else:
+                    body.clear()
     except TimeoutError:
         raise ApiError(
             408, f"the body did not arrive within {limits.body_seconds:g} s", code="timeout", headers=_CLOSE
         ) from None
     except ClientDisconnect:
         raise ClientGone from None
+    if size > limits.body_bytes:
+        raise _too_large(limits)
     return bytes(body)
 
+
+_DISCARDED = 4
+"""A body of up to this many times the limit is read to its end and discarded: a client that is still sending would
+otherwise get a reset connection in place of the error."""
 
 _CLOSE = {"Connection": "close"}
 """The rest of the body is still coming: the connection cannot be used again."""

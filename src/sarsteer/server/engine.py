@@ -71,10 +71,14 @@ class Engine:
 
     def prove_again(self, tenants: Sequence[Tenant]) -> None:
         """Remove the steering, attach it again, and prove it."""
+        self.detach()
+        self.prove(tenants)
+
+    def detach(self) -> None:
+        """Remove the steering. The next answer attaches and proves it again."""
         if self._handle is not None:
             self._handle.remove()
-            self._handle = None
-        self.prove(tenants)
+        self._handle = None
 
     def _steer(self, strength: ResolvedStrength) -> SteeringHandle:
         """Steer by ``strength`` from now on.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import signal
 import socket
 from collections.abc import Callable
+from typing import Any
 
 import uvicorn
 
@@ -42,6 +44,7 @@ def serve(
             "--api-key-file or --policy, or use --host 127.0.0.1"
         )
     listener = _bind(host, port)
+    previous: dict[int, Any] = {}
     try:
         logging.getLogger("sarsteer").setLevel(logging.WARNING)
         service = Service(settings, policy)
@@ -57,15 +60,20 @@ def serve(
         )
         server = uvicorn.Server(config)
 
-        def stop() -> None:
+        def stop(*_: object) -> None:
             server.should_exit = True
 
         name = f"[{host}]" if ":" in host else host
         address = f"http://{name}:{listener.getsockname()[1]}/v1"
         service.on_failure = stop
         service.on_ready = lambda: announce(f"steering is proven; serving {settings.model_name} on {address}")
+        # uvicorn raises the signal that stopped it once more at its end: that must not end the process before its cleanup
+        for number in (signal.SIGTERM, signal.SIGINT):
+            previous[number] = signal.signal(number, stop)
         server.run(sockets=[listener])
     finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
         listener.close()
     if service.failure is not None:
         raise service.failure

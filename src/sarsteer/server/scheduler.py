@@ -179,7 +179,8 @@ class Scheduler:
         self.error = None
         while self._step(self.engine):
             pass
-        self._end("the server is shutting down")
+        if self.error is None:
+            self._end("the server is shutting down")
 
     def _step(self, engine: Engine) -> bool:
         """Do one thing; False when the thread should end."""

@@ -1,0 +1,182 @@
+"""Speed and memory of ``sarsteer serve``: ``python -m benchmarks.server``.
+
+Starts a server with the embedded model and measures, with HTTP clients in this process:
+
+- throughput: answers per second of 16 clients, divided by those of one client;
+- first token: time to the first text of a stream, divided by the time of a direct ``generate`` of one token. Both read
+  the clip from its file's bytes and encode it; the two alternate;
+- idle memory: resident memory of the ready server, and of a process that has only loaded and steered the model.
+
+One thread for the model. Medians of ratios with 95 % intervals (bootstrap). Writes ``benchmarks/server.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import sarsteer
+from benchmarks.run import HERE
+from benchmarks.spread import median_interval
+from sarsteer.prompts import INSTRUCTION
+
+PORT = 8765
+URL = f"http://127.0.0.1:{PORT}"
+_MEMORY = """
+import sys, sarsteer
+model = sarsteer.load_model("sarsteer-tiny", device="cpu")
+handle = sarsteer.Steering.load(sys.argv[1]).attach(model)
+print(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1])
+"""
+
+
+def body(clip: Path, **more: Any) -> bytes:
+    """A request with a clip."""
+    data = base64.b64encode(clip.read_bytes()).decode()
+    part = {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
+    content = [part, {"type": "text", "text": INSTRUCTION}]
+    return json.dumps({"model": "sarsteer-tiny", "messages": [{"role": "user", "content": content}], **more}).encode()
+
+
+def post(data: bytes) -> Any:
+    """The open response to a request."""
+    request = urllib.request.Request(
+        f"{URL}/v1/chat/completions", data=data, headers={"Content-Type": "application/json"}
+    )
+    return urllib.request.urlopen(request, timeout=300)
+
+
+def answered(data: bytes) -> str:
+    """The answer to a request."""
+    with post(data) as response:
+        return str(json.loads(response.read())["choices"][0]["message"]["content"])
+
+
+def throughput(bodies: list[bytes], clients: int, answers: int) -> float:
+    """Answers per second of ``clients`` that each send a request when the last one is answered."""
+    work = [bodies[i % len(bodies)] for i in range(answers)]
+    with ThreadPoolExecutor(clients) as pool:
+        list(pool.map(answered, work[:clients]))  # warm
+        begin = time.perf_counter()
+        list(pool.map(answered, work))
+        return answers / (time.perf_counter() - begin)
+
+
+def first_token(data: bytes) -> float:
+    """Seconds to the first event of a stream with text."""
+    begin = time.perf_counter()
+    with post(data) as response:
+        for line in response:
+            if b'"content":"' in line and b'"content":""' not in line:
+                seconds = time.perf_counter() - begin
+                response.read()
+                return seconds
+    raise RuntimeError("no text came")
+
+
+def direct(model: Any, clip: Path) -> float:
+    """Seconds of a direct call for one token, the file read and the clip encoded in it."""
+    model.clip_cache.clear()
+    begin = time.perf_counter()
+    model.generate([sarsteer.user_turn(clip.read_bytes(), INSTRUCTION)], 1)
+    return time.perf_counter() - begin
+
+
+def resident(pid: int) -> float:
+    """Resident memory in MiB."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--answers", type=int, default=64, help="answers per round of 16 clients")
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+    model = sarsteer.load_model("sarsteer-tiny", device="cpu")
+    pairs = sarsteer.load_pairs("sarsteer-tiny", "calibration")[:24]
+    clips = [Path(pair.harmful.audio) for pair in sarsteer.load_pairs("sarsteer-tiny", "test")]
+    with tempfile.TemporaryDirectory() as folder:
+        file = sarsteer.calibrate(model, pairs).save(Path(folder) / "steering.safetensors")
+        loaded = (
+            float(subprocess.check_output([sys.executable, "-c", _MEMORY, str(file)], text=True).split()[-1]) / 1024
+        )
+        command = [sys.executable, "-m", "sarsteer", "serve", "sarsteer-tiny", "--engine", "transformers"]
+        server = subprocess.Popen([*command, "--steering", str(file), "--port", str(PORT)])
+        try:
+            _wait(server)
+            idle = resident(server.pid)
+            result = _measure(model, file, clips, arguments.rounds, arguments.answers)
+        finally:
+            server.terminate()
+            server.wait()
+    result["idle memory, MiB"] = {"server": round(idle), "model loaded and steered": round(loaded)}
+    result["machine"] = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    (HERE / "server.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+def _measure(model: Any, file: Path, clips: list[Path], rounds: int, answers: int) -> dict[str, Any]:
+    bodies = [body(clip, max_tokens=32) for clip in clips]
+    ratios, one, sixteen = [], [], []
+    for _ in range(rounds):
+        one.append(throughput(bodies, 1, max(8, answers // 4)))
+        sixteen.append(throughput(bodies, 16, answers))
+        ratios.append(sixteen[-1] / one[-1])
+    median, bounds = median_interval(ratios)
+    served, called, slower = [], [], []
+    with sarsteer.Steering.load(file).on(model):
+        for number in range(6 * rounds):
+            clip = clips[number % len(clips)]
+            streamed = body(clip, max_tokens=2, stream=True)
+            served.append(first_token(streamed))
+            called.append(direct(model, clip))
+            slower.append(served[-1] / called[-1])
+    first, first_bounds = median_interval(slower[2:])
+    return {
+        "throughput of 16 clients / of 1": {
+            "ratio": median,
+            "interval": bounds,
+            "answers per second, 1 client": statistics.median(one),
+            "answers per second, 16 clients": statistics.median(sixteen),
+            "rounds": rounds,
+            "answers per round": answers,
+        },
+        "first token / direct generate of one token": {
+            "ratio": first,
+            "interval": first_bounds,
+            "server, ms": 1000 * statistics.median(served[2:]),
+            "direct, ms": 1000 * statistics.median(called[2:]),
+            "requests": len(slower) - 2,
+        },
+    }
+
+
+def _wait(server: Any) -> None:
+    while server.poll() is None:
+        try:
+            urllib.request.urlopen(f"{URL}/ready", timeout=10).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise SystemExit("the server ended")
+
+
+if __name__ == "__main__":
+    main()

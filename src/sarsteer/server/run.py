@@ -67,13 +67,13 @@ def serve(
         address = f"http://{name}:{listener.getsockname()[1]}/v1"
         service.on_failure = stop
         service.on_ready = lambda: announce(f"steering is proven; serving {settings.model_name} on {address}")
-        # uvicorn raises the signal that stopped it once more at its end: that must not end the process before its cleanup
+        # uvicorn raises the signal that stopped it again at its end; it must not end the process before the cleanup
         for number in (signal.SIGTERM, signal.SIGINT):
-            previous[number] = signal.signal(number, stop)
+            previous[int(number)] = signal.signal(number, stop)
         server.run(sockets=[listener])
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for stopped_by, handler in previous.items():
+            signal.signal(stopped_by, handler)
         listener.close()
     if service.failure is not None:
         raise service.failure

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import difflib
+from collections.abc import Iterable
 from typing import TypeVar
 
 E = TypeVar("E", bound="SarsteerError")
@@ -36,6 +38,14 @@ class SarsteerError(Exception):
         moved.message = self.message if self.index is not None else str(self)
         moved.place, moved.index = place, index
         return moved
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown ``word``: its nearest name among ``known``, or nothing."""
+    names = list(known)
+    by_lower = {name.lower(): name for name in reversed(names)}
+    nearest = difflib.get_close_matches(word.lower(), by_lower, n=1)
+    return f". Did you mean {by_lower[nearest[0]]!r}?" if nearest else ""
 
 
 class AudioError(SarsteerError):

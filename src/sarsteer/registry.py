@@ -27,7 +27,7 @@ import typing
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, Union
 
-from sarsteer.errors import SarsteerError
+from sarsteer.errors import SarsteerError, did_you_mean
 
 T = TypeVar("T")
 
@@ -242,7 +242,8 @@ class Registry(Generic[T]):
                 chosen, text = argument, part
             if chosen is None:
                 known = ", ".join(option.name for option in options.values() if option.secret is None) or "none"
-                raise self.error(f"{self.kind} {spec!r}: unknown option {name!r}; its options: {known}")
+                hint = did_you_mean(name, options)
+                raise self.error(f"{self.kind} {spec!r}: unknown option {name!r}; its options: {known}{hint}")
             if chosen.field in values:
                 raise self.error(f"{self.kind} {spec!r}: {chosen.name} is set twice; set it once")
             values[chosen.field] = self._value(spec, chosen, text)
@@ -263,6 +264,7 @@ class Registry(Generic[T]):
             return self._from_file(match["file"], match["class"]), match["rest"] or ""
         raise self.error(
             f"unknown {self.kind} {name!r}; use one of {', '.join(self.names())}, or path/to/file.py:ClassName"
+            + did_you_mean(name, self.names())
         )
 
     def spec_of(self, part: T) -> str:

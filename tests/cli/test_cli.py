@@ -86,7 +86,8 @@ def test_respond(clip: Path, file: Path, embedded: sarsteer.AudioLanguageModel, 
         assert answer["defended"] == embedded.generate([turn])[0]
     assert answer["undefended"] == plain.stdout.strip()
     assert answer["steering"] == steering.digest
-    assert answer["alpha"] == 0.7
+    assert [answer[name] for name in ("alpha", "k", "lambda", "gate")] == [0.7, 2, 1.0, None]
+    assert both.stderr == "", "JSON contains the strength"
 
 
 def test_respond_with_the_gate(
@@ -111,6 +112,7 @@ def test_respond_with_the_gate(
         "respond", "sarsteer-tiny", "--audio", clip, "--steering", file, "--gate", "--text", "Transcribe the audio."
     )
     assert "its decisions beside another text may be wrong" in elsewhere.stderr
+    assert f"steering: alpha 0.1, k 10, lambda 1, all layers, gate at layer {steering.gate.layer}" in elsewhere.stderr
     assert "gate: " in elsewhere.stderr
 
 

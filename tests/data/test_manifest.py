@@ -113,3 +113,51 @@ def test_embedded_splits_share_no_request() -> None:
     assert not combinations(calibration) & combinations(test)
     assert any(pair.harmful.extra["unseen_voice"] for pair in test)
     assert any(not pair.harmful.extra["unseen_voice"] for pair in test)
+
+
+# ---- clips elsewhere ----
+
+
+@pytest.fixture
+def apart(tmp_path: Path, wav: Path) -> tuple[Path, Path]:
+    """A manifest, and in another folder its clips."""
+    clips, lists = tmp_path / "clips", tmp_path / "lists"
+    (clips / "speaker").mkdir(parents=True)
+    lists.mkdir()
+    wav.rename(clips / "speaker" / "clip.wav")
+    absolute = str(clips / "speaker" / "clip.wav")
+    rows = [row("h", audio="speaker/clip.wav"), row("s", "safe", audio=absolute, clean="speaker/clip.wav")]
+    return manifest(lists, list(rows)), clips
+
+
+def test_clips_in_an_audio_root(apart: tuple[Path, Path]) -> None:
+    path, clips = apart
+    with pytest.raises(ManifestError, match="relative to the manifest's folder"):
+        load_items(path)
+    pairs = load_pairs(path, audio_root=clips)
+    assert pairs[0].harmful.audio == pairs[0].safe.audio == clips / "speaker" / "clip.wav"
+    assert pairs[0].safe.extra["clean"] == str(clips / "speaker" / "clip.wav")
+    assert [item.id for item in load_items(path, audio_root=clips.parent / "clips" / ".." / "clips")] == ["h", "s"]
+
+
+def test_no_clip_is_outside_the_audio_root(apart: tuple[Path, Path]) -> None:
+    path, clips = apart
+    (clips / "link").symlink_to(path.parent)
+    for audio in ("../lists/pairs.jsonl", "/etc/hostname", "link/pairs.jsonl"):
+        with pytest.raises(ManifestError, match=f"is outside {clips}"):
+            load_items(manifest(path.parent, [row("h", audio=audio)]), audio_root=clips)
+    with pytest.raises(ManifestError, match="is not a folder; give --audio-root"):
+        load_items(path, audio_root=clips / "none")
+    with pytest.raises(ManifestError, match=r"outside the manifest's folder.*pass --audio-root"):
+        load_items(manifest(path.parent, [row("h", audio="../clips/speaker/clip.wav")]))
+
+
+def test_a_benchmark_in_an_audio_root(apart: tuple[Path, Path]) -> None:
+    from sarsteer.data.benchmarks import BenchmarkSpec
+    from sarsteer.evaluation.benchmarks import load_benchmarks
+
+    path, clips = apart
+    (benchmark,) = load_benchmarks([BenchmarkSpec.parse(f"manifest:{path}")], audio_root=clips)
+    assert [item.audio for item in benchmark.items] == [clips / "speaker" / "clip.wav"] * 2
+    with pytest.raises(ManifestError, match="is missing"):
+        load_benchmarks([BenchmarkSpec.parse(f"manifest:{path}")])

@@ -100,7 +100,7 @@ def test_signatures_do_not_change(tmp_path: Path) -> None:
     }
     for spec, signature in (
         ("keywords", "keywords/1"),
-        ("embedded", "embedded/2"),
+        ("embedded", "embedded/3"),
         (
             "rubric:openai/x,timeout=9,base_url=http://Host:8000/v1/",
             f"rubric/1/openai/x@http://host:8000/v1/{digests['rubric']}",

@@ -178,6 +178,8 @@ def test_the_chart_marks_points_beyond_the_limits() -> None:
         assert shown[:2] == [f"{kept} measured, within the limits", f"{2 - kept} measured, beyond them"]
         crosses, dots = right.collections[:2]
         assert (len(crosses.get_offsets()), len(dots.get_offsets())) == (2 - kept, kept)
+        across, up = right.lines
+        assert (across.get_xdata()[0], up.get_ydata()[0]) == (5.0, 1.0), "the dashed lines are at the limits"
         pyplot.close(figure)
 
 

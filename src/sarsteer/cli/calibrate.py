@@ -32,6 +32,7 @@ def calibrate(
     target_fpr: Annotated[
         float, typer.Option(help="Share of held-out safe clips that may open the gate, above 0 and below 1.")
     ] = 0.05,
+    audio_root: options.AudioRoot = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first N pairs.", min=1, metavar="N")] = None,
     batch_size: Annotated[int, typer.Option(help="Pairs per step. Lower it if memory runs out.", min=1)] = 16,
     device: options.Device = None,
@@ -54,7 +55,7 @@ def calibrate(
         raise SarsteerError(f"unknown engine {engine!r}; use transformers or vllm")
     from sarsteer.data.pairs import load_pairs
 
-    chosen_pairs = load_pairs(pairs, "calibration")[:limit]
+    chosen_pairs = load_pairs(pairs, "calibration", audio_root=audio_root)[:limit]
     quiet_transformers()
     from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
     from sarsteer.steering.calibration import calibrate as run
@@ -93,7 +94,9 @@ def calibrate(
         )
         return
     console.print(
-        f"[bold]{out}[/]: {len(chosen_pairs)} pairs, {steering.refusal.shape[0]} layers. Show it: sarsteer show {out}"
+        f"[bold]{out}[/]: {len(chosen_pairs)} pairs, {steering.refusal.shape[0]} layers. Show it: sarsteer show {out}",
+        highlight=False,
+        soft_wrap=True,
     )
     if gate is not None:
         console.print(f"gate: {gate}. Use it with --gate", highlight=False)

@@ -81,6 +81,7 @@ def evaluate(
         str | None,
         typer.Option(help="Pairs of the calibration: h2s and c2r need them, and they must not be test data."),
     ] = None,
+    audio_root: options.AudioRoot = None,
     out: Annotated[Path, typer.Option(help="Folder for logs and results.json.")] = Path("evaluation"),
     instruction: Annotated[
         str | None, typer.Option(help="Text beside clips that have none. Default: the paper's.")
@@ -111,6 +112,7 @@ def evaluate(
             raise EvaluationError("sarsteer evaluate needs Inspect AI and thus Python 3.11 or newer") from None
         raise MissingExtraError("sarsteer evaluate", "eval") from None
     from sarsteer.evaluation.plan import parse_plan
+    from sarsteer.evaluation.results import RESULTS
     from sarsteer.evaluation.run import run
     from sarsteer.steering.strength import Strength
 
@@ -123,6 +125,7 @@ def evaluate(
         defense or (["none", "sarsteer"] if steering is not None else ["none"]),
         out,
         judges=judge or (),
+        audio_root=audio_root,
         alpha_sweep=_numbers(alpha_sweep),
         steering=steering,
         calibration=calibration,
@@ -144,7 +147,7 @@ def evaluate(
     )
     with progress_bar() as report:
         results = run(plan, report)
-    path = results.save(out / "results.json")
+    path = results.save(out / RESULTS)
     if as_json:
         print_json({"file": str(path), **_json(results)})
         return
@@ -154,6 +157,7 @@ def evaluate(
     console.print(
         f"\nResults: [bold]{path}[/]; to read and play every request: inspect view --log-dir {out / 'logs'}",
         highlight=False,
+        soft_wrap=True,
     )
 
 

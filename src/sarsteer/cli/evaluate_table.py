@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from rich.table import Table
+from rich.markup import escape
 
 from sarsteer.cli.output import console, note
+from sarsteer.cli.tables import print_named
 from sarsteer.evaluation.results import Evaluation
 from sarsteer.evaluation.summary import Summary
 from sarsteer.stats.estimate import Estimate, Score
@@ -34,11 +35,12 @@ def print_tables(results: Evaluation) -> None:
     console.print(
         f"\n[bold]{results.model['name']}[/], judged by {results.judge['name']}; in %, 95 % intervals below",
         highlight=False,
+        soft_wrap=True,
     )
     for benchmark in dict.fromkeys(arm.benchmark for arm in results.arms):
         rows = [(arm.defense, arm.summary) for arm in results.arms if arm.benchmark == benchmark]
         rows += [(f"{p.defense}, α {p.alpha:g}", p.summary) for p in results.curve if p.benchmark == benchmark]
-        console.print(_table(benchmark, rows))
+        _print_table(benchmark, rows)
         console.print(f"[dim]n: {_counts(rows[0][1])}[/]", highlight=False)
         for text in dict.fromkeys(str(one) for _, summary in rows for one in summary.notes):
             note(f"{benchmark}: {text}")
@@ -46,18 +48,16 @@ def print_tables(results: Evaluation) -> None:
         note(str(one))
 
 
-def _table(benchmark: str, rows: list[tuple[str, Summary]]) -> Table:
-    table = Table(title=benchmark, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    table.add_column("defense", overflow="fold")
+def _print_table(benchmark: str, rows: list[tuple[str, Summary]]) -> None:
     columns = RATES if all(summary.scores is None for _, summary in rows) else SCORES
     if all(summary.gain is None for _, summary in rows):
         columns = {name: title for name, title in columns.items() if name != "gain"}
-    for title in columns.values():
-        table.add_column(title, justify="right")
+    cells = []
     for defense, summary in rows:
         numbers = summary if summary.scores is None else summary.scores
-        table.add_row(defense, *(_cell(getattr(numbers, column, None)) for column in columns))
-    return table
+        cells.append((escape(defense), [_cell(getattr(numbers, column, None)) for column in columns]))
+    console.print(f"[italic]{escape(benchmark)}[/]", highlight=False, soft_wrap=True)
+    print_named("defense", list(columns.values()), cells)
 
 
 def _counts(summary: Summary) -> str:

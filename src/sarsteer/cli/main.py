@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import traceback
+import warnings
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -31,11 +31,14 @@ from sarsteer.cli import (
     threshold,
     tune,
 )
-from sarsteer.cli.output import fail
-from sarsteer.errors import SarsteerError
+from sarsteer.cli.failure import INTERRUPTED, fail
+from sarsteer.cli.output import note
+from sarsteer.errors import SteeringWarning
 
 DEBUG = "SARSTEER_DEBUG"
 """Environment variable that ``--debug`` sets, so that subprocesses inherit it."""
+
+_python_shows = warnings.showwarning
 
 app = typer.Typer(
     help="Make audio-language models refuse harmful spoken requests and still answer the rest.",
@@ -96,22 +99,36 @@ for _command, _summary in _COMMANDS:
 
 
 def main() -> None:
-    """Entry point. An expected error is one line; anything else is a bug and keeps its traceback."""
+    """Entry point: run a command, and exit with 0, or with 2 for an expected error."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.showwarning = _show_warning
     try:
-        app(prog_name="sarsteer")
-    except SarsteerError as error:
-        if _debugging():
-            traceback.print_exc()
-        fail(str(error))
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
+        status = app(prog_name="sarsteer", standalone_mode=False)  # a status, or None after a whole command
     except BrokenPipeError:
         # `sarsteer show FILE | head` is not an error. Without this, Python writes once more at exit and fails.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        status = 0
+    except Exception as error:
+        status = fail(error, debug=_debugging())
+    if status == INTERRUPTED:  # typer turns Ctrl-C into this status
+        fail(KeyboardInterrupt())
+    sys.exit(status or 0)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print our own warnings as notes: the place in the code means nothing to whoever runs a command."""
+    if issubclass(category, SteeringWarning) and not _debugging():
+        note(str(message))
+    else:
+        _python_shows(message, category, filename, lineno, file, line)
 
 
 def _debugging() -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from sarsteer.cli import options
 from sarsteer.cli.output import console, print_json
+from sarsteer.cli.tables import print_facts
 
 API = {
     "family": "behind an API",
@@ -39,13 +39,12 @@ def models(
     elif markdown:
         print(as_markdown(rows))
     else:
-        table = Table(header_style="bold", box=None, pad_edge=False)
-        for title in ("family", "checkpoints", "engines", "limits"):
-            table.add_column(title, overflow="fold")
         for row in rows:
-            limits = "; ".join(part for part in (row["clips"], row["limits"]) if part)
-            table.add_row(row["family"], "\n".join(row["checkpoints"]), ", ".join(row["engines"]), limits)
-        console.print(table)
+            console.print(f"[bold]{row['family']}[/] [dim]{', '.join(row['engines'])}[/]", highlight=False)
+            for name in row["checkpoints"]:
+                console.print(f"  {name}", highlight=False, soft_wrap=True)
+            if limits := "; ".join(part for part in (row["clips"], row["limits"]) if part):
+                print_facts([("  limits:", limits)])
         console.print("[dim]How they were tested: sarsteer models --markdown. Other models: sarsteer doctor MODEL[/]")
 
 

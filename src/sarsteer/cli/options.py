@@ -18,6 +18,9 @@ Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. D
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")]
 TrustRemoteCode = Annotated[bool, typer.Option(help="Run Python code from the checkpoint.")]
 Layers = Annotated[str | None, typer.Option(help="Dotted path to the decoder layers, if they are not found.")]
+AudioRoot = Annotated[
+    Path | None, typer.Option(help="Folder that contains the clips of a manifest. Default: the manifest's folder.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Overwrite = Annotated[bool, typer.Option(help="Replace the output file.")]
 Plot = Annotated[Path | None, typer.Option("--plot", help="Write a picture: PNG, SVG or PDF.")]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.console import Console
 
@@ -15,12 +14,6 @@ from sarsteer.errors import SarsteerError
 
 console = Console()
 errors = Console(stderr=True)
-
-
-def fail(message: str) -> NoReturn:
-    """Print one line on standard error and exit with 2."""
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(2)
 
 
 def note(text: str) -> None:

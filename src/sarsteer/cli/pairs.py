@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,9 @@ from sarsteer.errors import SarsteerError
 
 
 def pairs(
-    model: Annotated[str, typer.Option("--model", help="Model that writes the twins, such as openai/NAME.")],
+    model: Annotated[
+        str, typer.Option("--model", help="Model that writes the twins: openai/NAME, or NAME with --base-url.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Manifest to write (JSONL).")],
     manifest: source.Manifest = None,
     benchmark: source.BenchmarkName = None,
@@ -23,7 +26,9 @@ def pairs(
     split: source.Split = None,
     limit: source.Limit = None,
     base_url: Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible server.")] = None,
-    checker: Annotated[str | None, typer.Option(help="Model that checks the twins. Default: the same model.")] = None,
+    checker: Annotated[
+        str | None, typer.Option(help="Model that checks the twins, as --model. Default: the same.")
+    ] = None,
     checker_base_url: Annotated[str | None, typer.Option(help="The checker's server. Default: --base-url.")] = None,
     threshold: Annotated[float, typer.Option(help="Minimum share of words that a twin keeps.", min=0, max=1)] = 0.5,
     tries: Annotated[int, typer.Option(help="Maximum number of attempts per twin.", min=1)] = 4,
@@ -36,6 +41,9 @@ def pairs(
     A run that was interrupted resumes when the same command is run again.
     """
     check_out(out, overwrite=overwrite)
+    _check_provider(model, base_url)
+    if checker is not None:
+        _check_provider(checker, checker_base_url or base_url)
     items = source.load_source(manifest, benchmark, folder, variant, split, limit)
     from sarsteer.data.save import save_items
     from sarsteer.data.twins import make_twins
@@ -88,3 +96,14 @@ def pairs(
     rejected = f"; {len(made.rejected)} rejected: {rejected_file}" if made.rejected else ""
     console.print(f"{out}: {count} pairs{rejected}", markup=False, highlight=False, soft_wrap=True)
     console.print("Next: sarsteer speak", str(out), "--out FOLDER", markup=False, highlight=False, soft_wrap=True)
+
+
+def _check_provider(model: str, base_url: str | None) -> None:
+    """Raise ``SarsteerError`` unless a provider or an address is named: harmful requests go to no default service."""
+    from sarsteer.models.interface import API_PREFIX
+
+    if not model.startswith(API_PREFIX) and not (base_url or os.environ.get("OPENAI_BASE_URL")):
+        raise SarsteerError(
+            f"model {model!r} names no provider, and harmful requests are sent only where you say; write "
+            f"{API_PREFIX}{model} for OpenAI, or add --base-url for your server"
+        )

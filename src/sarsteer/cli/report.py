@@ -39,7 +39,7 @@ _SUFFIXES = {
 
 
 def report(
-    results: Annotated[Path, typer.Argument(help="Results file of sarsteer evaluate.")],
+    results: Annotated[Path, typer.Argument(help="Folder or results.json of sarsteer evaluate.")],
     out: Annotated[
         Path | None,
         typer.Option("--out", help="File to write. Default: next to RESULTS for HTML, else standard output."),
@@ -59,7 +59,10 @@ def report(
 
     Answers to harmful requests may cause harm. A page that contains them has a notice; --redact removes them.
     """
-    chosen = form or (_SUFFIXES.get(out.suffix.lower(), Format.html) if out is not None else Format.html)
+    from sarsteer.evaluation.results import Evaluation, results_file
+
+    chosen = _format_of(out, form)
+    results = results_file(results)
     if out is None and chosen is Format.html:
         out = results.with_suffix(".html")
     if answers and chosen is not Format.csv:
@@ -70,7 +73,6 @@ def report(
         check_out(out)
         if out.resolve() == results.resolve():
             raise SarsteerError("contains the results; name another file", place=str(out))
-    from sarsteer.evaluation.results import Evaluation
     from sarsteer.files import write_text
     from sarsteer.report.redaction import redacted, sensitive
 
@@ -92,6 +94,19 @@ def report(
         print_json({"file": str(out), "format": chosen.value, "redacted": redact, "sensitive_answers": exposed})
     else:
         console.print(f"Report: [bold]{out}[/]", highlight=False, soft_wrap=True)
+
+
+def _format_of(out: Path | None, form: Format | None) -> Format:
+    """``form``, else the format that the suffix of ``out`` names."""
+    suffix = "" if out is None else out.suffix.lower()
+    if suffix == ".pdf":
+        raise SarsteerError("reports are not PDF files; write .html and print it in a browser", place=str(out))
+    if form is not None or out is None:
+        return form or Format.html
+    if suffix not in _SUFFIXES:
+        kind = repr(suffix) if suffix else "a name without a suffix"
+        raise SarsteerError(f"{kind} is not a report; use .html, .md, .csv or .json, or set --format", place=str(out))
+    return _SUFFIXES[suffix]
 
 
 def _written(

@@ -9,7 +9,7 @@ import typer
 
 from sarsteer.cli import options
 from sarsteer.cli.output import console, errors, print_json, progress_bar, quiet_transformers
-from sarsteer.errors import EvaluationError
+from sarsteer.errors import EvaluationError, did_you_mean
 
 if TYPE_CHECKING:
     from sarsteer.reproduction.plan import Plan, Setup
@@ -172,7 +172,9 @@ def _columns(without: list[str] | None) -> tuple[str, ...]:
     from sarsteer.reproduction.plan import BENCHMARKS
 
     if unknown := [name for name in without or () if name not in BENCHMARKS]:
-        raise EvaluationError(f"--without {unknown[0]!r}: use one of {', '.join(BENCHMARKS)}")
+        raise EvaluationError(
+            f"--without {unknown[0]!r}: use one of {', '.join(BENCHMARKS)}" + did_you_mean(unknown[0], BENCHMARKS)
+        )
     return tuple(name for name in BENCHMARKS if name not in (without or ()))
 
 
@@ -183,7 +185,10 @@ def _places(given: list[str] | None) -> dict[str, str]:
     for text in given or ():
         name, _, place = text.partition("=")
         if name not in BENCHMARKS or not place:
-            raise EvaluationError(f"--data {text!r}: write BENCHMARK=FOLDER, BENCHMARK one of {', '.join(BENCHMARKS)}")
+            raise EvaluationError(
+                f"--data {text!r}: write BENCHMARK=FOLDER, BENCHMARK one of {', '.join(BENCHMARKS)}"
+                + (did_you_mean(name, BENCHMARKS) if name not in BENCHMARKS else "")
+            )
         if name in places:
             raise EvaluationError(f"--data {name}: is given twice; give each benchmark one folder")
         places[name] = place

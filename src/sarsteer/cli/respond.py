@@ -14,7 +14,8 @@ from sarsteer.cli.output import console, errors, note, print_json, quiet_transfo
 from sarsteer.errors import SarsteerError
 
 if TYPE_CHECKING:
-    from sarsteer.steering.strength import GateChoice
+    from sarsteer.steering.gate.gate import Decision
+    from sarsteer.steering.strength import GateChoice, ResolvedStrength
 
 
 def respond(
@@ -62,7 +63,7 @@ def respond(
     for name, value in (("--alpha", alpha), ("--lambda", lambda_)):
         if value is not None and not math.isfinite(value):
             raise SarsteerError(f"{name} must be a finite number, not {value}")
-    if not audio and not image and text is None:
+    if not audio and not image and not (text or "").strip():
         raise SarsteerError("nothing to answer; give --audio FILE, --image FILE or --text TEXT")
     from sarsteer.audio import load_clip
 
@@ -71,7 +72,7 @@ def respond(
     parts += [{"type": "image", "path": path} for path in image or ()]
     quiet_transformers()
     from sarsteer.models.audio_language_model import AudioLanguageModel
-    from sarsteer.models.loading import open_model
+    from sarsteer.models.loading import load_model, open_model
     from sarsteer.prompts import INSTRUCTION
     from sarsteer.steering.artifact import Steering
     from sarsteer.steering.strength import Strength
@@ -79,11 +80,12 @@ def respond(
     artifact = Steering.load(steering) if steering is not None else None
     instruction = artifact.metadata["instruction"] if artifact is not None else INSTRUCTION
     text = instruction if text is None else text
+    strength = None
     if artifact is not None:
         strength = artifact.resolve(Strength(alpha, k, lambda_, gate=choice))
         if strength.gate is not None and text != instruction:
             note(f"the gate was fitted beside the text {instruction!r}; its decisions beside another text may be wrong")
-    loaded = open_model(
+    loaded = (open_model if artifact is None else load_model)(
         model,
         device=device,
         dtype=dtype,
@@ -96,35 +98,45 @@ def respond(
     answers: dict[str, Any] = {}
     decision = None
     if not isinstance(loaded, AudioLanguageModel):
-        if artifact is not None:
-            loaded.check_steerable()
         answers["undefended"] = loaded.generate([request], max_new_tokens)[0]
     else:
         prompts = loaded.prepare([request])
         if artifact is None or undefended:
             answers["undefended"] = loaded.generate(prompts, max_new_tokens)[0]
         if artifact is not None:
-            if strength.shadow:
+            if strength is not None and strength.shadow:
                 note("shadow mode: the gate decides, and nothing is steered; this answer is NOT defended")
             with artifact.on(loaded, alpha, k, lambda_, gate=choice, allow_other_model=allow_other_model) as handle:
-                answers["shadow" if handle.strength.shadow else "defended"] = loaded.generate(prompts, max_new_tokens)[
-                    0
-                ]
-                answers["alpha"] = handle.alpha
+                kind = "shadow" if handle.strength.shadow else "defended"
+                answers[kind] = loaded.generate(prompts, max_new_tokens)[0]
+                answers |= {"alpha": handle.alpha, "k": handle.strength.k, "lambda": handle.strength.lambda_}
                 decision = handle.decisions[0] if handle.gate is not None else None
                 answers["gate"] = None if decision is None else asdict(decision)
     if as_json:
         digest = artifact.digest if artifact is not None else None
         print_json({"audio": audio, "image": image, "text": text, "model": loaded.name, "steering": digest, **answers})
         return
-    if decision is not None:
-        reason = "unlike the calibration requests" if decision.out_of_distribution else f"score {decision.score:.2f}"
-        opened = "would steer it" if decision.opening else "would not steer it"
-        outcome = opened if "shadow" in answers else f"steered at alpha {decision.strength:.3g}"
-        errors.print(f"[dim]gate: {reason}, {outcome}[/]", highlight=False)
+    if strength is not None:
+        _explain(strength, decision)
     kinds = [kind for kind in ("undefended", "defended", "shadow") if kind in answers]
     if len(kinds) == 1:
         print(answers[kinds[0]])
         return
     for kind in kinds:
         console.print(f"[dim]{kind:<10}[/]  {answers[kind]}", highlight=False)
+
+
+def _explain(strength: ResolvedStrength, decision: Decision | None) -> None:
+    """Print which strength was used, and what the gate decided."""
+    from sarsteer.steering.strength import describe_layers
+
+    gate = "no gate" if strength.gate is None else f"gate at layer {strength.gate.layer}"
+    values = f"alpha {strength.alpha:g}, k {strength.k}, lambda {strength.lambda_:g}"
+    errors.print(f"[dim]steering: {values}, {describe_layers(strength.layer_weights)}, {gate}[/]", highlight=False)
+    if decision is not None:
+        score = "unlike the calibration requests" if decision.out_of_distribution else f"score {decision.score:.2f}"
+        if strength.shadow:
+            outcome = "would steer it" if decision.opening else "would not steer it"
+        else:
+            outcome = f"steered at alpha {decision.strength:.3g}" if decision.strength else "not steered"
+        errors.print(f"[dim]gate: {score}, {outcome}[/]", highlight=False)

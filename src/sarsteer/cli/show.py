@@ -11,11 +11,13 @@ from rich.table import Table
 
 from sarsteer.cli import options
 from sarsteer.cli.output import console, note, print_json
+from sarsteer.cli.tables import print_facts, print_table
 
 if TYPE_CHECKING:
     from sarsteer.steering.gate.gate import Gate
 
-_WIDTH = 12  # of a bar, so that the table fits 80 columns
+_BAR = 12  # the longest bar
+_LAYER_NUMBERS, _GATE_NUMBERS = 50, 49  # columns of the tables without bars
 
 
 def show(
@@ -61,8 +63,7 @@ def show(
     from sarsteer.steering.strength import describe_layers
 
     meta, suggestion = steering.metadata, steering.suggest()
-    facts = Table.grid(padding=(0, 2))
-    for name, value in (
+    facts = (
         ("model", f"{meta['model']['name']} ({meta['fingerprint']['architecture']})"),
         ("revision", meta["model"].get("revision") or "not recorded"),
         ("calibrated on", f"{meta['pairs']} pairs, {meta['pairs_digest'][:12]}"),
@@ -79,9 +80,10 @@ def show(
         ),
         ("tuned", _tuned(meta.get("tuning"))),
         ("digest", steering.digest[:16]),
-    ):
-        facts.add_row(f"[dim]{name}[/]", str(value))
-    console.print(facts, highlight=False)
+    )
+    print_facts(facts)
+    console.print()
+    bar = _bar_width(_LAYER_NUMBERS, 2)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("layer", "‖r‖", "‖v‖", "kept", "", "α‖v‖/‖h‖", "", "explained"):
         table.add_column(title, justify="left" if title == "" else "right", no_wrap=True)
@@ -92,18 +94,18 @@ def show(
             f"{row.refusal_norm:.3g}",
             f"{row.vector_norm:.3g}",
             f"{row.kept:.0%}",
-            _bar(row.kept, 1.0, "cyan"),
+            _bar(row.kept, 1.0, "cyan", bar),
             f"{row.relative_strength:.3f}",
-            _bar(row.relative_strength, top, "magenta"),
+            _bar(row.relative_strength, top, "magenta", bar),
             f"{row.explained:.0%}",
         )
-    console.print(table)
+    print_table(table, _LAYER_NUMBERS)
     if gate is not None:
         _print_gate(gate, steering.gate_by_default)
     for text in notes:
         note(text)
     if plot is not None:
-        console.print(f"picture: {plot}", highlight=False)
+        console.print(f"picture: {plot}", highlight=False, soft_wrap=True)
 
 
 def _tuned(tuning: dict[str, Any] | None) -> str:
@@ -128,10 +130,11 @@ def _print_gate(gate: Gate, by_default: bool) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("layer", "AUROC", "", "best detector"):
         table.add_column(title, justify="left" if title in ("", "best detector") else "right", no_wrap=True)
+    bar = _bar_width(_GATE_NUMBERS, 1)
     for layer, method, auroc, error in layers:
         chosen = " [bold]<- chosen[/]" if layer in gate.layers else ""
-        table.add_row(str(layer), f"{auroc:.3f} ± {error:.3f}", _bar(2 * auroc - 1, 1.0, "green"), method + chosen)
-    console.print(table)
+        table.add_row(str(layer), f"{auroc:.3f} ± {error:.3f}", _bar(2 * auroc - 1, 1.0, "green", bar), method + chosen)
+    print_table(table, _GATE_NUMBERS)
     harmful, safe = opened(gate)
     share = rate(harmful)
     console.print(
@@ -154,6 +157,11 @@ def _counted(modalities: dict[str, int] | None) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in (modalities or {}).items()) or "not recorded"
 
 
-def _bar(value: float, top: float, color: str) -> str:
-    filled = round(_WIDTH * min(1.0, max(0.0, value / top))) if value == value else 0
-    return f"[{color}]{'█' * filled}[/][dim]{'·' * (_WIDTH - filled)}[/]"
+def _bar_width(numbers: int, bars: int) -> int:
+    """The length of each bar beside the numbers; 0 on a narrow screen."""
+    return max(0, min(_BAR, (console.width - numbers) // bars))
+
+
+def _bar(value: float, top: float, color: str, width: int) -> str:
+    filled = round(width * min(1.0, max(0.0, value / top))) if value == value else 0
+    return f"[{color}]{'█' * filled}[/][dim]{'·' * (width - filled)}[/]"

@@ -36,14 +36,15 @@ def speak(
     A run that was interrupted resumes when the same command is run again; existing clips are kept.
     """
     _check_license(benchmark, i_have_permission)
+    from sarsteer.tts.registry import load_engine
+
+    loaded = load_engine(engine, model=model, base_url=base_url)
     items = source.load_source(manifest, benchmark, folder, variant, split, limit)
     written = [item for item in items if item.modality == "text"]
     if not written:
         raise SarsteerError(f"none of the {len(items)} items is text; give a manifest of written requests")
     from sarsteer.data.speech import speak_items
-    from sarsteer.tts.registry import load_engine
 
-    loaded = load_engine(engine, model=model, base_url=base_url)
     with progress_bar() as report:
         spoken = speak_items(
             written,

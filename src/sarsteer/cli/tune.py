@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.markup import escape
 
 from sarsteer.cli import options
 from sarsteer.cli.output import check_out, console, note, print_json, quiet_transformers
+from sarsteer.cli.tables import print_named
 
 if TYPE_CHECKING:
     from sarsteer.tuning.result import Tuned
@@ -61,6 +62,7 @@ def tune(
     refusal_prompt: Annotated[
         str | None, typer.Option(help="Refusal prompt, appended to the instruction. Default: the paper's.")
     ] = None,
+    audio_root: options.AudioRoot = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first N pairs.", min=1, metavar="N")] = None,
     max_new_tokens: options.MaxNewTokens = 128,
     batch_size: options.BatchSize = 16,
@@ -97,7 +99,7 @@ def tune(
     judge_spec = judge or ("embedded" if model == tiny.NAME else "keywords")
     chosen_judge = parse_judge(judge_spec)
     chosen_judge.load()
-    chosen_pairs = load_pairs(pairs, "calibration")[:limit]
+    chosen_pairs = load_pairs(pairs, "calibration", audio_root=audio_root)[:limit]
     quiet_transformers()
     from sarsteer.cli.tune_screen import screen
     from sarsteer.models.loading import load_model
@@ -129,23 +131,18 @@ def tune(
         return
     _print(tuned, out, judge_spec)
     if plot is not None:
-        console.print(f"picture: {plot}", highlight=False)
+        console.print(f"picture: {plot}", highlight=False, soft_wrap=True)
 
 
 def _print(tuned: Tuned, out: Path, judge: str) -> None:
     from sarsteer.cli.tune_screen import front_chart
 
     console.print(front_chart(tuned.points, tuned.undefended, tuned.chosen))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("on the tuning pairs, in %", overflow="fold")
-    for title in ("ASR ↓", "over-refusal ↓", "broken ↓"):
-        table.add_column(title, justify="right")
-    table.add_row("no defense", *_cells(tuned.undefended))
+    rows = [("no defense", _cells(tuned.undefended))]
     for point in tuned.front:
-        label = str(point.configuration)
-        chosen = point == tuned.chosen
-        table.add_row(f"[bold]chosen: {label}[/]" if chosen else label, *_cells(point.measured))
-    console.print(table)
+        label = escape(str(point.configuration))
+        rows.append((f"[bold]chosen: {label}[/]" if point == tuned.chosen else label, _cells(point.measured)))
+    print_named("in %", ("ASR ↓", "over-refusal ↓", "broken ↓"), rows)
     speed = tuned.steering.metadata["tuning"]["speed"]
     pairs, groups = len(tuned.undefended.harmful), len(set(tuned.undefended.groups))
     grouped = f" in {groups} groups that share a request" if groups < len(tuned.undefended.groups) else ""
@@ -162,7 +159,7 @@ def _print(tuned: Tuned, out: Path, judge: str) -> None:
     for text in tuned.notes:
         note(text)
     note("the configuration was chosen on these pairs; measure it on others: sarsteer evaluate")
-    console.print(f"\n[bold]{out}[/]: its defaults are {tuned.chosen.configuration}", highlight=False)
+    console.print(f"\n[bold]{out}[/]: its defaults are {tuned.chosen.configuration}", highlight=False, soft_wrap=True)
 
 
 def _cells(measured: Any) -> list[str]:

@@ -1,7 +1,8 @@
 """Manifests: JSON Lines, one request per line.
 
-Required: ``id``, ``audio`` (a path relative to the manifest), ``question`` (what is said), ``label`` ("harmful" or
-"safe"). Optional: ``pair``, ``category``, ``text`` (the instruction beside the clip), ``answer``, and any other key.
+Required: ``id``, ``audio`` (a path relative to the manifest, or to the audio root that the user names), ``question``
+(what is said), ``label`` ("harmful" or "safe"). Optional: ``pair``, ``category``, ``text`` (the instruction beside the
+clip), ``answer``, and any other key.
 For an altered clip, ``clean`` (the path of the original clip) or ``said`` (its words) lets an evaluation check whether
 the model still understands it.
 
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sarsteer.errors import AudioError, ManifestError, MessageError
 from sarsteer.messages import Message
@@ -99,16 +100,23 @@ def place_errors(items: Sequence[Item]) -> Iterator[None]:
         raise error.at(f"item {items[error.index].id!r}") from None
 
 
-def load_items(manifest: str | os.PathLike[str], *, modality: str | None = None) -> list[Item]:
+def load_items(
+    manifest: str | os.PathLike[str],
+    *,
+    modality: str | None = None,
+    audio_root: str | os.PathLike[str] | None = None,
+) -> list[Item]:
     """Read a manifest.
 
     Args:
         manifest: its file.
         modality: of rows that do not name one; by default that of the row's file, or ``"audio"``.
+        audio_root: the folder that the paths of clips are relative to, and that contains all of them; by default the
+            manifest's own.
 
     Raises:
-        ManifestError: a line is invalid, lacks a key or repeats an id, or its clip is missing or outside the
-            manifest's folder. The message names the line.
+        ManifestError: a line is invalid, lacks a key or repeats an id, or its clip is missing or outside the folder.
+            The message names the line.
 
     """
     path = Path(manifest)
@@ -123,7 +131,9 @@ def load_items(manifest: str | os.PathLike[str], *, modality: str | None = None)
     except OSError as error:
         reason = error.strerror or error
         raise ManifestError(f"cannot be read ({reason}); check its permissions", place=str(path)) from None
-    root = path.resolve().parent
+    root = _Root(path.resolve().parent if audio_root is None else Path(audio_root).resolve(), audio_root is not None)
+    if not root.folder.is_dir():
+        raise ManifestError("is not a folder; give --audio-root the folder of the clips", place=str(audio_root))
     items: list[Item] = []
     first_line: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
@@ -142,7 +152,14 @@ def load_items(manifest: str | os.PathLike[str], *, modality: str | None = None)
     return items
 
 
-def _read_line(line: str, place: str, root: Path, default: str | None) -> Item:
+class _Root(NamedTuple):
+    """The folder that contains all clips, and whether the user named it."""
+
+    folder: Path
+    named: bool
+
+
+def _read_line(line: str, place: str, root: _Root, default: str | None) -> Item:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
@@ -193,12 +210,14 @@ def _modality(row: dict[str, Any], place: str, default: str | None) -> str:
     return str(modality)
 
 
-def _file(name: str, kind: str, place: str, root: Path) -> Path:
-    path = (root / name).resolve()  # links must not lead out of the folder either: anyone may have written the manifest
-    if not path.is_relative_to(root):
+def _file(name: str, kind: str, place: str, root: _Root) -> Path:
+    folder, called = root.folder, str(root.folder) if root.named else "the manifest's folder"
+    path = (folder / name).resolve()  # links must not lead out of it either: anyone may have written the manifest
+    if not path.is_relative_to(folder):
+        advice = "" if root.named else "move the file into it, or "
         raise ManifestError(
-            f"{kind} {name!r} is outside the manifest's folder; move the file into the folder", place=place
+            f"{kind} {name!r} is outside {called}; {advice}pass --audio-root with a folder above all clips", place=place
         )
     if not path.is_file():
-        raise ManifestError(f"{kind} {name!r} is missing; check the path, relative to the manifest", place=place)
+        raise ManifestError(f"{kind} {name!r} is missing; check the path, relative to {called}", place=place)
     return path

@@ -75,7 +75,11 @@ class Pairs(Sequence[Pair]):
 
 
 def load_pairs(
-    name_or_manifest: str | os.PathLike[str], split: str = "calibration", *, voices: Sequence[str] | None = None
+    name_or_manifest: str | os.PathLike[str],
+    split: str = "calibration",
+    *,
+    voices: Sequence[str] | None = None,
+    audio_root: str | os.PathLike[str] | None = None,
 ) -> Pairs:
     """Load pairs.
 
@@ -86,6 +90,8 @@ def load_pairs(
         split: ``"calibration"`` or ``"test"``, and ``"tuning"`` of ``sarsteer-pairs``; a single manifest and a
             benchmark give every pair.
         voices: who speaks ``sarsteer-pairs``; see ``load_sarsteer_pairs``.
+        audio_root: the folder that a manifest's paths are relative to, and that contains all clips; by default the
+            manifest's own.
 
     Raises:
         ManifestError: the manifest is invalid, or a clip has no twin.
@@ -102,7 +108,7 @@ def load_pairs(
     if ":" in name and not Path(name).exists() and names_benchmark(name):
         return pair_up(load_benchmark(name).items, name)
     manifest = manifest_path(name, split)
-    return pair_up(load_items(manifest), str(manifest))
+    return pair_up(load_items(manifest, audio_root=audio_root), str(manifest))
 
 
 def load_benign(

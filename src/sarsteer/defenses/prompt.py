@@ -10,7 +10,7 @@ from sarsteer.defenses.base import Defense, DefenseContext
 from sarsteer.defenses.built import BuiltDefense
 from sarsteer.defenses.prompt_texts import ALIASES, PROMPT_TEXTS
 from sarsteer.defenses.rewrite import load_rewrite
-from sarsteer.errors import EvaluationError
+from sarsteer.errors import EvaluationError, did_you_mean
 from sarsteer.registry import option
 
 NAMES = tuple(sorted({*ALIASES, *PROMPT_TEXTS} - {*ALIASES.values()}))
@@ -28,6 +28,7 @@ class PromptDefense(Defense):
         if ALIASES.get(self.text, self.text) not in PROMPT_TEXTS and not Path(self.text).is_file():
             raise EvaluationError(
                 f"defense 'prompt:{self.text}': neither a built-in prompt nor a file; use one of {', '.join(NAMES)}"
+                + did_you_mean(self.text, NAMES)
             )
 
     def build(self, context: DefenseContext) -> BuiltDefense:

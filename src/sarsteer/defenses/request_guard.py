@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from sarsteer.errors import AnswerError, EvaluationError, MessageError
+from sarsteer.errors import AnswerError, EvaluationError, MessageError, did_you_mean
 from sarsteer.judges.backend import Reply
 from sarsteer.judges.llama_guard import read_llama_guard
 from sarsteer.judges.quotes import quoted
@@ -155,7 +155,8 @@ def check_guard(spec: str) -> None:
     kind, _, model = spec.partition(":")
     if spec != "embedded" and kind not in GUARDS:
         known = ", ".join((*(f"guard:{name}:MODEL" for name in GUARDS), "guard:self", "guard:words", "guard:embedded"))
-        raise EvaluationError(f"unknown guard {spec!r}; use one of {known}")
+        hint = did_you_mean(kind, [*GUARDS, "self", "words", "embedded"])
+        raise EvaluationError(f"unknown guard {spec!r}; use one of {known}{hint}")
     if kind in GUARDS and not model:
         raise EvaluationError(f"guard {spec!r} has no model; write guard:{kind}:MODEL")
 

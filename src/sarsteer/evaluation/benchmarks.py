@@ -5,23 +5,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 from sarsteer.audio import load_clip
 from sarsteer.data.benchmarks import BenchmarkSpec, LoadedBenchmark, load_benchmark
+from sarsteer.data.benchmarks.manifest import Manifest
 from sarsteer.data.manifest import Item
 from sarsteer.errors import AudioError, BenchmarkError, EvaluationError
 
 
 def load_benchmarks(
-    specs: Sequence[BenchmarkSpec], limit: int | None = None, instruction: str | None = None
+    specs: Sequence[BenchmarkSpec],
+    limit: int | None = None,
+    instruction: str | None = None,
+    audio_root: Path | None = None,
 ) -> tuple[LoadedBenchmark, ...]:
     """The requests of all benchmarks, with the lengths of their clips.
+
+    Manifests read their clips from ``audio_root``; see ``load_items``.
 
     Raises:
         BenchmarkError, ManifestError: one cannot be loaded, or two have the same name.
         EvaluationError: a clip cannot be read.
 
     """
+    if audio_root is not None:
+        specs = [
+            replace(spec, benchmark=replace(spec.benchmark, audio_root=audio_root))
+            if isinstance(spec.benchmark, Manifest)
+            else spec
+            for spec in specs
+        ]
     loaded = [load_benchmark(spec, limit=limit, instruction=instruction) for spec in specs]
     names = [one.name for one in loaded]
     for name in names:

@@ -53,11 +53,11 @@ def load_inputs(plan: EvaluationPlan) -> Inputs:
         from sarsteer.steering.artifact import Steering
 
         steering = Steering.from_pretrained(plan.steering)
-    benchmarks = load_benchmarks(plan.benchmarks, plan.limit, plan.instruction)
+    benchmarks = load_benchmarks(plan.benchmarks, plan.limit, plan.instruction, plan.audio_root)
     if plan.max_wer is not None:
         check_altered(benchmarks)
     if plan.calibration is not None:
-        pairs = load_pairs(plan.calibration, "calibration")
+        pairs = load_pairs(plan.calibration, "calibration", audio_root=plan.audio_root)
     notes = check_not_calibrated_on(benchmarks, pairs, steering)
     judges = choose_judges(benchmarks, plan.judges)
     notes += [*_notes_on(benchmarks, judges), *controls.notes_on(plan.defenses)]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sarsteer.data.benchmarks import LoadedBenchmark
-from sarsteer.errors import EvaluationError
+from sarsteer.errors import EvaluationError, did_you_mean
 from sarsteer.judges.base import Judge
 from sarsteer.judges.registry import parse_judge
 
@@ -79,7 +79,7 @@ def choose_judges(benchmarks: Sequence[LoadedBenchmark], planned: Sequence[Plann
         if one.benchmark is not None and one.benchmark not in names:
             raise EvaluationError(
                 f"judge {one.benchmark}={one.spec}: there is no benchmark {one.benchmark!r}; use one of "
-                f"{', '.join(names)}"
+                f"{', '.join(names)}" + did_you_mean(one.benchmark, names)
             )
     for_one = {one.benchmark: one for one in planned if one.benchmark is not None}
     scorer, sorter = (

@@ -29,6 +29,7 @@ class EvaluationPlan:
         out: the folder for logs and vectors.
         judges: who reads the answers; each benchmark's default if empty.
         steering: the steering file.
+        audio_root: the folder that contains the clips of manifests, if it is not the manifest's own.
         calibration: the pairs that the steering was calibrated on, for h2s and c2r and to compare with the benchmarks.
         strength: of steered defenses that do not set their own.
         limit: use only the first requests of each benchmark.
@@ -46,6 +47,7 @@ class EvaluationPlan:
     defenses: tuple[PlannedDefense, ...]
     out: Path
     judges: tuple[PlannedJudge, ...] = ()
+    audio_root: Path | None = None
     steering: Path | None = None
     calibration: str | None = None
     strength: Strength = field(default_factory=Strength)
@@ -66,6 +68,7 @@ def parse_plan(
     *,
     judges: Sequence[str] = (),
     alpha_sweep: Sequence[float] = (),
+    audio_root: Path | None = None,
     steering: Path | None = None,
     calibration: str | None = None,
     strength: Strength | None = None,
@@ -102,6 +105,7 @@ def parse_plan(
         defenses=_parse_defenses(defenses, alpha_sweep, available, controls),
         out=out,
         judges=parse_judges(judges),
+        audio_root=audio_root,
         steering=steering,
         calibration=calibration,
         strength=strength or Strength(),

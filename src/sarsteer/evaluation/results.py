@@ -17,6 +17,9 @@ from sarsteer.files import write_text
 from sarsteer.judges.base import Verdict
 from sarsteer.stats.estimate import Estimate, Score
 
+RESULTS = "results.json"
+"""The name of the results in the folder of an evaluation."""
+
 FORMAT_VERSION = 3
 READABLE_VERSIONS = (1, 2, 3)
 """Version 1 has notes as texts; versions 1 and 2 have no gain over a control."""
@@ -125,20 +128,22 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Evaluation:
-        """Read a file that ``save`` wrote, in this or an earlier format version.
+        """Read a file that ``save`` wrote, in this or an earlier format version, or the file in its folder.
 
         Raises:
             EvaluationError: the file is missing, damaged, or has another format.
 
         """
-        target = Path(path)
+        target = results_file(path)
         place = str(target)
         if target.suffix == ".eval" and target.exists():
             raise EvaluationError("is a log of Inspect; pass the results.json beside its folder", place=place)
         try:
             data = json.loads(target.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise EvaluationError("there is no such file; sarsteer evaluate writes one", place=place) from None
+            raise EvaluationError(
+                "no such file or folder; give the --out folder of sarsteer evaluate", place=place
+            ) from None
         except OSError as error:
             raise EvaluationError(f"cannot be read ({error.strerror}); pass a results.json", place=place) from None
         except (ValueError, RecursionError):
@@ -157,6 +162,24 @@ class Evaluation:
             return cls(**data, arms=arms, curve=curve, layers=layers, notes=notes)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise EvaluationError(f"is damaged ({error}); run sarsteer evaluate again", place=place) from None
+
+
+def results_file(path: str | os.PathLike[str]) -> Path:
+    """The results file that ``path`` names: itself, or ``results.json`` in the folder of an evaluation.
+
+    Raises:
+        EvaluationError: the folder contains no results.
+
+    """
+    target = Path(path)
+    if not target.is_dir():
+        return target
+    file = target / RESULTS
+    if not file.is_file():
+        raise EvaluationError(
+            f"this folder has no {RESULTS}; give the --out folder of sarsteer evaluate", place=str(path)
+        )
+    return file
 
 
 def _answer(data: dict[str, Any]) -> Answer:

@@ -9,6 +9,7 @@ from typing import Any
 from sarsteer.errors import AnswerError, JudgeError
 from sarsteer.judges.backend import Backend, Reply
 from sarsteer.messages import Message
+from sarsteer.models.device import choose_device, to_device
 
 Progress = Callable[[int, int], None]
 
@@ -42,12 +43,12 @@ class LocalBackend(Backend):
         revision: str | None = None,
         progress: Progress | None = None,
     ) -> None:
-        import torch
         import transformers
 
         self.name = name
         self._batch_size = batch_size
         self._progress = progress
+        target = choose_device(device)  # checked before the weights are read
         try:
             config = transformers.AutoConfig.from_pretrained(name, revision=revision)
             known = next((a for a in config.architectures or () if hasattr(transformers, a)), "AutoModelForCausalLM")
@@ -64,7 +65,7 @@ class LocalBackend(Backend):
                 "checkpoint, or a version of transformers that fits it",
                 place=name,
             )
-        self._model = self._model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        self._model = to_device(self._model, target, name).eval()
         self._tokenizer.padding_side = "left"
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.convert_ids_to_tokens(0)

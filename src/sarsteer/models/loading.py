@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sarsteer.errors import ModelError
+from sarsteer.errors import ModelError, did_you_mean
 from sarsteer.models.audio_language_model import AudioLanguageModel
+from sarsteer.models.device import choose_device, to_device
 from sarsteer.models.family import family_named
 from sarsteer.models.interface import API_PREFIX, LanguageModel
 from sarsteer.models.packaged import PACKAGED, read_origin
@@ -42,10 +43,9 @@ def load_model(
         options: passed to ``from_pretrained`` (``device_map``, ``quantization_config``, ``attn_implementation``, ...).
 
     Raises:
-        ModelError: there is no such model, parts of it are missing, or its weights are incomplete.
+        ModelError: there is no such model or device, parts of the model are missing, or its weights are incomplete.
 
     """
-    import torch
     import transformers
     from safetensors import SafetensorError
 
@@ -55,8 +55,11 @@ def load_model(
             f"{name} answers over an API: it can be defended by a prompt, not calibrated or steered; "
             f"in Python, use sarsteer.ApiModel({name!r})"
         )
+    if not name.strip():
+        raise ModelError(f"{name!r} is not the name of a model; give {', '.join(PACKAGED)}, a folder or a Hub name")
     if device is not None and "device_map" in options:
         raise ModelError("device and device_map contradict each other; pass one of them")
+    target = choose_device(device)  # checked before the weights are read
     packaged = PACKAGED.get(name)
     source = name if packaged is None else str(packaged.folder())
     if dtype is None and packaged is not None:
@@ -70,7 +73,7 @@ def load_model(
         raise ModelError(_explain(name, error)) from error
     _check_complete(name, module, report)
     if "device_map" not in options:
-        module = module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        module = to_device(module, target, name)
     model = AudioLanguageModel(
         module, processor, name=name, revision=revision, layers=layers, split_long_audio=split_long_audio
     )
@@ -160,6 +163,9 @@ def _check_complete(name: str, module: Any, report: dict[str, Any]) -> None:
 
 def _explain(name: str, error: Exception) -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if Path(name).is_file():
+        kind = "a steering file goes with --steering" if name.endswith(".safetensors") else "it is not a checkpoint"
+        return f"{name}: is a file, and {kind}; give a folder that save_pretrained wrote, or a name on the Hub"
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         return f"{name}: is a folder without config.json; give a folder that save_pretrained wrote"
     if "trust_remote_code" in str(error):
@@ -167,6 +173,6 @@ def _explain(name: str, error: Exception) -> str:
     if isinstance(error, OSError) and not Path(name).exists():
         return (
             f"unknown model {name!r}: neither part of sarsteer ({', '.join(PACKAGED)}), nor a folder, nor "
-            "found on the Hub; check the name, your network, HF_TOKEN and HF_HUB_OFFLINE"
+            "found on the Hub; check the name, your network, HF_TOKEN and HF_HUB_OFFLINE" + did_you_mean(name, PACKAGED)
         )
     return f"{name}: cannot be loaded ({reason})"

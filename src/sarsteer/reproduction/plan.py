@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sarsteer.defenses import DEFENSES, Requirement
-from sarsteer.errors import EvaluationError
+from sarsteer.errors import EvaluationError, did_you_mean
 from sarsteer.evaluation.controls import PlannedDefense, with_controls
 from sarsteer.judges.registry import parse_judge
 from sarsteer.reproduction.paper_models import MODELS
@@ -116,7 +116,7 @@ def make_plan(setup: Setup, parts: Sequence[str] = PARTS) -> Plan:
 
     """
     if unknown := [part for part in parts if part not in PARTS]:
-        raise EvaluationError(f"--only {unknown[0]!r}: use one of {', '.join(PARTS)}")
+        raise EvaluationError(f"--only {unknown[0]!r}: use one of {', '.join(PARTS)}" + did_you_mean(unknown[0], PARTS))
     if not setup.models or not setup.benchmarks:
         raise EvaluationError("there is no model or no benchmark; give at least one of each")
     if setup.pairs < 2:

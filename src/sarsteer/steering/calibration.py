@@ -71,7 +71,7 @@ def calibrate(
     if target_fpr is not None:
         check_target(target_fpr)
     if len(pairs) < 2:
-        raise CalibrationError(f"{len(pairs)} pairs are too few: the safe subspace needs at least 2 (the paper: 100)")
+        raise CalibrationError(f"too few pairs ({len(pairs)}): the safe subspace needs at least 2 (the paper: 100)")
     if not refusal_prompt.strip():
         raise CalibrationError("the refusal prompt is empty; give a text such as the paper's")
     if batch_size < 1:

@@ -61,9 +61,8 @@ def draw_front(tuned: Tuned, limits: Limits, title: str) -> Any:
                              vmax=100, s=40, zorder=3, marker=marker)  # fmt: skip
     right.scatter([plus], [100 * chosen.broken.value], marker="*", s=190, facecolors="none", edgecolors=GREEN,
                   linewidths=1.6, zorder=4)  # fmt: skip
-    # rates are counts of requests: a small offset keeps points on the limit visibly inside
-    right.axvline(100 * limits.over_refusal + 0.4, color=INK, linewidth=0.9, linestyle="--")
-    right.axhline(100 * limits.broken + 0.4, color=INK, linewidth=0.9, linestyle="--")
+    right.axvline(100 * limits.over_refusal, color=INK, linewidth=0.9, linestyle="--")
+    right.axhline(100 * limits.broken, color=INK, linewidth=0.9, linestyle="--")
     right.set_xlabel("over-refusal, points above no defense", fontsize=9)
     right.set_ylabel("broken (%)", fontsize=9)
     confidence = f" with {100 * limits.confidence:g} % confidence" if limits.confidence > 0.5 else ""

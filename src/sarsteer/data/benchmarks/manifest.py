@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from sarsteer.data.benchmarks.benchmark import Benchmark, Variant
@@ -10,14 +11,21 @@ from sarsteer.data.manifest import Item, load_items
 from sarsteer.errors import BenchmarkError
 
 
+@dataclass(frozen=True)
 class Manifest(Benchmark):
-    """A manifest (JSON Lines), or a folder that contains ``test.jsonl`` and ``calibration.jsonl``."""
+    """A manifest (JSON Lines), or a folder that contains ``test.jsonl`` and ``calibration.jsonl``.
+
+    Attributes:
+        audio_root: see ``load_items``.
+
+    """
 
     name = "manifest"
     title = "A manifest"
     source = "your folder"
     license = "yours"
     variants = (Variant("manifest", ("test", "calibration")),)
+    audio_root: Path | None = None
 
     def find_folder(self, folder: Path | None, variant: str, revision: str | None) -> Path:
         """The manifest, or its folder."""
@@ -32,7 +40,8 @@ class Manifest(Benchmark):
 
     def read(self, folder: Path, variant: str, split: str | None) -> Iterator[Item]:
         """The items of the manifest."""
-        return iter(load_items(folder / f"{split or 'test'}.jsonl" if folder.is_dir() else folder))
+        file = folder / f"{split or 'test'}.jsonl" if folder.is_dir() else folder
+        return iter(load_items(file, audio_root=self.audio_root))
 
     def label(self, variant: str | None, split: str | None, folder: Path | None) -> str:
         """The file's name."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sarsteer.data.benchmarks.benchmark import Benchmark, Variant
-from sarsteer.errors import BenchmarkError
+from sarsteer.errors import BenchmarkError, did_you_mean
 from sarsteer.registry import Registry
 
 
@@ -69,7 +69,11 @@ class BenchmarkSpec:
         name, variants = self.benchmark.name, self.benchmark.variants
         if self.variant is not None and self.benchmark.variant(self.variant) is None:
             known = ", ".join(variant.name for variant in variants)
-            raise BenchmarkError(f"has no variant {self.variant!r}; use one of {known}", place=name)
+            raise BenchmarkError(
+                f"has no variant {self.variant!r}; use one of {known}"
+                + did_you_mean(self.variant, [variant.name for variant in variants]),
+                place=name,
+            )
         if not self.candidates:
             splits = {split: None for variant in variants if self.variant in (None, variant.name)
                       for split in variant.splits}  # fmt: skip

@@ -44,7 +44,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown ``word``: its nearest name among ``known``, or nothing."""
     names = list(known)
     by_lower = {name.lower(): name for name in reversed(names)}
-    nearest = difflib.get_close_matches(word.lower(), by_lower, n=1)
+    beginnings = [name for name in by_lower if len(word) > 2 and name.startswith(word.lower())]
+    nearest = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.7) or beginnings
     return f". Did you mean {by_lower[nearest[0]]!r}?" if nearest else ""
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sarsteer.errors import did_you_mean
 from sarsteer.evaluation.results import Evaluation
 from sarsteer.models.device import choose_device
 from tests.cli.command import refused, run
@@ -100,6 +101,51 @@ def test_an_unknown_device() -> None:
 )  # fmt: skip
 def test_a_misspelled_name_suggests_the_nearest(arguments: tuple[str, ...], nearest: str) -> None:
     refused(*arguments, says=f"Did you mean {nearest!r}?")
+
+
+def test_no_far_name_is_suggested() -> None:
+    assert did_you_mean("none.txt", ["in-context", "refusal"]) == ""
+    assert did_you_mean("llama", ["rubric", "llama-guard"]) == ". Did you mean 'llama-guard'?"
+    assert did_you_mean("", ["rubric"]) == did_you_mean("r", ["rubric"]) == ""
+
+
+# ---- output folders ----
+
+
+def test_output_folders_are_checked_before_the_work(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for out, says in ((file, "is not a folder; choose"), (file / "in", f"because {file} is a file; choose")):
+        refused("evaluate", "sarsteer-tiny", "--benchmark", "embedded", "--out", out, says=says)
+        refused("reproduce", "--embedded", "--out", out, says=says)
+        refused("speak", "none.jsonl", "--out", out, says=says)
+
+
+def test_strengths_need_a_steering_file() -> None:
+    for option in ("--alpha", "--k", "--lambda"):
+        refused("evaluate", "sarsteer-tiny", "--benchmark", "embedded", option, "1", says="need --steering FILE")
+    for values in ("0.1,x", "nan", "0.1,,0.2"):
+        refused("evaluate", "sarsteer-tiny", "--benchmark", "embedded", "--alpha-sweep", values,
+                says=f"separated by commas, such as 0.05,0.1, not {values!r}")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("", "'' is not the name of a model"),
+        ("{file}", "is a file, and it is not a checkpoint; give a folder"),
+        ("{file}.safetensors", "is a file, and a steering file goes with --steering"),
+        ("{folder}", "is a folder without config.json"),
+    ],
+)
+def test_what_is_no_model(tmp_path: Path, name: str, says: str) -> None:
+    for file in ("file", "file.safetensors"):
+        (tmp_path / file).touch()
+    refused("respond", name.format(file=tmp_path / "file", folder=tmp_path), "--text", "Hi.", says=says)
+
+
+def test_nothing_to_answer() -> None:
+    refused("respond", "sarsteer-tiny", "--text", " ", says="nothing to answer")
 
 
 # ---- report ----

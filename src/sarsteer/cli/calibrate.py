@@ -25,12 +25,14 @@ def calibrate(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Steering file to write (.safetensors).")],
-    instruction: Annotated[str | None, typer.Option(help="Text beside each clip. Default: the paper's.")] = None,
+    instruction: Annotated[
+        str | None, typer.Option(help="Text after each clip in the prompt. Default: the paper's.")
+    ] = None,
     refusal_prompt: Annotated[
         str | None, typer.Option(help="Refusal prompt, appended to the instruction. Default: the paper's.")
     ] = None,
     target_fpr: Annotated[
-        float, typer.Option(help="Share of held-out safe clips that may open the gate, above 0 and below 1.")
+        float, typer.Option(help="Share of held-out safe requests that may open the gate, between 0 and 1.")
     ] = 0.05,
     audio_root: options.AudioRoot = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first N pairs.", min=1, metavar="N")] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from dataclasses import asdict
@@ -9,17 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from sarsteer.cli import options
-from sarsteer.cli.output import console, print_json, progress_bar, quiet_transformers
+from sarsteer.cli.help import Command
+from sarsteer.cli.output import check_out_folder, console, print_json, progress_bar, quiet_transformers
 from sarsteer.errors import EvaluationError, MissingExtraError
 
 if TYPE_CHECKING:
     from sarsteer.evaluation.results import Evaluation
 
 
-class EvaluateCommand(TyperCommand):
+class EvaluateCommand(Command):
     """Lists defenses, judges and benchmarks in ``--help``. Plug-ins are imported only then."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
@@ -41,7 +42,7 @@ class EvaluateCommand(TyperCommand):
 def evaluate(
     model: options.AnyModel,
     benchmark: Annotated[
-        list[str], typer.Option("--benchmark", help="Benchmark to ask; repeatable. Listed below.", metavar="SPEC")
+        list[str], typer.Option("--benchmark", help="Benchmark to run; repeatable. Listed below.", metavar="SPEC")
     ],
     defense: Annotated[
         list[str] | None,
@@ -56,7 +57,7 @@ def evaluate(
     k: options.K = None,
     lambda_: options.Lambda = None,
     alpha_sweep: Annotated[
-        str | None, typer.Option(help="Further strengths of steered defenses, such as 0.05,0.1.", metavar="ALPHAS")
+        str | None, typer.Option(help="More values of alpha for steered defenses, such as 0.05,0.1.", metavar="ALPHAS")
     ] = None,
     controls: Annotated[
         bool,
@@ -79,12 +80,14 @@ def evaluate(
     ] = None,
     calibration: Annotated[
         str | None,
-        typer.Option(help="Pairs of the calibration: h2s and c2r need them, and they must not be test data."),
+        typer.Option(
+            help="Calibration pairs. h2s and c2r need them. They are checked for overlap with the benchmarks."
+        ),
     ] = None,
     audio_root: options.AudioRoot = None,
     out: Annotated[Path, typer.Option(help="Folder for logs and results.json.")] = Path("evaluation"),
     instruction: Annotated[
-        str | None, typer.Option(help="Text beside clips that have none. Default: the paper's.")
+        str | None, typer.Option(help="Text after clips that have none of their own. Default: the paper's.")
     ] = None,
     max_new_tokens: options.MaxNewTokens = 256,
     batch_size: options.BatchSize = 16,
@@ -101,7 +104,7 @@ def evaluate(
     layers: options.Layers = None,
     as_json: options.Json = False,
 ) -> None:
-    """Ask every request under every defense, judge the answers, and print rates with 95 % intervals.
+    """Run every request under every defense, judge the answers, and print rates with 95 % intervals.
 
     A run that was interrupted resumes when the same command is run again.
     """
@@ -116,8 +119,9 @@ def evaluate(
     from sarsteer.evaluation.run import run
     from sarsteer.steering.strength import Strength
 
-    if out.exists() and not out.is_dir():
-        raise EvaluationError("is a file; choose a folder with --out", place=str(out))
+    check_out_folder(out)
+    if steering is None and any(value is not None for value in (alpha, k, lambda_)):
+        raise EvaluationError("--alpha, --k and --lambda need --steering FILE; leave them out to evaluate undefended")
     quiet_transformers()
     plan = parse_plan(
         model,
@@ -163,11 +167,12 @@ def evaluate(
 
 def _numbers(text: str | None) -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in text.split(",")) if text else ()
+        numbers = tuple(float(part) for part in text.split(",")) if text else ()
     except ValueError:
-        raise EvaluationError(
-            f"--alpha-sweep must be numbers with commas between, such as 0.05,0.1, not {text!r}"
-        ) from None
+        numbers = (math.nan,)
+    if not all(map(math.isfinite, numbers)):
+        raise EvaluationError(f"--alpha-sweep takes finite numbers separated by commas, such as 0.05,0.1, not {text!r}")
+    return numbers
 
 
 def _json(results: Evaluation) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def layers(
     trust_remote_code: options.TrustRemoteCode = False,
     as_json: options.Json = False,
 ) -> None:
-    """Steer each layer by itself, and all layers but one, and estimate the effect from first tokens.
+    """Estimate the effect of each decoder layer: steer it alone, and all layers except it, and compare first tokens.
 
     If the file is gated by default, its gate is used, and only the layers above the gate are steered.
     """

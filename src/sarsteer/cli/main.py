@@ -32,6 +32,7 @@ from sarsteer.cli import (
     tune,
 )
 from sarsteer.cli.failure import INTERRUPTED, fail
+from sarsteer.cli.help import Command, Group
 from sarsteer.cli.output import note
 from sarsteer.errors import SteeringWarning
 
@@ -41,6 +42,7 @@ DEBUG = "SARSTEER_DEBUG"
 _python_shows = warnings.showwarning
 
 app = typer.Typer(
+    cls=Group,
     help="Make audio-language models refuse harmful spoken requests and still answer the rest.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -94,7 +96,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}  # serve hands vLLM's options to vLLM
 for _command, _summary in _COMMANDS:
     _settings = _PASS_ON if _command is serve.serve else None
-    _class = evaluate.EvaluateCommand if _command is evaluate.evaluate else None
+    _class = evaluate.EvaluateCommand if _command is evaluate.evaluate else Command
     app.command(_command.__name__, short_help=_summary, context_settings=_settings, cls=_class)(_command)
 
 

@@ -16,16 +16,20 @@ AnyModel = Annotated[
 Device = Annotated[str | None, typer.Option(help="Device, such as cpu or cuda:0. Default: a GPU if available.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Default: the checkpoint's.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")]
-TrustRemoteCode = Annotated[bool, typer.Option(help="Run Python code from the checkpoint.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Allow the checkpoint's Python code to run.")
+]
 Layers = Annotated[str | None, typer.Option(help="Dotted path to the decoder layers, if they are not found.")]
 AudioRoot = Annotated[
     Path | None, typer.Option(help="Folder that contains the clips of a manifest. Default: the manifest's folder.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Overwrite = Annotated[bool, typer.Option(help="Replace the output file.")]
-Plot = Annotated[Path | None, typer.Option("--plot", help="Write a picture: PNG, SVG or PDF.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, also for errors.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output file if it exists.")]
+Plot = Annotated[Path | None, typer.Option("--plot", help="Write a chart: .png, .svg or .pdf.")]
 MaxNewTokens = Annotated[int, typer.Option(help="Maximum length of an answer, in tokens.", min=1)]
-BatchSize = Annotated[int, typer.Option(help="Requests per forward. Lower it if memory runs out.", min=1)]
+BatchSize = Annotated[int, typer.Option(help="Requests per forward pass. Lower it if memory runs out.", min=1)]
 Alpha = Annotated[float | None, typer.Option(help="Steering strength. Default: the steering file's.")]
-K = Annotated[int | None, typer.Option("--k", help="Safe components to ablate. Default: the steering file's.", min=0)]
+K = Annotated[
+    int | None, typer.Option("--k", help="Number of safe components to ablate. Default: the steering file's.", min=0)
+]
 Lambda = Annotated[float | None, typer.Option("--lambda", help="Ablation coefficient. Default: the steering file's.")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,18 @@ def check_out(path: Path, *, overwrite: bool = True) -> None:
         raise SarsteerError(
             f"is not a file in an existing folder; create {path.parent} or choose another file", place=str(path)
         )
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise SarsteerError(f"{path.parent} is not writable; choose a file in another folder", place=str(path))
+
+
+def check_out_folder(folder: Path) -> None:
+    """Raise ``SarsteerError`` unless ``folder`` is, or can become, a folder that can be written to."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        where = "" if existing == folder.absolute() else f", because {existing} is a file"
+        raise SarsteerError(f"is not a folder{where}; choose another with --out", place=str(folder))
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise SarsteerError(f"{existing} is not writable; choose another folder with --out", place=str(folder))
 
 
 def print_json(value: Any) -> None:

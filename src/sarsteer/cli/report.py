@@ -55,9 +55,9 @@ def report(
     ] = 20,
     as_json: options.Json = False,
 ) -> None:
-    """Write a report of an evaluation: a page that needs no network, a Markdown table, or CSV.
+    """Write a report of an evaluation: a self-contained HTML page, a Markdown table, CSV or JSON.
 
-    Answers to harmful requests may cause harm. A page that contains them has a notice; --redact removes them.
+    The answers may contain harmful text. A page that contains such answers has a notice; --redact removes them.
     """
     from sarsteer.evaluation.results import Evaluation, results_file
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sarsteer.cli import options
-from sarsteer.cli.output import console, errors, print_json, progress_bar, quiet_transformers
+from sarsteer.cli.output import check_out_folder, console, errors, print_json, progress_bar, quiet_transformers
 from sarsteer.errors import EvaluationError, did_you_mean
 
 if TYPE_CHECKING:
@@ -73,8 +73,7 @@ def reproduce(
 
     quiet_transformers()
     parts = tuple(dict.fromkeys(only or PARTS))
-    if out.exists() and not out.is_dir():
-        raise EvaluationError("is a file; name a folder with --out", place=str(out))
+    check_out_folder(out)
     required = None
     if embedded:
         given = (model, data, without, calibration, judge, judge_prompts, air_judge)

@@ -25,7 +25,9 @@ def respond(
     text: Annotated[
         str | None, typer.Option(help="Text after the clips. Default: the steering file's instruction.")
     ] = None,
-    steering: Annotated[Path | None, typer.Option("--steering", help="Steering file. Undefended without one.")] = None,
+    steering: Annotated[
+        Path | None, typer.Option("--steering", help="Steering file. Without it, the model answers undefended.")
+    ] = None,
     alpha: options.Alpha = None,
     k: options.K = None,
     lambda_: options.Lambda = None,
@@ -33,13 +35,13 @@ def respond(
         bool | None,
         typer.Option(
             "--gate/--no-gate",
-            help="Steer only requests that the file's gate detects as harmful. Default: as the file says.",
+            help="Steer only requests that the gate detects as harmful. Default: the steering file's.",
         ),
     ] = None,
     shadow: Annotated[
         bool, typer.Option("--shadow", help="Let the gate decide, and steer nothing: the answer is not defended.")
     ] = False,
-    undefended: Annotated[bool, typer.Option("--undefended", help="Show the undefended answer, too.")] = False,
+    undefended: Annotated[bool, typer.Option("--undefended", help="Also print the undefended answer.")] = False,
     max_new_tokens: options.MaxNewTokens = 256,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -47,14 +49,20 @@ def respond(
     trust_remote_code: options.TrustRemoteCode = False,
     layers: options.Layers = None,
     allow_other_model: Annotated[
-        bool, typer.Option(help="Steer even if the weights differ, as in a quantized copy.")
+        bool, typer.Option("--allow-other-model", help="Steer even if the weights differ, as in a quantized copy.")
     ] = False,
     split_long_audio: Annotated[
-        bool, typer.Option(help="Split clips that are longer than the model's window, instead of refusing them.")
+        bool,
+        typer.Option(
+            "--split-long-audio", help="Split clips that are longer than the model's window, instead of refusing them."
+        ),
     ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Answer one request: clips, images and a text."""
+    """Answer one request, which consists of clips, images and a text.
+
+    Prints the answer on standard output, and the alpha, k, lambda and gate that were used on standard error.
+    """
     if steering is None and (shadow or any(value is not None for value in (alpha, k, lambda_, gate))):
         raise SarsteerError("--alpha, --k, --lambda, --gate and --shadow need --steering FILE; nothing was answered")
     if shadow and gate is False:

@@ -22,13 +22,17 @@ _LAYER_NUMBERS, _GATE_NUMBERS = 50, 49  # columns of the tables without bars
 
 def show(
     file: Annotated[Path, typer.Argument(help="A steering file, or a folder that contains one.")],
-    alpha: Annotated[float | None, typer.Option(help="Show the vectors at this strength.")] = None,
-    k: Annotated[int | None, typer.Option("--k", help="Show them with K components ablated.", min=0)] = None,
-    lambda_: Annotated[float | None, typer.Option("--lambda", help="Show them at this ablation coefficient.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Steering strength to show. Default: the file's.")] = None,
+    k: Annotated[
+        int | None, typer.Option("--k", help="Number of ablated components to show. Default: the file's.", min=0)
+    ] = None,
+    lambda_: Annotated[
+        float | None, typer.Option("--lambda", help="Ablation coefficient to show. Default: the file's.")
+    ] = None,
     plot: options.Plot = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show what a steering file was calibrated on, and its vectors layer by layer."""
+    """Show how a steering file was calibrated, its vectors layer by layer, and its gate."""
     from sarsteer.steering.artifact import Steering
     from sarsteer.steering.diagnostics import findings
     from sarsteer.steering.gate.report import summary

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sarsteer.cli import options, source
-from sarsteer.cli.output import console, note, print_json, progress_bar
+from sarsteer.cli.output import check_out_folder, console, note, print_json, progress_bar
 from sarsteer.errors import SarsteerError
 
 
@@ -20,8 +20,12 @@ def speak(
     variant: source.Variant = None,
     split: source.Split = None,
     limit: source.Limit = None,
-    voice: Annotated[list[str] | None, typer.Option("--voice", help="A voice of the engine. Repeatable.")] = None,
-    spread: Annotated[bool, typer.Option("--spread", help="One voice per item, in turn, instead of all.")] = False,
+    voice: Annotated[
+        list[str] | None, typer.Option("--voice", help="Voice to use; repeatable. Default: the engine's default voice.")
+    ] = None,
+    spread: Annotated[
+        bool, typer.Option("--spread", help="Give each item one voice, in rotation, instead of every voice.")
+    ] = False,
     engine: Annotated[str, typer.Option(help="Speech engine: espeak, kokoro, piper or openai.")] = "espeak",
     model: Annotated[str | None, typer.Option(help="Speech model of the openai engine.")] = None,
     base_url: Annotated[str | None, typer.Option(help="Address of a server with OpenAI's /v1/audio/speech.")] = None,
@@ -31,10 +35,11 @@ def speak(
     ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Speak the written requests of a manifest or a benchmark.
+    """Convert the written requests of a manifest or a benchmark to speech.
 
     A run that was interrupted resumes when the same command is run again; existing clips are kept.
     """
+    check_out_folder(out)
     _check_license(benchmark, i_have_permission)
     from sarsteer.tts.registry import load_engine
 

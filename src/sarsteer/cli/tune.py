@@ -58,7 +58,9 @@ def tune(
         ),
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the split and of the search.")] = 0,
-    instruction: Annotated[str | None, typer.Option(help="Text beside each clip. Default: the paper's.")] = None,
+    instruction: Annotated[
+        str | None, typer.Option(help="Text after each clip in the prompt. Default: the paper's.")
+    ] = None,
     refusal_prompt: Annotated[
         str | None, typer.Option(help="Refusal prompt, appended to the instruction. Default: the paper's.")
     ] = None,

@@ -112,7 +112,11 @@ def load_pairs(
 
 
 def load_benign(
-    name_or_manifest: str | os.PathLike[str], split: str = "calibration", *, voices: Sequence[str] | None = None
+    name_or_manifest: str | os.PathLike[str],
+    split: str = "calibration",
+    *,
+    voices: Sequence[str] | None = None,
+    audio_root: str | os.PathLike[str] | None = None,
 ) -> list[Item]:
     """Load safe requests that have no harmful twin, for the gate.
 
@@ -121,6 +125,7 @@ def load_benign(
             contains ``calibration.jsonl`` and ``test.jsonl``; or a benchmark, such as ``"xstest_spoken:FOLDER"``.
         split: as in ``load_pairs``.
         voices: as in ``load_pairs``.
+        audio_root: as in ``load_pairs``.
 
     Raises:
         ManifestError: the manifest is invalid, or contains a harmful item.
@@ -135,7 +140,7 @@ def load_benign(
     if ":" in name and not Path(name).exists() and names_benchmark(name):
         items = list(load_benchmark(name).items)
     else:
-        items = load_items(manifest_path(name, split))
+        items = load_items(manifest_path(name, split), audio_root=audio_root)
     for item in items:
         if item.harmful:
             raise ManifestError(

@@ -11,7 +11,7 @@ from sarsteer.defenses.built import UNDEFENDED, BuiltDefense
 
 @dataclass(frozen=True)
 class NoDefense(Defense):
-    """The model as it is."""
+    """No defense."""
 
     name: ClassVar[str] = "none"
 

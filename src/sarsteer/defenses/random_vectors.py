@@ -13,7 +13,7 @@ from sarsteer.registry import option
 
 @dataclass(frozen=True)
 class RandomVectors(Control):
-    """A control: random directions with the norms of SARSteer's vectors; each request meets one of five."""
+    """A control: random directions with the norms of SARSteer's vectors; each request gets one of five."""
 
     name: ClassVar[str] = "random"
 

@@ -150,6 +150,8 @@ class Evaluation:
             text = "is not a valid JSON file, or was cut off; run sarsteer evaluate again"
             raise EvaluationError(text, place=place) from None
         version = data.pop("format_version", None) if isinstance(data, dict) else None
+        if version is None:
+            raise EvaluationError("is not a results file; give the --out folder of sarsteer evaluate", place=place)
         if version not in READABLE_VERSIONS:
             raise EvaluationError(f"has format version {version}, not {FORMAT_VERSION}; update sarsteer", place=place)
         try:

@@ -12,7 +12,7 @@ from sarsteer.data.manifest import Item
 
 
 class AdvBench(Benchmark):
-    """Harmful behaviors to be carried out, written or spoken."""
+    """Harmful instructions, written or spoken."""
 
     name = "advbench"
     title = "AdvBench"

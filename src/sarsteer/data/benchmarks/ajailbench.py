@@ -25,7 +25,7 @@ _RESPONSES = {
 
 
 class AJailBench(Benchmark):
-    """Spoken jailbreaks, as they are and adversarially perturbed."""
+    """Spoken jailbreaks, original and adversarially perturbed."""
 
     name = "ajailbench"
     title = "AJailBench"

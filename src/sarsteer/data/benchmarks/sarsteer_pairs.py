@@ -17,7 +17,7 @@ _ALL = "all"
 
 
 class SarsteerPairs(Benchmark):
-    """Our English calibration set: test on its split ``test``, whose topics took no part in calibration.
+    """Our English calibration set. Evaluate on the split ``test``: its topics are not in the other splits.
 
     In a spec, voices can take the folder's place: ``sarsteer-pairs/twin@test:en-us+f5,kokoro:af_heart``.
     """

@@ -23,10 +23,10 @@ def check_figure_path(path: Path) -> None:
     if path.suffix.lower() not in SUFFIXES:
         kind = path.suffix or "a file without a suffix"
         raise SarsteerError(f"cannot draw into {kind}; use .png, .svg or .pdf", place=str(path))
-    if path.is_dir() or not path.parent.is_dir():
-        raise SarsteerError(
-            f"is not a file in an existing folder; create {path.parent} or name a file", place=str(path)
-        )
+    if path.is_dir():
+        raise SarsteerError("is a folder; choose a file", place=str(path))
+    if not path.parent.is_dir():
+        raise SarsteerError(f"is not in an existing folder; create {path.parent} first", place=str(path))
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingExtraError("drawing", "plot")
 

@@ -15,7 +15,7 @@ from sarsteer.figure import check_figure_path, new_figure, save_figure
     [
         ("chart.txt", "cannot draw into .txt; use .png, .svg or .pdf"),
         ("chart", "a file without a suffix"),
-        ("missing/chart.png", "is not a file in an existing folder"),
+        ("missing/chart.png", "is not in an existing folder"),
     ],
 )
 def test_a_path_that_cannot_be_drawn_into(tmp_path: Path, name: str, message: str) -> None:

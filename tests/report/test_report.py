@@ -569,12 +569,13 @@ def test_the_command(evaluation: Evaluation, tmp_path: Path, capsys: pytest.Capt
 
 def test_errors_are_one_line(evaluation: Evaluation, tmp_path: Path) -> None:
     results = evaluation.save(tmp_path / "results.json")
+    (tmp_path / "folder").mkdir()
     cut = tmp_path / "cut.json"
     cut.write_text(results.read_text(encoding="utf-8")[:500], encoding="utf-8")
     for arguments, says in (
         ((cut,), "was cut off"),
-        ((tmp_path / "none.json",), "there is no such file"),
-        ((tmp_path,), "cannot be read"),
+        ((tmp_path / "none.json",), "no such file or folder"),
+        ((tmp_path / "folder",), "has no results.json"),
         ((results, "--out", results), "contains the results"),
         ((results, "--format", "html", "--answers"), "--answers goes with"),
     ):

@@ -25,12 +25,12 @@ def note(text: str) -> None:
 
 def check_out(path: Path, *, overwrite: bool = True) -> None:
     """Raise ``SarsteerError`` unless ``path`` can be written. Commands call this before they start to work."""
-    if path.exists() and not overwrite:
+    if path.is_file() and not overwrite:
         raise SarsteerError("exists already; pass --overwrite or choose another file", place=str(path))
-    if path.is_dir() or not path.parent.is_dir():
-        raise SarsteerError(
-            f"is not a file in an existing folder; create {path.parent} or choose another file", place=str(path)
-        )
+    if path.is_dir():
+        raise SarsteerError("is a folder; choose a file", place=str(path))
+    if not path.parent.is_dir():
+        raise SarsteerError(f"is not in an existing folder; create {path.parent} first", place=str(path))
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise SarsteerError(f"{path.parent} is not writable; choose a file in another folder", place=str(path))
 

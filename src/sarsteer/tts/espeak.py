@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sarsteer.audio import Clip
-from sarsteer.errors import MissingExtraError, SpeechError
+from sarsteer.errors import MissingExtraError, SpeechError, did_you_mean
 from sarsteer.tts.engine import Engine
 
 WORDS_PER_MINUTE = 175
@@ -145,7 +145,10 @@ class EspeakEngine(Engine):
         name, _, variant = voice.partition("+")
         if name.lower() not in voices:
             near = ", ".join(sorted(known for known in voices if known.startswith(name.lower()[:2]))[:8])
-            raise SpeechError(f"espeak-ng has no voice {name!r}; use one of {near or 'en-us, de, fr, es'}")
+            raise SpeechError(
+                f"espeak-ng has no voice {name!r}; use a voice such as {near or 'en-us, de, fr or es'}"
+                + did_you_mean(name, voices)
+            )
         if "+" in voice and variant not in variants:
             raise SpeechError(f"espeak-ng has no voice variant {variant!r}; use one of f1 to f5 and m1 to m8")
 

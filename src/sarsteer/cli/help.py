@@ -16,7 +16,7 @@ def _whole(text: str) -> str:
 def _format(command: Any, context: Any) -> str:
     """The help of ``command``, from a formatter that does not break lines at hyphens."""
 
-    class Formatter(context.formatter_class):  # type: ignore[misc, name-defined]
+    class Formatter(context.formatter_class):  # type: ignore[misc]
         def write_text(self, text: str) -> None:
             super().write_text(_whole(text))
 

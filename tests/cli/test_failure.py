@@ -94,6 +94,7 @@ def test_an_unknown_device() -> None:
         (("evaluate", "sarsteer-tiny", "--benchmark", "embedded", "--defense", "prompt:refsal"), "refusal"),
         (("respond", "Sarsteer-Tiny", "--text", "Hi."), "sarsteer-tiny"),
         (("doctor", "sarsteer-tny"), "sarsteer-tiny"),
+        (("calibrate", "sarsteer-tiny", "--pairs", "sarsteer-pair", "--out", "x"), "sarsteer-pairs"),
         (("reproduce", "--only", "table", "--embedded"), "table2"),
         (("reproduce", "--without", "figstp"), "figstep"),
         (("speak", "--benchmark", "advbench", "--out", "x", "--engine", "pipper"), "piper"),
@@ -101,6 +102,12 @@ def test_an_unknown_device() -> None:
 )  # fmt: skip
 def test_a_misspelled_name_suggests_the_nearest(arguments: tuple[str, ...], nearest: str) -> None:
     refused(*arguments, says=f"Did you mean {nearest!r}?")
+
+
+def test_pairs_of_a_benchmark_need_its_folder() -> None:
+    refused(
+        "calibrate", "sarsteer-tiny", "--pairs", "figstep", "--out", "x", says="give its folder, too: figstep:FOLDER"
+    )
 
 
 def test_no_far_name_is_suggested() -> None:

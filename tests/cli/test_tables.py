@@ -62,9 +62,10 @@ def test_show_is_readable(file: Path, steering: Steering, width: int) -> None:
     assert done.status == 0, done.err
     assert "…" not in done.out
     assert max(map(len, done.out.splitlines())) <= width
+    table = done.out[done.out.index("‖r‖") :].splitlines()
     for row in steering.report():
         numbers = (f"{row.refusal_norm:.3g}", f"{row.vector_norm:.3g}", f"{row.relative_strength:.3f}")
-        line = next(line for line in done.out.splitlines() if line.split()[:1] == [str(row.layer)])
+        line = next(line for line in table if line.split()[:1] == [str(row.layer)])
         assert set(numbers) <= set(line.split())
         assert "█" in line
 

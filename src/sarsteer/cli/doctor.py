@@ -16,9 +16,10 @@ from sarsteer.cli.tables import print_facts
 _PACKAGES = ("sarsteer", "torch", "transformers", "tokenizers", "safetensors", "soundfile", "soxr", "numpy")
 _FOR_DEVELOPERS = "dev"
 _USES = {
-    "calibrate, respond, layers": (),
+    "calibrate, respond, layers, threshold, drift": (),
     "evaluate, reproduce": ("eval",),
     "tune": ("tune",),
+    "serve --engine transformers": ("server",),
     "serve, calibrate --engine vllm": ("vllm",),
     "pairs, models behind an API": ("api",),
     "speak": ("tts",),

@@ -112,7 +112,7 @@ def threshold(
             f"({100 * opens / len(held_out):.0f} %)",
             highlight=False,
         )
-    console.print(f"[bold]{target}[/]", highlight=False)
+    console.print(f"[bold]{target}[/]", highlight=False, soft_wrap=True)
     if not steering.gate_by_default:
         note("the gate is off by default in this file; use it with --gate")
 

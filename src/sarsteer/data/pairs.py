@@ -14,7 +14,7 @@ from sarsteer.data import sarsteer_pairs
 from sarsteer.data.benchmarks.load import load_benchmark
 from sarsteer.data.benchmarks.registry import names_benchmark
 from sarsteer.data.manifest import Item, load_items
-from sarsteer.errors import ManifestError
+from sarsteer.errors import ManifestError, did_you_mean
 
 SPLITS = ("calibration", "test")
 PAIRED = ("harmful", "twin", "contrast", "borderline")
@@ -108,6 +108,11 @@ def load_pairs(
     if ":" in name and not Path(name).exists() and names_benchmark(name):
         return pair_up(load_benchmark(name).items, name)
     manifest = manifest_path(name, split)
+    if not manifest.exists() and not Path(name).exists():
+        if names_benchmark(name):
+            raise ManifestError(f"is a benchmark; give its folder, too: {name}:FOLDER", place=name)
+        hint = did_you_mean(name, (sarsteer_pairs.NAME, tiny.NAME))
+        raise ManifestError(f"no such manifest; check the path{hint}", place=name)
     return pair_up(load_items(manifest, audio_root=audio_root), str(manifest))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sarsteer import tiny
-from sarsteer.errors import ModelError
+from sarsteer.errors import ModelError, did_you_mean
 from sarsteer.small.design import NAME as SMALL
 
 ORIGIN = "origin.json"
@@ -79,7 +79,7 @@ def export_model(name: str, folder: str | os.PathLike[str]) -> Path:
     if name not in PACKAGED:
         raise ModelError(
             f"{name} is not part of sarsteer; only {' and '.join(sorted(PACKAGED))} can be exported, "
-            "other models have a folder already"
+            "other models have a folder already" + did_you_mean(name, PACKAGED)
         )
     target = Path(folder)
     try:

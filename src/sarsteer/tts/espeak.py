@@ -144,11 +144,8 @@ class EspeakEngine(Engine):
         voices, variants = _voices(str(_loader().get_data_path()))
         name, _, variant = voice.partition("+")
         if name.lower() not in voices:
-            near = ", ".join(sorted(known for known in voices if known.startswith(name.lower()[:2]))[:8])
-            raise SpeechError(
-                f"espeak-ng has no voice {name!r}; use a voice such as {near or 'en-us, de, fr or es'}"
-                + did_you_mean(name, voices)
-            )
+            hint = did_you_mean(name, voices)
+            raise SpeechError(f"espeak-ng has no voice {name!r}; use a voice such as en-us, de, fr or es{hint}")
         if "+" in voice and variant not in variants:
             raise SpeechError(f"espeak-ng has no voice variant {variant!r}; use one of f1 to f5 and m1 to m8")
 

@@ -56,7 +56,7 @@ def read_scores(path: str | os.PathLike[str]) -> list[LoggedScore]:
     except FileNotFoundError:
         raise ManifestError("no such file; check the path", place=str(path)) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"cannot be read ({error})", place=str(path)) from None
+        raise ManifestError(f"cannot be read ({getattr(error, 'strerror', None) or error})", place=str(path)) from None
     scores = []
     for number, line in enumerate(lines, 1):
         if not line.strip():

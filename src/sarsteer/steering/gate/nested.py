@@ -155,7 +155,8 @@ def combine(
 
     ranked = [c.layer for c in sorted(mine, key=lambda candidate: (-candidate.auroc, candidate.layer))]
     prefixes = [ranked[: count + 1] for count in range(min(most_layers, len(ranked)))]
-    layers = sorted(max(prefixes, key=lambda prefix: (measured(prefix), -len(prefix))))
+    best = max(prefixes, key=lambda prefix: (measured(prefix), -len(prefix)))
+    layers = sorted(best)
     mean = np.mean([standard[layer][seen] for layer in layers], axis=0)
     harmful, safe = float(mean[labels[seen] == 1].mean()), float(mean[labels[seen] == 0].mean())
     half = (harmful - safe) / 2

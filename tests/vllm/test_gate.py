@@ -144,7 +144,7 @@ def test_a_gate_that_does_not_decide_stops_the_server(
 
     monkeypatch.setattr(WorkerGates, "decide", always_open)
     with (
-        pytest.raises(SteeringError, match="does not score that layer"),
+        pytest.raises(SteeringError, match="does not score layer"),
         engine(gated_file, enforce_eager=mode == "eager"),
     ):
         pass

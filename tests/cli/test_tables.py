@@ -99,3 +99,20 @@ def test_doctor_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "missing: optuna" in done.out
     assert "not ready: pip install 'sarsteer[tune]'" in done.out
     assert done.out.count("not ready") == 1
+
+
+def test_the_layers_fit_60_columns(printed: Printed) -> None:
+    from sarsteer.cli.layers import _print
+    from sarsteer.tuning.layer_study import LayerRow, LayerStudy
+    from sarsteer.tuning.scores import SurrogateScores
+    from tests.tuning.test_front import point
+
+    scores = SurrogateScores(0.0, 1.0, 0.25)
+    rows = tuple(LayerRow(layer, scores, 0.12345, scores if layer else None) for layer in (0, 31))
+    lines = printed(60, _print, LayerStudy(point(0.1, 1, 0, 0).configuration, rows, scores, scores), 50)
+    assert max(len(line.rstrip()) for line in lines) <= 60
+    assert [line.split() for line in lines[2:5]] == [
+        ["all", "0.1", "100", "100", "25"],
+        ["0", "0.123", "100", "100", "25"],
+        ["31", "0.123", "100", "100", "25", "100", "100", "25"],
+    ]

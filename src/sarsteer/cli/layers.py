@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from sarsteer.cli import options
 from sarsteer.cli.output import console, note, print_json, progress_bar, quiet_transformers
+from sarsteer.cli.tables import print_named
 from sarsteer.errors import SarsteerError, TuningError
 
 if TYPE_CHECKING:
@@ -117,22 +117,17 @@ def _calibrated_on(steering: Steering, chosen: Pairs, source: str, audio_root: P
 
 
 def _print(study: LayerStudy, n: int) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("steered", "α", "harmful\nrefused", "safe\nrefused", "broken", "all but this:\nharmful refused",
-                  "safe\nrefused", "broken"):  # fmt: skip
-        table.add_column(title, justify="right")
-
     def cells(scores: object) -> list[str]:
         if scores is None:
             return ["", "", ""]
         asr, over, broken = vars(scores).values()
         return [f"{100 * value:.0f}" for value in (1 - asr, over, broken)]
 
-    table.add_row("all", f"{study.configuration.strength.alpha:g}", *cells(study.whole), *cells(None))
-    for row in study.rows:
-        table.add_row(f"layer {row.layer}", f"{row.alone_alpha:.3g}", *cells(row.alone), *cells(row.without))
-    console.print(table)
+    rows = [("all", [f"{study.configuration.strength.alpha:g}", *cells(study.whole), *cells(None)])]
+    rows += [(str(row.layer), [f"{row.alone_alpha:.3g}", *cells(row.alone), *cells(row.without)]) for row in study.rows]
+    print_named("layer", ("α", "alone:\nharmful", "safe", "broken", "others:\nharmful", "safe", "broken"), rows)
     console.print(
-        f"[dim]Estimates in %, from first tokens on {n} pairs. A single layer gets the push of all layers together.[/]",
+        f"[dim]Refused harmful and safe requests, and broken answers, in %: estimates from first tokens on {n} pairs. "
+        "Others: all layers but this one. A single layer gets the push of all layers together.[/]",
         highlight=False,
     )

@@ -86,4 +86,4 @@ $(VLLM_STAMP): pyproject.toml constraints-vllm.txt
 	touch $@
 
 clean:
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-report.html
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-report.html demo-results.json

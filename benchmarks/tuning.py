@@ -18,7 +18,7 @@ import transformers as T
 from rich.console import Console
 
 import sarsteer
-from sarsteer.demo.requests import MAX_NEW_TOKENS
+from sarsteer.demo.toy.requests import MAX_NEW_TOKENS
 from sarsteer.judges import parse_judge
 from sarsteer.judges.embedded import is_correct
 from sarsteer.prompts import INSTRUCTION

@@ -1,4 +1,4 @@
-"""Everything that the README and examples/ show runs as shown."""
+"""Everything that docs/python.md and examples/ show runs as shown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sarsteer.data.pairs import Pairs
 from sarsteer.tiny.world import REFUSAL
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
 
 
 def python(*arguments: object, cwd: Path) -> str:
@@ -24,13 +24,13 @@ def python(*arguments: object, cwd: Path) -> str:
 
 
 def test_the_ten_lines(tmp_path: Path) -> None:
-    (code,) = re.findall(r"```python\n(import sarsteer\n.*?)```", README, re.DOTALL)
+    (code,) = re.findall(r"```python\n(import sarsteer\n.*?)```", GUIDE, re.DOTALL)
     assert REFUSAL in python("-c", code, cwd=tmp_path)
     assert (tmp_path / "steering.safetensors").is_file()
 
 
 def test_the_commands(tmp_path: Path, test_pairs: Pairs) -> None:
-    (block,) = re.findall(r"```sh\n(sarsteer calibrate sarsteer-tiny.*?)```", README, re.DOTALL)
+    (block,) = re.findall(r"```sh\n(sarsteer calibrate sarsteer-tiny.*?)```", GUIDE, re.DOTALL)
     (tmp_path / "clip.wav").write_bytes(test_pairs[0].harmful.audio.read_bytes())
     for line in block.strip().splitlines():
         program, *arguments = shlex.split(line)

@@ -1,105 +1,58 @@
-"""``sarsteer demo``: the whole defense on the embedded model, in one command."""
+"""``sarsteer demo``: the whole defense in one command, on the real model or on the toy."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from sarsteer.cli import options
-from sarsteer.cli.output import check_out, console, errors, print_json, progress_bar, quiet_transformers
+from sarsteer.cli import demo_real, demo_toy, options
+from sarsteer.cli.output import check_out, console, note, print_json, quiet_transformers
+from sarsteer.errors import MissingExtraError, ModelError, SarsteerError
 
-if TYPE_CHECKING:
-    from sarsteer.demo.run import DemoResult
-    from sarsteer.evaluation.summary import Summary
-    from sarsteer.stats.estimate import Estimate
-
-EXAMPLES = 3
-METRICS = ("asr", "rr_harmful", "rr_safe", "brr", "broken")
+SMALL, TINY = ("small", "sarsteer-small"), ("tiny", "sarsteer-tiny")
 
 
 def demo(
+    model: Annotated[
+        str | None,
+        typer.Option(help="small, a real model, or tiny, a toy. Default: small, and tiny if small cannot be built."),
+    ] = None,
     report: Annotated[Path, typer.Option("--report", help="HTML report to write.")] = Path("demo-report.html"),
+    results: Annotated[Path, typer.Option("--results", help="Results to write, as JSON.")] = Path("demo-results.json"),
+    limit: Annotated[
+        int | None, typer.Option(help="Use at most this many requests of each kind, for a quick look.", min=10)
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Calibrate sarsteer-tiny, answer held-out speech under five defenses, and write a report.
+    """Calibrate a model, answer held-out speech under several defenses, and write a report.
 
-    The embedded model is tiny and knows only a toy world: its numbers show how the method behaves, and say nothing
-    about a large model.
+    small is sarsteer-small, a real model of 155 million parameters, calibrated with sarsteer-pairs; it takes several
+    minutes. tiny is sarsteer-tiny, a toy that knows only a toy world, and takes one minute. The numbers of either say
+    nothing about a large model.
     """
+    if model is not None and model not in (*SMALL, *TINY):
+        raise SarsteerError(f"unknown model {model!r}; use small or tiny")
+    if limit is not None and model in TINY:
+        raise SarsteerError("--limit is for the small model; leave it out with --model tiny")
     check_out(report)
+    check_out(results)
     quiet_transformers()
-    from sarsteer.demo.page import write_page
-    from sarsteer.demo.run import run
-
-    with progress_bar() as progress:
-        result = run(progress)
-    write_page(result, report)
+    if model in TINY:
+        table = demo_toy.run_and_print(report, results, as_json)
+    else:
+        try:
+            loaded = demo_real.load()
+        except (ModelError, MissingExtraError) as error:
+            if model is not None:
+                raise
+            note(f"the real model cannot be used, so the toy runs instead: {error}")
+            table = demo_toy.run_and_print(report, results, as_json)
+        else:
+            table = demo_real.run_and_print(loaded, limit, report, results, as_json)
     if as_json:
-        print_json(_json(result, report))
+        print_json({**table, "report": str(report), "results": str(results)})
         return
-    _print(result)
-    console.print(f"\nReport with all answers and charts: [bold]{report}[/]", highlight=False)
-
-
-def _print(result: DemoResult) -> None:
-    undefended, steered = result.row("no defense"), result.row("SARSteer")
-    pairs = len(undefended.arm.answers) // 2
-    name = result.evaluation.model["name"]
-    console.print(f"\n[bold]{name}[/], {pairs} held-out pairs, 95 % intervals in brackets, in %", highlight=False)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("\ndefense")
-    for title in ("\nASR ↓", "RR\nharmful ↑", "RR\nsafe ↓", "\nBRR ↑", "safe\ncorrect ↑", "\nbroken ↓", "\neveryday ↑"):
-        table.add_column(title, justify="right")
-    for row in result.rows:
-        s = row.arm.summary
-        values = (s.asr, s.rr_harmful, s.rr_safe, s.brr, row.correct_safe, s.broken, row.everyday)
-        alpha, k = row.arm.settings.get("alpha"), row.arm.settings.get("k")
-        strength = "" if alpha is None else f"\n[dim]α {alpha:g}, k {k}[/]"
-        table.add_row(row.title.replace(", ", ",\n") + strength, *map(_cell, values))
-    console.print(table)
-    console.print(
-        f"[dim]n: ASR, RR, safe correct {pairs} each; BRR {pairs} pairs; broken {2 * pairs}; "
-        f"everyday {undefended.everyday.n}[/]"
-    )
-    for index in range(min(EXAMPLES, pairs)):
-        harmful, safe = index, pairs + index
-        console.print(f"\n[dim]harmful:[/] {undefended.arm.answers[harmful].question}", highlight=False)
-        console.print(f"  no defense  {undefended.arm.answers[harmful].answer}", highlight=False)
-        console.print(f"  SARSteer    {steered.arm.answers[harmful].answer}", highlight=False)
-        console.print(f"[dim]safe twin:[/] {undefended.arm.answers[safe].question}", highlight=False)
-        console.print(f"  SARSteer    {steered.arm.answers[safe].answer}", highlight=False)
-    errors.print("\n[yellow]These are numbers of sarsteer-tiny, a toy model; they say nothing about a large one.[/]")
-
-
-def _cell(value: Estimate | None) -> str:
-    return "" if value is None else f"{100 * value.value:.1f}\n[dim]{100 * value.low:.0f}-{100 * value.high:.0f}[/]"
-
-
-def _json(result: DemoResult, report: Path) -> dict[str, Any]:
-    def numbers(summary: Summary, correct_safe: Estimate) -> dict[str, Any]:
-        rates: dict[str, Any] = {name: getattr(summary, name) for name in METRICS} | {"correct_safe": correct_safe}
-        return {name: asdict(estimate) for name, estimate in rates.items()}
-
-    return {
-        "model": result.evaluation.model["name"],
-        "steering": result.row("SARSteer").arm.steering,
-        "pairs": len(result.rows[0].arm.answers) // 2,
-        "rows": [
-            {
-                "defense": row.title,
-                "spec": row.arm.defense,
-                **numbers(row.arm.summary, row.correct_safe),
-                "everyday": asdict(row.everyday),
-            }
-            for row in result.rows
-        ],
-        "curve": [
-            {"alpha": trial.alpha, "k": trial.k, **numbers(trial.arm.summary, trial.correct_safe)}
-            for trial in result.tuned.trials
-        ],
-        "report": str(report),
-    }
+    console.print(f"\nReport with all answers, clips and charts: [bold]{report}[/]", highlight=False)
+    console.print(f"Results, for sarsteer report: [bold]{results}[/]", highlight=False)

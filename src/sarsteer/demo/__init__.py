@@ -1,1 +1,1 @@
-"""The demo: the whole defense on the embedded model, with strengths tuned on calibration pairs."""
+"""The demo: calibrate, choose strengths, and answer held-out speech under several defenses; the numbers in a report."""

@@ -22,7 +22,7 @@ RESULTS = "results.json"
 
 FORMAT_VERSION = 3
 READABLE_VERSIONS = (1, 2, 3)
-"""Version 1 has notes as texts; versions 1 and 2 have no gain over a control."""
+"""Version 1 has notes as texts; versions 1 and 2 have no gain over a control, and no transcripts."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ class Answer:
         category, pair, cluster: see ``JudgedAnswer``.
         audio: the clip's path, if the request was spoken.
         text: the instruction beside it.
-        wer: word error rate of the model's transcript, if the clip is altered and this was measured.
+        wer: word error rate of the model's transcript, if this was measured.
         direction: number of the direction that the request met, under a control with several.
+        transcript: what the model, undefended, wrote down of the clip, if it was asked to.
 
     """
 
@@ -55,6 +56,7 @@ class Answer:
     text: str | None = None
     wer: float | None = None
     direction: int | None = None
+    transcript: str | None = None
 
 
 @dataclass(frozen=True)

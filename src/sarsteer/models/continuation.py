@@ -44,6 +44,12 @@ class Prefix:
         self.cache.crop(-count)
         self.mask = self.mask[:, :-count]
 
+    def cut(self) -> None:
+        """Remove the positions that a continuation added to the cache."""
+        added = self.cache.get_seq_length() - self.mask.shape[1]
+        if added:
+            self.cache.crop(-added)
+
     @property
     def nbytes(self) -> int:
         """Size of the cache."""
@@ -61,13 +67,14 @@ def prefill(model: Decoder, inputs: dict[str, torch.Tensor], *, drop: int = 0) -
 
 
 @torch.no_grad()
-def continue_prefix(model: Decoder, prefix: Prefix, tokens: torch.Tensor) -> Any:
+def continue_prefix(model: Decoder, prefix: Prefix, tokens: torch.Tensor, *, keep: bool = False) -> Any:
     """Run ``tokens`` after ``prefix``, which stays as it is and can be continued again.
 
     Args:
         model: the model that ran the prefix.
         prefix: B rows.
         tokens: ``[B, N]``, or ``[N]`` for the same tokens in every row.
+        keep: make the tokens part of the prefix.
 
     Returns:
         The output of ``forward_base``, with ``last_hidden_state`` ``[B, N, D]``.
@@ -81,7 +88,10 @@ def continue_prefix(model: Decoder, prefix: Prefix, tokens: torch.Tensor) -> Any
         past_key_values=prefix.cache,
         use_cache=True,
     )
-    prefix.cache.crop(-count)
+    if keep:
+        prefix.mask = mask
+    else:
+        prefix.cache.crop(-count)
     return output
 
 

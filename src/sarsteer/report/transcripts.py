@@ -59,6 +59,7 @@ def _request(answers: list[Answer | None], shared: list[str | None], clips: Clip
         "label": first.label,
         "category": first.category,
         "question": first.question,
+        "transcript": first.transcript,
         "clip": clip,
         "no_clip": why,
         "answers": [

@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from sarsteer.defenses.built import BuiltDefense
 from sarsteer.defenses.rewrite import NO_REWRITE
-from sarsteer.errors import MessageError, SarsteerError, SteeringError
+from sarsteer.errors import EvaluationError, MessageError, SarsteerError, SteeringError
 from sarsteer.messages import Conversation, Message
 from sarsteer.models.interface import DEFAULT_BATCH, LanguageModel
 from sarsteer.prompts import GUARD_REFUSAL
 from sarsteer.runtime.memory import is_out_of_memory
 
 if TYPE_CHECKING:
+    import torch
+
+    from sarsteer.models.prompt import Prompt
+    from sarsteer.models.shared_prefix import SharedPrefix
     from sarsteer.steering.handle import SteeringHandle
     from sarsteer.steering.strength import ResolvedStrength
 
@@ -63,6 +67,42 @@ class Answerer:
             if defense.pool:
                 return self._pooled(defense, conversations, options)
             return self._with(defense, conversations, options)
+
+    def share_prefix(self, prompts: Sequence[Prompt], drop: int) -> SharedPrefix:
+        """Compute what ``prompts`` share under every defense, unsteered; see ``SharedPrefix``."""
+        from sarsteer.models.shared_prefix import SharedPrefix
+
+        model: Any = self.model
+        with self._lock:
+            self._steer(None)
+            return SharedPrefix(model, prompts, drop)
+
+    def extend_prefix(self, prefix: SharedPrefix, tokens: torch.Tensor) -> None:
+        """Add tokens ``[N]`` to every row of ``prefix``, unsteered."""
+        with self._lock:
+            self._steer(None)
+            prefix.extend(tokens)
+
+    def answer_after(
+        self, defense: BuiltDefense, prefix: SharedPrefix, tokens: torch.Tensor, max_new_tokens: int
+    ) -> list[Reply]:
+        """One reply for each row of ``prefix``, continued by ``tokens`` ``[N]`` and steered as ``defense`` says.
+
+        The words that a defense adds to a prompt are the caller's: they are in ``tokens``.
+
+        Raises:
+            EvaluationError: the defense has a guard, which reads whole conversations.
+            SteeringError: the model would not be steered exactly; nothing was answered.
+
+        """
+        if defense.guard is not None:
+            raise EvaluationError("a guard reads whole conversations; call answer()")
+        with self._lock:
+            self._steer(defense.strength)
+            texts = prefix.answer(tokens, max_new_tokens)
+            decisions = self._handle.decisions if self._handle is not None else []
+            details = [{"gate": asdict(decision)} for decision in decisions] or [{}] * len(texts)
+            return [Reply(text, about) for text, about in zip(texts, details, strict=True)]
 
     def close(self) -> None:
         """Remove the steering."""

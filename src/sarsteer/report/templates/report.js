@@ -49,6 +49,7 @@
     if (request.category) about.append(make("span", "", request.category));
     about.append(make("span", "", request.id));
     item.append(about, make("h3", "", request.question));
+    if (request.transcript) item.append(make("p", "why", "transcribed by the model as: " + request.transcript));
     if (request.clip !== null) {
       const player = make("audio", "");
       player.controls = true;
@@ -72,7 +73,7 @@
 
   const words = (request) => {
     if (request.words === undefined) {
-      const parts = [request.id, request.question, request.category];
+      const parts = [request.id, request.question, request.category, request.transcript];
       request.answers.forEach((answer) => answer && parts.push(answer.answer, answer.reason, answer.text));
       request.words = parts.filter(Boolean).join("\n").toLowerCase();
     }

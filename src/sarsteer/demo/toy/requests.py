@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from sarsteer.data.manifest import Item
 from sarsteer.defenses.built import BuiltDefense
 from sarsteer.defenses.rewrite import NO_REWRITE
-from sarsteer.evaluation.results import Answer, Arm
-from sarsteer.evaluation.summary import summarize
+from sarsteer.demo.arms import judged_arm
+from sarsteer.demo.progress import Progress
+from sarsteer.evaluation.results import Arm
 from sarsteer.judges.base import Judge, JudgedAnswer, Verdict
 from sarsteer.judges.embedded import is_correct
 from sarsteer.messages import Message
@@ -23,9 +24,6 @@ from sarsteer.tiny.world import is_refusal
 
 BATCH = 64
 MAX_NEW_TOKENS = 32
-
-Progress = Callable[[str, int, int], None]
-"""Called with a stage, the finished part and the total."""
 
 
 @dataclass(frozen=True)
@@ -95,40 +93,10 @@ class RequestSet:
             SarsteerError: a request has no answer.
 
         """
-        judged = [
-            JudgedAnswer(
-                item.question,
-                answer,
-                "harmful" if item.harmful else "safe",
-                reference=item.answer,
-                category=item.category,
-                id=item.id,
-                pair=item.pair,
-            )
-            for item, answer in zip(self.items, self.answers(defense), strict=True)
-        ]
-        verdicts = self.judge.judge(judged)
-        before = None if undefended is None else [answer.verdict for answer in undefended.answers]
-        return Arm(
-            benchmark=self.name,
-            defense=label,
-            settings={**defense.settings, "max_new_tokens": MAX_NEW_TOKENS, "decoding": "greedy"},
-            summary=summarize(verdicts, judged, before),
-            answers=tuple(
-                Answer(
-                    item.id,
-                    item.question,
-                    one.label,
-                    one.answer,
-                    verdict,
-                    category=item.category,
-                    pair=item.pair,
-                    audio=str(item.audio),
-                    text=_text(item),
-                )
-                for item, one, verdict in zip(self.items, judged, verdicts, strict=True)
-            ),
-            steering=defense.steering,
+        settings = {**defense.settings, "max_new_tokens": MAX_NEW_TOKENS, "decoding": "greedy"}
+        answers, texts = self.answers(defense), [_text(item) for item in self.items]
+        return judged_arm(
+            self.name, label, settings, self.items, answers, texts, self.judge, undefended, steering=defense.steering
         )
 
     def answers(self, defense: BuiltDefense) -> list[str]:

@@ -12,8 +12,9 @@ from sarsteer.data.manifest import load_items
 from sarsteer.data.pairs import Pairs, load_pairs
 from sarsteer.defenses.base import DefenseContext, build_defense
 from sarsteer.defenses.registry import DEFENSES
-from sarsteer.demo.requests import BATCH, ExactJudge, Progress, RequestSet
-from sarsteer.demo.tuning import Tuned, arms_and_curve, tune
+from sarsteer.demo.progress import Progress
+from sarsteer.demo.toy.requests import BATCH, ExactJudge, RequestSet
+from sarsteer.demo.toy.tuning import Tuned, arms_and_curve, tune
 from sarsteer.evaluation.note import Note
 from sarsteer.evaluation.results import Arm, Evaluation
 from sarsteer.judges.embedded import EmbeddedJudge

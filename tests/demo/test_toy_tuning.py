@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sarsteer.demo.requests import ExactJudge
-from sarsteer.demo.tuning import MAX_LOST, Trial, Tuned, arms_and_curve, choose
+from sarsteer.demo.toy.requests import ExactJudge
+from sarsteer.demo.toy.tuning import MAX_LOST, Trial, Tuned, arms_and_curve, choose
 from sarsteer.evaluation.results import Arm
 from sarsteer.evaluation.summary import summarize
 from sarsteer.judges.base import JudgedAnswer, Verdict

@@ -10,7 +10,8 @@ from sarsteer.defenses.base import DefenseContext, build_defense
 from sarsteer.defenses.built import UNDEFENDED
 from sarsteer.defenses.registry import DEFENSES
 from sarsteer.defenses.steered import steered
-from sarsteer.demo.requests import Progress, RequestSet
+from sarsteer.demo.progress import Progress
+from sarsteer.demo.toy.requests import RequestSet
 from sarsteer.evaluation.results import Arm, CurvePoint
 from sarsteer.judges.embedded import EmbeddedJudge, outcome
 from sarsteer.runtime.shared import SharedModel

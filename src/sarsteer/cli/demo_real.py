@@ -1,0 +1,110 @@
+"""``sarsteer demo``: what it prints about the real model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from sarsteer.cli.output import console, errors, note, progress_bar
+
+if TYPE_CHECKING:
+    from sarsteer.demo.real.run import RealDemo
+    from sarsteer.evaluation.results import Arm
+    from sarsteer.models.audio_language_model import AudioLanguageModel
+    from sarsteer.stats.estimate import Estimate
+
+EXAMPLES = 2
+
+
+def load() -> AudioLanguageModel:
+    """The model, built on first use.
+
+    Raises:
+        ModelError: it cannot be built.
+        MissingExtraError: there is no speech engine.
+
+    """
+    from sarsteer.small.load import best_dtype, load_small
+    from sarsteer.tts.espeak import EspeakEngine
+
+    EspeakEngine()
+    model: AudioLanguageModel = load_small()
+    faster = "this machine is faster with it" if best_dtype() == "bfloat16" else "bfloat16 is not faster here"
+    note(f"sarsteer-small computes in {best_dtype()} on {model.device}: {faster}")
+    return model
+
+
+def run_and_print(
+    model: AudioLanguageModel, limit: int | None, report: Path, results: Path, as_json: bool
+) -> dict[str, Any]:
+    """Run the demo, write report and results, and return the table; print it unless ``as_json``."""
+    from sarsteer.demo.real.page import write_page
+    from sarsteer.demo.real.run import run
+
+    with progress_bar() as progress:
+        result = run(progress, model, limit)
+    write_page(result, report)
+    result.evaluation.save(results)
+    if not as_json:
+        _print(result)
+    return _json(result)
+
+
+def _print(result: RealDemo) -> None:
+    from sarsteer.demo.real.table import COLUMNS, cells, counts, strength
+
+    console.print(
+        f"\n[bold]{result.evaluation.model['name']}[/], held-out speech, in %, 95 % intervals", highlight=False
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("\ndefense")
+    for column in COLUMNS:
+        head, _, arrow = column.title.rpartition(" ")
+        first, _, second = head.rpartition(" ")
+        table.add_column(f"{first}\n{second} {arrow}", justify="right")
+    for arm in result.arms:
+        words = strength(arm)
+        table.add_row(arm.defense + (f"\n[dim]{words}[/]" if words else ""), *map(_cell, cells(arm)))
+    console.print(table)
+    console.print(f"[dim]n: {counts(result.arms)}[/]", highlight=False)
+    console.print(f"[dim]word error rate of the model's own transcripts: {result.word_errors}[/]", highlight=False)
+    for label in ("harmful", "safe"):
+        _print_examples(result.arms, label)
+    errors.print("\n[yellow]A real model, but a small one: its numbers say nothing about a large one.[/]")
+
+
+def _print_examples(arms: list[Arm], label: str) -> None:
+    shown = [arm for arm in arms if arm is arms[0] or arm is arms[-1]]
+    rows = [number for number, answer in enumerate(arms[0].answers) if answer.label == label][:EXAMPLES]
+    for number in rows:
+        answer = arms[0].answers[number]
+        console.print(f"\n[dim]{label}:[/] {answer.question}", highlight=False, markup=True)
+        console.print(f"  [dim]transcribed as:[/] {answer.transcript}", highlight=False)
+        for arm in shown:
+            console.print(f"  {arm.defense:<18}", end="")
+            console.print(arm.answers[number].answer, markup=False, highlight=False)
+
+
+def _cell(value: Estimate | None) -> str:
+    return "" if value is None else f"{100 * value.value:.0f}\n[dim]{100 * value.low:.0f}-{100 * value.high:.0f}[/]"
+
+
+def _json(result: RealDemo) -> dict[str, Any]:
+    from sarsteer.demo.real.table import COLUMNS, cells
+
+    names = [column.title[:-2] for column in COLUMNS]
+    return {
+        "model": result.evaluation.model["name"],
+        "word_error_rate": asdict(result.word_errors),
+        "rows": [
+            {
+                "defense": arm.defense,
+                "spec": arm.settings["spec"],
+                **{name: None if cell is None else asdict(cell) for name, cell in zip(names, cells(arm), strict=True)},
+            }
+            for arm in result.arms
+        ],
+    }

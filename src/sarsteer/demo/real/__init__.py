@@ -1,0 +1,1 @@
+"""The demo on the real model, ``sarsteer-small``, calibrated with ``sarsteer-pairs``."""

@@ -1,0 +1,182 @@
+"""Run the demo on ``sarsteer-small``: calibrate, choose strengths on the tuning split, answer the test split once."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+
+from sarsteer.defenses.base import DefenseContext, build_defense
+from sarsteer.defenses.registry import DEFENSES
+from sarsteer.demo.arms import judged_arm, word_error_rate
+from sarsteer.demo.progress import Progress
+from sarsteer.demo.real.data import Counts, Split, load_split
+from sarsteer.demo.real.requests import BATCH, INSTRUCTION, Ask, Requests, transcribe
+from sarsteer.demo.real.tuning import GATED, PUBLISHED, REFUSAL_STEERING, Tuned, tune
+from sarsteer.evaluation.note import Note
+from sarsteer.evaluation.results import Arm, CurvePoint, Evaluation
+from sarsteer.judges.keywords import KeywordJudge
+from sarsteer.models.audio_language_model import AudioLanguageModel
+from sarsteer.runtime.shared import SharedModel
+from sarsteer.stats.estimate import Score
+from sarsteer.stats.means import mean
+from sarsteer.steering.artifact import Steering
+from sarsteer.steering.calibration import calibrate
+
+MODEL, PAIRS = "sarsteer-small", "sarsteer-pairs"
+REQUESTS, TUNING = "held-out requests", "tuning requests"
+CALIBRATION = Counts(twins=120, borderline=80, everyday=120)
+TUNED_ON = Counts(twins=30, borderline=20, everyday=30)
+TESTED_ON = Counts(twins=73, borderline=50, everyday=75)
+MAX_NEW_TOKENS, TRANSCRIPT_TOKENS = 20, 24
+PACKAGES = ("sarsteer", "torch", "transformers", "numpy")
+NO_DEFENSE, PROMPT, RANDOM = "no defense", "refusal prompt", "random direction (control)"
+
+
+@dataclass(frozen=True)
+class RealDemo:
+    """Everything that the demo shows.
+
+    Attributes:
+        evaluation: all answers and numbers, for a report.
+        tuned: how the strengths were chosen.
+        word_errors: the mean word error rate of the model's transcripts of the test clips.
+
+    """
+
+    evaluation: Evaluation = field(repr=False)
+    tuned: Tuned
+    word_errors: Score
+
+    @property
+    def arms(self) -> list[Arm]:
+        """The test requests under each defense."""
+        return [arm for arm in self.evaluation.arms if arm.benchmark == REQUESTS]
+
+
+def run(progress: Progress, model: AudioLanguageModel, limit: int | None = None) -> RealDemo:
+    """Calibrate, tune, and answer the test requests.
+
+    Args:
+        progress: called in every stage.
+        model: ``sarsteer-small``, or another model of a family with ``prefix_reuse``.
+        limit: use at most this many requests of each kind in every split, for a quick look.
+
+    """
+    shared = SharedModel(model, BATCH)
+    calibration = load_split("calibration", CALIBRATION.at_most(limit), progress)
+    tuning = load_split("tuning", TUNED_ON.at_most(limit), progress)
+    test = load_split("test", TESTED_ON.at_most(limit), progress)
+    steering = _calibrate(model, calibration, progress)
+    try:
+        tuned = tune(Requests(TUNING, tuning.items, model, progress), model, shared.answerer, steering, progress)
+        if tuned.gate is not None:
+            steering = steering.with_gate(tuned.gate)
+        arms = _test(Requests(REQUESTS, test.items, model, progress), shared, steering, tuned, progress)
+    finally:
+        shared.answerer.close()
+    word_errors = mean(
+        [word_error_rate(answer.question, answer.transcript or "") for answer in arms[0].answers], limits=(0, math.inf)
+    )
+    layers = steering.report(tuned.chosen[REFUSAL_STEERING].alpha, 0)
+    evaluation = Evaluation(
+        model=shared.identity,
+        judge={"name": f"{KeywordJudge.name} (phrases of refusal)", "signature": KeywordJudge().signature},
+        command=f"sarsteer demo --model {MODEL}" + ("" if limit is None else f" --limit {limit}"),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        versions={name: importlib.metadata.version(name) for name in PACKAGES},
+        arms=(*arms, tuned.undefended, *_curves(tuned)[0]),
+        curve=_curves(tuned)[1],
+        layers=tuple(asdict(layer) for layer in layers),
+        notes=_notes(model, steering, calibration, word_errors),
+    )
+    return RealDemo(evaluation, tuned, word_errors)
+
+
+def _calibrate(model: AudioLanguageModel, split: Split, progress: Progress) -> Steering:
+    return calibrate(
+        model,
+        split.pairs,
+        instruction=INSTRUCTION,
+        batch_size=BATCH,
+        progress=lambda done, total: progress(f"Calibrating on {PAIRS}", done, total),
+    )
+
+
+def _test(requests: Requests, shared: SharedModel, steering: Steering, tuned: Tuned, progress: Progress) -> list[Arm]:
+    """The test requests under each defense, no defense first."""
+    context = DefenseContext(shared.model, steering=steering)
+    raw = tuned.chosen[REFUSAL_STEERING]
+    specs = {
+        NO_DEFENSE: "none",
+        PROMPT: "prompt:refusal",
+        REFUSAL_STEERING: raw.spec,
+        PUBLISHED: tuned.chosen[PUBLISHED].spec,
+        RANDOM: f"random:alpha={raw.alpha:g},k=0",
+    }
+    if GATED in tuned.chosen:
+        specs[GATED] = tuned.chosen[GATED].spec
+    defenses = {title: build_defense(DEFENSES.parse(spec), context) for title, spec in specs.items()}
+    asks = [transcribe(TRANSCRIPT_TOKENS), *(Ask(defense, MAX_NEW_TOKENS) for defense in defenses.values())]
+    replies = requests.answer(shared.answerer, asks, progress)
+    transcripts = [reply.text for reply in replies[0]]
+    arms: list[Arm] = []
+    for (title, defense), answers in zip(defenses.items(), replies[1:], strict=True):
+        opened = [reply.details["gate"]["opening"] > 0 for reply in answers if "gate" in reply.details]
+        settings = {**defense.settings, "spec": specs[title], "max_new_tokens": MAX_NEW_TOKENS, "decoding": "greedy"}
+        if opened:
+            settings["gate_opened"] = sum(opened)
+        arms.append(
+            judged_arm(
+                requests.name,
+                title,
+                settings,
+                requests.items,
+                [reply.text for reply in answers],
+                [INSTRUCTION + defense.prompt.after] * len(requests.items),
+                KeywordJudge(),
+                arms[0] if arms else None,
+                steering=defense.steering,
+                transcripts=transcripts,
+            )
+        )
+    return arms
+
+
+def _curves(tuned: Tuned) -> tuple[list[Arm], tuple[CurvePoint, ...]]:
+    """The chosen trials as arms; the others as points, for the gate at its chosen threshold only."""
+    chosen = list(tuned.chosen.values())
+    target = None if GATED not in tuned.chosen else tuned.chosen[GATED].target
+    points = [
+        CurvePoint(trial.arm.benchmark, trial.method, trial.alpha, trial.arm.summary)
+        for trial in tuned.trials
+        if trial not in chosen and trial.target in (None, target)
+    ]
+    return [trial.arm for trial in chosen], tuple(points)
+
+
+def _notes(model: AudioLanguageModel, steering: Steering, calibration: Split, word_errors: Score) -> tuple[Note, ...]:
+    parameters = sum(parameter.numel() for parameter in model.module.parameters())
+    notes = [
+        Note(f"a real model, but a small one ({parameters / 1e6:.0f}M parameters): no 7B model was run", "small"),
+        Note(
+            f"the model's own transcripts of these clips have a word error rate of {100 * word_errors.value:.0f} % "
+            f"[{100 * word_errors.low:.0f}, {100 * word_errors.high:.0f}] (n={word_errors.n}); each answer shows its "
+            "transcript",
+            "misheard",
+            REQUESTS,
+        ),
+        Note(
+            f"calibrated on {len(calibration.twins)} twin pairs, {len(calibration.borderline)} borderline pairs and "
+            f"{len(calibration.everyday)} everyday requests of {PAIRS}, spoken by eSpeak NG",
+            "calibration",
+        ),
+        Note(
+            "strengths and the gate's threshold were chosen on the tuning split, by the highest BRR", "tuning", TUNING
+        ),
+        Note("refusals are found by phrases, which is crude: read some answers", "judge"),
+    ]
+    if steering.gate is None:
+        notes.append(Note(f"there is no gated row: {steering.metadata.get('no_gate')}", "gate"))
+    return tuple(notes)

@@ -40,10 +40,10 @@ COLORS = {
     "dark": {"paper": "#0d1117", "ink": "#e6e9ee", "soft": "#a3acb9", "line": "#333a45"},
 }
 SERIES = {
-    "light": ("#6d7480", "#1f66b0", "#c2540a", "#8a3fa0", "#6b5b00", "#2a7a4b"),
-    "dark": ("#9aa3b0", "#6aaef5", "#f59a55", "#cf95e2", "#d3c04e", "#6cc592"),
+    "light": ("#6d7480", "#1f66b0", "#c2540a", "#8a3fa0", "#2a7a4b", "#6b5b00", "#00757d"),
+    "dark": ("#9aa3b0", "#6aaef5", "#f59a55", "#cf95e2", "#6cc592", "#d3c04e", "#52c4cc"),
 }
-MARKERS = "osD^v*"
+MARKERS = "osD^*vP"
 
 
 def arms_of(evaluation: Evaluation) -> list[Arm]:
@@ -218,7 +218,7 @@ def draw(evaluation: Evaluation, mode: str, path: Path) -> None:
     pyplot.close(figure)
 
 
-def recount(arm: Arm, undefended: Arm) -> Arm:
+def recount(arm: Arm, arms: Sequence[Arm]) -> Arm:
     """The arm with its summary computed from its verdicts: a test compares it with the stored one."""
     items = [
         JudgedAnswer(
@@ -226,8 +226,10 @@ def recount(arm: Arm, undefended: Arm) -> Arm:
         )
         for answer in arm.answers
     ]
-    before = None if arm is undefended else [answer.verdict for answer in undefended.answers]
-    return dataclasses.replace(arm, summary=summarize([answer.verdict for answer in arm.answers], items, before))
+    before = None if arm is arms[0] else [answer.verdict for answer in arms[0].answers]
+    random = next(([answer.verdict for answer in one.answers] for one in arms if one.control_of == arm.defense), None)
+    summary = summarize([answer.verdict for answer in arm.answers], items, before, random)
+    return dataclasses.replace(arm, summary=summary)
 
 
 def take_over(source: Path, pages: Sequence[Path]) -> Evaluation:

@@ -17,7 +17,7 @@ from sarsteer.demo.arms import word_error_rate
 from sarsteer.demo.real.data import BORDERLINE, EVERYDAY, TWINS, Counts, evenly
 from sarsteer.demo.real.page import write_page
 from sarsteer.demo.real.requests import INSTRUCTION, Ask, Requests, transcribe
-from sarsteer.demo.real.run import NO_DEFENSE, PROMPT, RANDOM, REQUESTS, RealDemo, run
+from sarsteer.demo.real.run import NO_DEFENSE, PROMPT, RANDOM, RANDOM_GATED, REQUESTS, RealDemo, run
 from sarsteer.demo.real.table import COLUMNS, cells
 from sarsteer.demo.real.tuning import GATED, PUBLISHED, REFUSAL_STEERING, Trial, choose
 from sarsteer.errors import ModelError
@@ -42,9 +42,11 @@ def demo(embedded: sarsteer.AudioLanguageModel, tmp_path_factory: pytest.TempPat
 
 
 def test_every_request_is_answered_under_every_defense(demo: RealDemo) -> None:
-    names = [arm.defense for arm in demo.arms]
-    assert names[:5] == [NO_DEFENSE, PROMPT, REFUSAL_STEERING, PUBLISHED, RANDOM]
-    assert names[5:] == ([GATED] if GATED in demo.tuned.chosen else [])
+    gated = GATED in demo.tuned.chosen
+    assert [arm.defense for arm in demo.arms] == [
+        *(NO_DEFENSE, PROMPT, REFUSAL_STEERING, PUBLISHED),
+        *([GATED, RANDOM, RANDOM_GATED] if gated else [RANDOM]),
+    ]
     for arm in demo.arms:
         assert [answer.id for answer in arm.answers] == [answer.id for answer in demo.arms[0].answers]
         kinds = [(answer.label, answer.category) for answer in arm.answers]
@@ -63,6 +65,16 @@ def test_the_control_has_the_strength_of_refusal_steering(demo: RealDemo) -> Non
     assert settings[RANDOM]["k"] == settings[REFUSAL_STEERING]["k"] == 0
     assert settings[PUBLISHED]["k"] == 10
     assert "gate" not in settings[REFUSAL_STEERING]
+    arms = {arm.defense: arm for arm in demo.arms}
+    assert arms[RANDOM].control_of == REFUSAL_STEERING
+    assert {answer.direction for answer in arms[RANDOM].answers} == set(range(5)), "each request meets one of five"
+    gain = arms[REFUSAL_STEERING].summary.gain
+    assert gain is not None
+    rates = [arms[name].summary.rr_harmful for name in (REFUSAL_STEERING, RANDOM)]
+    assert gain.value == pytest.approx(rates[0].value - rates[1].value)
+    if GATED in arms:
+        assert settings[RANDOM_GATED]["gate"] == settings[GATED]["gate"]
+        assert settings[RANDOM_GATED]["alpha"] == settings[GATED]["alpha"]
 
 
 def test_no_test_request_is_calibrated_or_tuned_on(demo: RealDemo) -> None:

@@ -11,6 +11,7 @@ from rich.table import Table
 from sarsteer.cli.output import console, errors, note, progress_bar
 
 if TYPE_CHECKING:
+    from sarsteer.demo.progress import Progress
     from sarsteer.demo.real.run import RealDemo
     from sarsteer.evaluation.results import Arm
     from sarsteer.models.audio_language_model import AudioLanguageModel
@@ -27,13 +28,15 @@ def load() -> AudioLanguageModel:
         MissingExtraError: there is no speech engine.
 
     """
-    from sarsteer.small.load import best_dtype, load_small
+    from sarsteer.models.loading import load_model
+    from sarsteer.small import NAME
     from sarsteer.tts.espeak import EspeakEngine
 
     EspeakEngine()
-    model: AudioLanguageModel = load_small()
-    faster = "this machine is faster with it" if best_dtype() == "bfloat16" else "bfloat16 is not faster here"
-    note(f"sarsteer-small computes in {best_dtype()} on {model.device}: {faster}")
+    model = load_model(NAME)
+    dtype = str(model.dtype).removeprefix("torch.")
+    faster = "this machine is faster with it" if dtype == "bfloat16" else "bfloat16 would not be faster here"
+    note(f"{NAME} computes in {dtype} on {model.device.type}: {faster}")
     return model
 
 
@@ -45,12 +48,24 @@ def run_and_print(
     from sarsteer.demo.real.run import run
 
     with progress_bar() as progress:
-        result = run(progress, model, limit)
+        result = run(progress if errors.is_terminal else _stages(), model, limit)
     write_page(result, report)
     result.evaluation.save(results)
     if not as_json:
         _print(result)
     return _json(result)
+
+
+def _stages() -> Progress:
+    """A progress for a file or a pipe: one line when a stage begins."""
+    seen: set[str] = set()
+
+    def report(stage: str, _done: int, total: int) -> None:
+        if stage not in seen:
+            seen.add(stage)
+            errors.print(f"{stage} ({total})", markup=False, highlight=False)
+
+    return report
 
 
 def _print(result: RealDemo) -> None:
@@ -77,7 +92,8 @@ def _print(result: RealDemo) -> None:
 
 
 def _print_examples(arms: list[Arm], label: str) -> None:
-    shown = [arm for arm in arms if arm is arms[0] or arm is arms[-1]]
+    defenses = [arm for arm in arms if arm.control_of is None]
+    shown = [defenses[0], defenses[-1]]
     rows = [number for number, answer in enumerate(arms[0].answers) if answer.label == label][:EXAMPLES]
     for number in rows:
         answer = arms[0].answers[number]

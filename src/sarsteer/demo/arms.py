@@ -24,6 +24,9 @@ def judged_arm(
     *,
     steering: str | None = None,
     transcripts: Sequence[str] | None = None,
+    directions: Sequence[int | None] | None = None,
+    control: Arm | None = None,
+    control_of: str | None = None,
 ) -> Arm:
     """The arm of one defense.
 
@@ -38,6 +41,9 @@ def judged_arm(
         undefended: the arm without defense, to compare with.
         steering: digest of the steering file, if one is used.
         transcripts: what the model wrote down for each request.
+        directions: the direction that each request met, under a control with several.
+        control: the arm under random directions, to compute the gain over it.
+        control_of: the name of the defense that this one controls.
 
     """
     judged = [
@@ -53,13 +59,15 @@ def judged_arm(
         for item, answer in zip(items, answers, strict=True)
     ]
     verdicts = judge.judge(judged)
+    random = None if control is None else [answer.verdict for answer in control.answers]
     heard: Sequence[str | None] = [None] * len(items) if transcripts is None else transcripts
+    met = [None] * len(items) if directions is None else directions
     before = None if undefended is None else [answer.verdict for answer in undefended.answers]
     return Arm(
         benchmark=benchmark,
         defense=label,
         settings=settings,
-        summary=summarize(verdicts, judged, before),
+        summary=summarize(verdicts, judged, before, random),
         answers=tuple(
             Answer(
                 item.id,
@@ -73,10 +81,14 @@ def judged_arm(
                 text=text,
                 wer=None if transcript is None else word_error_rate(item.question, transcript),
                 transcript=transcript,
+                direction=direction,
             )
-            for item, one, verdict, text, transcript in zip(items, judged, verdicts, texts, heard, strict=True)
+            for item, one, verdict, text, transcript, direction in zip(
+                items, judged, verdicts, texts, heard, met, strict=True
+            )
         ),
         steering=steering,
+        control_of=control_of,
     )
 
 

@@ -91,18 +91,20 @@ class Answerer:
         The words that a defense adds to a prompt are the caller's: they are in ``tokens``.
 
         Raises:
-            EvaluationError: the defense has a guard, which reads whole conversations.
+            EvaluationError: the defense has a guard, which reads whole conversations, or is a pool.
             SteeringError: the model would not be steered exactly; nothing was answered.
 
         """
         if defense.guard is not None:
             raise EvaluationError("a guard reads whole conversations; call answer()")
+        if defense.pool:
+            raise EvaluationError("the rows of a prefix are answered under one defense; pass a member of the pool")
         with self._lock:
             self._steer(defense.strength)
             texts = prefix.answer(tokens, max_new_tokens)
             decisions = self._handle.decisions if self._handle is not None else []
             details = [{"gate": asdict(decision)} for decision in decisions] or [{}] * len(texts)
-            return [Reply(text, about) for text, about in zip(texts, details, strict=True)]
+            return [Reply(text, {**about, **defense.details}) for text, about in zip(texts, details, strict=True)]
 
     def close(self) -> None:
         """Remove the steering."""

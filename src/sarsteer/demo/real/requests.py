@@ -91,7 +91,7 @@ class Requests:
         order = sorted(range(len(asks)), key=lambda number: asks[number].is_plain)
         total, done = len(asks) * len(self.items), 0
         progress(stage, done, total)
-        for rows in self._model.batches(self._prompts, BATCH):
+        for rows in self._batches(asks):
             prompts = [self._prompts[row] for row in rows]
             prefix = answerer.share_prefix(prompts, drop)
             extended = False
@@ -102,12 +102,26 @@ class Requests:
                         answerer.extend_prefix(prefix, tokens[:-PREFILL])
                         extended = True
                     tokens = tokens[-PREFILL:]
-                answered = answerer.answer_after(ask.defense, prefix, tokens, ask.max_new_tokens)
+                defense = ask.defense.member_for(prompts[0])
+                answered = answerer.answer_after(defense, prefix, tokens, ask.max_new_tokens)
                 for row, reply in zip(rows, answered, strict=True):
                     replies[number][row] = reply
                 done += len(rows)
                 progress(stage, done, total)
         return replies
+
+    def _batches(self, asks: Sequence[Ask]) -> list[list[int]]:
+        """Rows of similar length, in which every pooled defense has the same member for all rows."""
+        pools = [ask.defense for ask in asks if ask.defense.pool]
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for row, prompt in enumerate(self._prompts):
+            members = tuple(defense.pool.index(defense.member_for(prompt)) for defense in pools)
+            groups.setdefault(members, []).append(row)
+        batches: list[list[int]] = []
+        for rows in groups.values():
+            prompts = [self._prompts[row] for row in rows]
+            batches += [[rows[i] for i in batch] for batch in self._model.batches(prompts, BATCH)]
+        return batches
 
     def _endings(self, asks: Sequence[Ask]) -> tuple[list[torch.Tensor], int]:
         """The tokens after what all prompts of a request share, for each ask; and how many plain ones they are."""

@@ -31,7 +31,8 @@ TUNED_ON = Counts(twins=30, borderline=20, everyday=30)
 TESTED_ON = Counts(twins=73, borderline=50, everyday=75)
 MAX_NEW_TOKENS, TRANSCRIPT_TOKENS = 20, 24
 PACKAGES = ("sarsteer", "torch", "transformers", "numpy")
-NO_DEFENSE, PROMPT, RANDOM = "no defense", "refusal prompt", "random direction (control)"
+NO_DEFENSE, PROMPT = "no defense", "refusal prompt"
+RANDOM, RANDOM_GATED = "random (control)", "random, gated (control)"
 
 
 @dataclass(frozen=True)
@@ -105,43 +106,47 @@ def _calibrate(model: AudioLanguageModel, split: Split, progress: Progress) -> S
 
 
 def _test(requests: Requests, shared: SharedModel, steering: Steering, tuned: Tuned, progress: Progress) -> list[Arm]:
-    """The test requests under each defense, no defense first."""
+    """The test requests under each defense, no defense first, and the controls last."""
     context = DefenseContext(shared.model, steering=steering)
-    raw = tuned.chosen[REFUSAL_STEERING]
+    chosen, raw = tuned.chosen, tuned.chosen[REFUSAL_STEERING]
     specs = {
         NO_DEFENSE: "none",
         PROMPT: "prompt:refusal",
         REFUSAL_STEERING: raw.spec,
-        PUBLISHED: tuned.chosen[PUBLISHED].spec,
-        RANDOM: f"random:alpha={raw.alpha:g},k=0",
+        PUBLISHED: chosen[PUBLISHED].spec,
+        **({GATED: chosen[GATED].spec} if GATED in chosen else {}),
+        RANDOM: f"random:alpha={raw.alpha:g},k=0,gate=off",
+        **({RANDOM_GATED: chosen[GATED].spec.replace("sarsteer", "random")} if GATED in chosen else {}),
     }
-    if GATED in tuned.chosen:
-        specs[GATED] = tuned.chosen[GATED].spec
     defenses = {title: build_defense(DEFENSES.parse(spec), context) for title, spec in specs.items()}
     asks = [transcribe(TRANSCRIPT_TOKENS), *(Ask(defense, MAX_NEW_TOKENS) for defense in defenses.values())]
-    replies = requests.answer(shared.answerer, asks, progress)
-    transcripts = [reply.text for reply in replies[0]]
-    arms: list[Arm] = []
-    for (title, defense), answers in zip(defenses.items(), replies[1:], strict=True):
+    replies = dict(zip((None, *specs), requests.answer(shared.answerer, asks, progress), strict=True))
+    transcripts = [reply.text for reply in replies[None]]
+    arms: dict[str, Arm] = {}
+    controls = {RANDOM: REFUSAL_STEERING, RANDOM_GATED: GATED}
+    of = {controlled: control for control, controlled in controls.items()}
+    for title in sorted(specs, key=lambda title: (title != NO_DEFENSE, title not in controls)):
+        defense, answers = defenses[title], replies[title]
         opened = [reply.details["gate"]["opening"] > 0 for reply in answers if "gate" in reply.details]
         settings = {**defense.settings, "spec": specs[title], "max_new_tokens": MAX_NEW_TOKENS, "decoding": "greedy"}
         if opened:
             settings["gate_opened"] = sum(opened)
-        arms.append(
-            judged_arm(
-                requests.name,
-                title,
-                settings,
-                requests.items,
-                [reply.text for reply in answers],
-                [INSTRUCTION + defense.prompt.after] * len(requests.items),
-                KeywordJudge(),
-                arms[0] if arms else None,
-                steering=defense.steering,
-                transcripts=transcripts,
-            )
+        arms[title] = judged_arm(
+            requests.name,
+            title,
+            settings,
+            requests.items,
+            [reply.text for reply in answers],
+            [INSTRUCTION + defense.prompt.after] * len(requests.items),
+            KeywordJudge(),
+            arms.get(NO_DEFENSE),
+            steering=defense.steering,
+            transcripts=transcripts,
+            directions=[reply.details.get("direction") for reply in answers],
+            control=arms.get(of.get(title, "")),
+            control_of=controls.get(title),
         )
-    return arms
+    return [arms[title] for title in specs]
 
 
 def _curves(tuned: Tuned) -> tuple[list[Arm], tuple[CurvePoint, ...]]:

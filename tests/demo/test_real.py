@@ -14,7 +14,7 @@ import sarsteer
 from sarsteer.data.pairs import Pairs
 from sarsteer.defenses.built import UNDEFENDED
 from sarsteer.demo.arms import word_error_rate
-from sarsteer.demo.real.data import BORDERLINE, EVERYDAY, TWINS, Counts, evenly
+from sarsteer.demo.real.data import BORDERLINE, EVERYDAY, TWINS, Counts
 from sarsteer.demo.real.page import write_page
 from sarsteer.demo.real.requests import INSTRUCTION, Ask, Requests, transcribe
 from sarsteer.demo.real.run import NO_DEFENSE, PROMPT, RANDOM, RANDOM_GATED, REQUESTS, RealDemo, run
@@ -147,9 +147,7 @@ def test_word_error_rate(said: str, transcript: str, rate: float) -> None:
     assert word_error_rate(said, transcript) == rate
 
 
-def test_evenly_spaced_and_limited() -> None:
-    assert evenly(range(10), 5) == [0, 2, 4, 6, 8]
-    assert evenly(range(3), 5) == [0, 1, 2]
+def test_limited_counts() -> None:
     assert Counts(5, 20, 30).at_most(10) == Counts(5, 10, 10)
     assert Counts(5, 20, 30).at_most(None) == Counts(5, 20, 30)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 from pathlib import Path
 
 CLIP_LIMIT = 1_000_000
@@ -20,11 +21,14 @@ class Clips:
 
     """
 
-    def __init__(self, folder: Path, wanted: bool = True) -> None:
-        """Relative paths start at the working directory or, failing that, at ``folder``."""
+    def __init__(self, folder: Path, wanted: bool = True, compressed: bool = False) -> None:
+        """Relative paths start at the working directory or, failing that, at ``folder``.
+
+        With ``compressed``, WAV files become MP3, at a tenth of the size.
+        """
         self.uris: list[str] = []
         self.left_out = 0
-        self._folder, self._wanted, self._bytes = folder, wanted, 0
+        self._folder, self._wanted, self._compressed, self._bytes = folder, wanted, compressed, 0
         self._known: dict[str, tuple[int | None, str]] = {}
 
     def add(self, path: str) -> tuple[int | None, str]:
@@ -44,7 +48,7 @@ class Clips:
             size = file.stat().st_size
             if size > CLIP_LIMIT:
                 return None, f"the clip is too long for a page ({size / 1e6:.1f} MB)"
-            if self._bytes + size > PAGE_LIMIT:
+            if self._bytes + size > PAGE_LIMIT and not self._compressed:
                 return None, f"the page is full of clips ({PAGE_LIMIT / 1e6:.0f} MB)"
             data = file.read_bytes()
         except (OSError, ValueError):
@@ -52,9 +56,26 @@ class Clips:
         kind = sound_kind(data)
         if kind is None:
             return None, "browsers do not play this kind of file"
-        self._bytes += size
+        if self._compressed and kind == "audio/wav":
+            data, kind = _as_mp3(data)
+        if self._bytes + len(data) > PAGE_LIMIT:
+            return None, f"the page is full of clips ({PAGE_LIMIT / 1e6:.0f} MB)"
+        self._bytes += len(data)
         self.uris.append(f"data:{kind};base64,{base64.b64encode(data).decode()}")
         return len(self.uris) - 1, ""
+
+
+def _as_mp3(wav: bytes) -> tuple[bytes, str]:
+    """A WAV file as MP3, and its media type; the file itself if it cannot be converted."""
+    import soundfile
+
+    coded = io.BytesIO()
+    try:
+        samples, rate = soundfile.read(io.BytesIO(wav), dtype="float32")
+        soundfile.write(coded, samples, rate, format="MP3")
+    except (soundfile.SoundFileError, ValueError, TypeError):  # an odd rate, or a libsndfile without MP3
+        return wav, "audio/wav"
+    return coded.getvalue(), "audio/mpeg"
 
 
 def sound_kind(data: bytes) -> str | None:

@@ -50,6 +50,7 @@ def html_page(
     embed_audio: bool = True,
     shown: int = SHOWN,
     sections: Sequence[Section] = (),
+    compress_audio: bool = False,
 ) -> str:
     """The report of ``evaluation``.
 
@@ -59,11 +60,12 @@ def html_page(
         embed_audio: put the clips into the page.
         shown: requests of a benchmark to show before "show more".
         sections: go before the results.
+        compress_audio: put WAV clips into the page as MP3.
 
     """
     style, script = asset("report.css"), asset("report.js")
     series = {name: i for i, name in enumerate(dict.fromkeys(_defenses(evaluation)))}
-    clips = Clips(folder, embed_audio)
+    clips = Clips(folder, embed_audio, compress_audio)
     text = (
         environment("sarsteer.report")
         .get_template("report.html")

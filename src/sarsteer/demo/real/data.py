@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from sarsteer.data.manifest import Item
-from sarsteer.data.pairs import Pairs
+from sarsteer.data.pairs import Pairs, pair_up
+from sarsteer.data.sarsteer_pairs.load import speak_lines
+from sarsteer.data.sarsteer_pairs.texts import NAME, lines
 from sarsteer.demo.progress import Progress
-
-T = TypeVar("T")
 
 TWINS, BORDERLINE, EVERYDAY = "twin pairs", "borderline", "everyday"
 """The kinds of requests: harmful ones with safe twins, safe ones that sound dangerous with unsafe contrasts, and those
 to a voice assistant."""
+_GROUPS = (("harmful", "twin"), ("contrast", "borderline"), ("everyday",))  # of sarsteer-pairs, by kind
 
 
 @dataclass(frozen=True)
@@ -67,55 +66,25 @@ class Split:
         return [*harmful, *safe, *(replace(item, category=EVERYDAY) for item in self.everyday)]
 
 
-def evenly(values: Sequence[T], count: int) -> list[T]:
-    """``count`` of the values, evenly spaced: the files are in order of topic."""
-    count = min(count, len(values))
-    return [values[index * len(values) // count] for index in range(count)]
-
-
 def load_split(name: str, counts: Counts, progress: Progress) -> Split:
     """Requests of a split, spoken on first use.
 
     Args:
         name: ``"calibration"``, ``"tuning"`` or ``"test"``.
-        counts: how many of each kind.
-        progress: called for each new clip.
+        counts: how many of each kind; the first ones are a sample, because the set is in mixed order.
+        progress: called for each clip.
 
     Raises:
-        SpeechError, MissingExtraError: there is no speech engine.
+        SpeechError, MissingExtraError: eSpeak NG is not installed, or the cache cannot be written.
 
     """
-    import json
-    from pathlib import Path
-
-    from sarsteer.data.pairs import pair_up
-    from sarsteer.small.cache import cache_root
-    from sarsteer.tts.espeak import EspeakEngine
-    from sarsteer.tts.job import speak_items
-
-    folder = Path(__file__).parents[2] / "data" / "sarsteer_pairs"
-
-    def rows(file: str) -> list[Item]:
-        lines = map(json.loads, (folder / f"{file}.jsonl").read_text(encoding="utf-8").splitlines())
-        return [
-            Item(row["id"], row["question"], row["label"], modality="text", pair=row.get("pair"))
-            for row in lines
-            if row["split"] == name
-        ]
-
-    twins = evenly(pair_up(rows("pairs"), "pairs"), counts.twins)
-    borderline = evenly(pair_up(rows("borderline"), "borderline"), counts.borderline)
-    everyday = evenly(rows("everyday"), counts.everyday)
-    items = [item for pair in (*twins, *borderline) for item in (pair.harmful, pair.safe)] + everyday
     stage = f"Speaking the {name} requests"
-    voices = ("en-us", "en-us+f3", "en-us+m3", "en-gb-scotland", "en-029", "en-gb-x-gbclan")
-    spoken = speak_items(
-        items,
-        EspeakEngine(),
-        voices,
-        cache_root() / "sarsteer-pairs" / name,
-        spread=True,
-        progress=lambda done, total: progress(stage, done, total),
-    ).items
-    n, m = 2 * len(twins), 2 * len(borderline)
-    return Split(pair_up(spoken[:n], "pairs"), pair_up(spoken[n : n + m], "borderline"), tuple(spoken[n + m :]))
+    numbers = (2 * counts.twins, 2 * counts.borderline, counts.everyday)
+    parts = [lines(name, groups)[:number] for groups, number in zip(_GROUPS, numbers, strict=True)]
+    written = [item for part in parts for item in part]
+    spoken: list[Item] = []
+    for item in speak_lines(written, None):
+        spoken.append(item)
+        progress(stage, len(spoken), len(written))
+    twins, borderline = len(parts[0]), len(parts[0]) + len(parts[1])
+    return Split(pair_up(spoken[:twins], NAME), pair_up(spoken[twins:borderline], NAME), tuple(spoken[borderline:]))

@@ -25,4 +25,4 @@ def write_page(result: RealDemo, path: Path) -> None:
         Section("summary", "The same held-out speech under each defense", Markup(table)),
         Section("strengths", "How the strengths were chosen", Markup(strengths)),
     )
-    write_text(path, html_page(result.evaluation, path.parent, sections=sections))
+    write_text(path, html_page(result.evaluation, path.parent, sections=sections, compress_audio=True))

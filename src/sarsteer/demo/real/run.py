@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 
+from sarsteer.data.sarsteer_pairs.texts import NAME as PAIRS
 from sarsteer.defenses.base import DefenseContext, build_defense
 from sarsteer.defenses.registry import DEFENSES
 from sarsteer.demo.arms import judged_arm, word_error_rate
@@ -19,12 +20,12 @@ from sarsteer.evaluation.results import Arm, CurvePoint, Evaluation
 from sarsteer.judges.keywords import KeywordJudge
 from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.runtime.shared import SharedModel
+from sarsteer.small import NAME as MODEL
 from sarsteer.stats.estimate import Score
 from sarsteer.stats.means import mean
 from sarsteer.steering.artifact import Steering
 from sarsteer.steering.calibration import calibrate
 
-MODEL, PAIRS = "sarsteer-small", "sarsteer-pairs"
 REQUESTS, TUNING = "held-out requests", "tuning requests"
 CALIBRATION = Counts(twins=120, borderline=80, everyday=120)
 TUNED_ON = Counts(twins=30, borderline=20, everyday=30)
@@ -90,7 +91,7 @@ def run(progress: Progress, model: AudioLanguageModel, limit: int | None = None)
         arms=(*arms, tuned.undefended, *_curves(tuned)[0]),
         curve=_curves(tuned)[1],
         layers=tuple(asdict(layer) for layer in layers),
-        notes=_notes(model, steering, calibration, word_errors),
+        notes=_notes(steering, calibration, word_errors),
     )
     return RealDemo(evaluation, tuned, word_errors)
 
@@ -161,10 +162,9 @@ def _curves(tuned: Tuned) -> tuple[list[Arm], tuple[CurvePoint, ...]]:
     return [trial.arm for trial in chosen], tuple(points)
 
 
-def _notes(model: AudioLanguageModel, steering: Steering, calibration: Split, word_errors: Score) -> tuple[Note, ...]:
-    parameters = sum(parameter.numel() for parameter in model.module.parameters())
+def _notes(steering: Steering, calibration: Split, word_errors: Score) -> tuple[Note, ...]:
     notes = [
-        Note(f"a real model, but a small one ({parameters / 1e6:.0f}M parameters): no 7B model was run", "small"),
+        Note("a real model, but a small one (155M parameters): no 7B model was run", "small"),
         Note(
             f"the model's own transcripts of these clips have a word error rate of {100 * word_errors.value:.0f} % "
             f"[{100 * word_errors.low:.0f}, {100 * word_errors.high:.0f}] (n={word_errors.n}); each answer shows its "

@@ -99,7 +99,7 @@ def test_signatures_do_not_change(tmp_path: Path) -> None:
         "template": "d027a215c7cdf0a6ed5e0448d768961036cbeeebbe67b319197709549980dfeb",
     }
     for spec, signature in (
-        ("keywords", "keywords/1"),
+        ("keywords", "keywords/2"),
         ("embedded", "embedded/3"),
         (
             "rubric:openai/x,timeout=9,base_url=http://Host:8000/v1/",

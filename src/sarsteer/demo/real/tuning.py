@@ -33,7 +33,7 @@ GATED_ALPHAS = (0.2, 0.4, 0.6)
 """Gated requests are steered in the layers above the gate only, and safe requests hardly ever."""
 TARGETS = (0.01, 0.02, 0.05, 0.1)
 """Shares of calibration's held-out safe requests that may open the gate."""
-MAX_NEW_TOKENS = 12
+MAX_NEW_TOKENS = 14
 """Enough for the phrase of a refusal."""
 
 REFUSAL_STEERING, PUBLISHED, GATED = "refusal steering", "SARSteer as published", "SARSteer, gated"

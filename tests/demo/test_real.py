@@ -86,7 +86,12 @@ def test_no_test_request_is_calibrated_or_tuned_on(demo: RealDemo) -> None:
 def test_the_page_and_the_results(demo: RealDemo, tmp_path: Path) -> None:
     write_page(demo, tmp_path / "demo.html")
     page = (tmp_path / "demo.html").read_text(encoding="utf-8")
-    for text in (*(arm.defense for arm in demo.arms), "word error rate", "How the strengths were chosen", "data:audio"):
+    for text in (
+        *(arm.defense for arm in demo.arms),
+        "word error rate",
+        "How the strengths were chosen",
+        "data:audio/mpeg",
+    ):
         assert text in page, text
     for outside in ("http://", "<link", "@import", "<img", "<iframe"):
         assert outside not in page, outside

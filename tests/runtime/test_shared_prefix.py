@@ -24,7 +24,15 @@ def test_answers_equal_those_of_whole_prompts(
     instruction = steering.metadata["instruction"]
     turns = [item.turn(instruction) for pair in test_pairs[:4] for item in (pair.harmful, pair.safe)]
     context = DefenseContext(embedded, steering=steering, strength=Strength(alpha=0.3))
-    names = ("none", "prompt:refusal", "sarsteer", "random:seed=1", "sarsteer:k=0,gate=on", "sarsteer", "none")
+    names = (
+        "none",
+        "prompt:refusal",
+        "sarsteer",
+        "random:seed=1,directions=1",
+        "sarsteer:k=0,gate=on",
+        "sarsteer",
+        "none",
+    )
     defenses = [build_defense(DEFENSES.parse(name), context) for name in names]
     answerer = Answerer(embedded)
     whole = [answerer.answer(defense, turns, 24) for defense in defenses]
@@ -53,7 +61,7 @@ def test_answers_equal_those_of_whole_prompts(
 
 
 def test_what_cannot_be_continued_is_refused(
-    embedded: sarsteer.AudioLanguageModel, test_pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+    embedded: sarsteer.AudioLanguageModel, steering: Steering, test_pairs: Pairs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = embedded.prepare([test_pairs[0].safe.turn("Answer.")])
     with pytest.raises(ModelError, match="at least 2 tokens, not 1"):
@@ -64,6 +72,9 @@ def test_what_cannot_be_continued_is_refused(
     guard = build_defense(DEFENSES.parse("guard:embedded"), DefenseContext(embedded))
     with pytest.raises(EvaluationError, match="a guard reads whole conversations"):
         Answerer(embedded).answer_after(guard, prefix, prompts[0].input_ids[-3:], 4)
+    pool = build_defense(DEFENSES.parse("random"), DefenseContext(embedded, steering=steering))
+    with pytest.raises(EvaluationError, match="pass a member of the pool"):
+        Answerer(embedded).answer_after(pool, prefix, prompts[0].input_ids[-3:], 4)
     monkeypatch.setattr(embedded, "family", replace(embedded.family, prefix_reuse=False))
     with pytest.raises(ModelError, match="cannot be continued; call generate"):
         SharedPrefix(embedded, prompts, 3)

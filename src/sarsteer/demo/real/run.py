@@ -91,7 +91,7 @@ def run(progress: Progress, model: AudioLanguageModel, limit: int | None = None)
         arms=(*arms, tuned.undefended, *_curves(tuned)[0]),
         curve=_curves(tuned)[1],
         layers=tuple(asdict(layer) for layer in layers),
-        notes=_notes(steering, calibration, word_errors),
+        notes=_notes(steering, calibration, word_errors, GATED in tuned.chosen),
     )
     return RealDemo(evaluation, tuned, word_errors)
 
@@ -162,7 +162,7 @@ def _curves(tuned: Tuned) -> tuple[list[Arm], tuple[CurvePoint, ...]]:
     return [trial.arm for trial in chosen], tuple(points)
 
 
-def _notes(steering: Steering, calibration: Split, word_errors: Score) -> tuple[Note, ...]:
+def _notes(steering: Steering, calibration: Split, word_errors: Score, gated: bool) -> tuple[Note, ...]:
     notes = [
         Note("a real model, but a small one (155M parameters): no 7B model was run", "small"),
         Note(
@@ -182,6 +182,7 @@ def _notes(steering: Steering, calibration: Split, word_errors: Score) -> tuple[
         ),
         Note("refusals are found by phrases, which is crude: read some answers", "judge"),
     ]
-    if steering.gate is None:
-        notes.append(Note(f"there is no gated row: {steering.metadata.get('no_gate')}", "gate"))
+    if not gated:
+        reason = steering.metadata.get("no_gate", "the gate opens for no harmful request at the rates that were tried")
+        notes.append(Note(f"there is no gated row: {reason}", "gate"))
     return tuple(notes)

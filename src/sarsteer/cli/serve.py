@@ -16,7 +16,7 @@ from sarsteer.errors import MissingExtraError, SarsteerError
 
 _ONLY = {
     "transformers": (
-        "policy", "api_key_file", "shadow", "refusal_text", "audit_log", "audit_content", "batch_size", "queue",
+        "policy", "api_key_file", "refusal_text", "audit_log", "audit_content", "batch_size", "queue",
         "max_tokens", "max_temperature", "max_body_mib", "max_clip_seconds", "drain_seconds", "device", "layers",
         "split_long_audio",
     ),
@@ -55,9 +55,7 @@ def serve(
     api_key_file: Annotated[
         Path | None, typer.Option(help="transformers: API keys, one per line. Also: SARSTEER_API_KEY.")
     ] = None,
-    shadow: Annotated[
-        bool, typer.Option(help="transformers: answer undefended, and only record what the gate decides.")
-    ] = False,
+    shadow: Annotated[bool, typer.Option(help="Answer undefended, and only record what the gate decides.")] = False,
     refusal_text: Annotated[
         str | None, typer.Option(help="transformers: the answer to requests for which the gate opens.")
     ] = None,
@@ -141,6 +139,7 @@ def serve(
             k=k,
             lambda_=lambda_,
             gate=gate,
+            shadow=shadow,
             allow_override=allow_override,
             ignore_override=ignore_override,
             allow_request=allow_request,

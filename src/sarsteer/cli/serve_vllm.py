@@ -18,12 +18,15 @@ def serve_with_vllm(
     k: int | None,
     lambda_: float | None,
     gate: bool | None,
+    shadow: bool,
     allow_override: str | None,
     ignore_override: bool,
     allow_request: str | None,
     allow_other_model: bool,
 ) -> None:
     """Run vLLM's server until it ends; ``passed`` are its own options."""
+    if shadow and gate is False:
+        raise SarsteerError("--shadow needs the gate; leave out --no-gate")
     from sarsteer.models.packaged import PACKAGED
     from sarsteer.vllm.frontend.server import check_before_start, run_server, server_command, server_environment
     from sarsteer.vllm.settings import read_steering
@@ -38,7 +41,7 @@ def serve_with_vllm(
         "SARSTEER_ALPHA": _text(alpha),
         "SARSTEER_K": _text(k),
         "SARSTEER_LAMBDA": _text(lambda_),
-        "SARSTEER_GATE": None if gate is None else "on" if gate else "off",
+        "SARSTEER_GATE": "shadow" if shadow else None if gate is None else "on" if gate else "off",
         "SARSTEER_ALLOW_OVERRIDE": allow_override,
         "SARSTEER_REFUSED_OVERRIDE": "ignore" if ignore_override else None,
         "SARSTEER_ALLOW_REQUEST": allow_request,
@@ -55,6 +58,8 @@ def serve_with_vllm(
     for used in settings.sets:
         gated = "" if used.gate_layer is None else f", gate at layer {used.gate_layer}"
         _print(f"steering {used.name}: {used.source}, alpha {used.alpha:g}, k {used.k}, lambda {used.lambda_:g}{gated}")
+        if used.shadow:
+            _print("WARNING: shadow mode: the gate decides and nothing is steered; requests are NOT defended")
         if used.gate_layer is not None:
             instruction = read_steering(used.source).metadata["instruction"]
             _print(f"note: that gate was fitted with the text {instruction!r}; with another text it may be wrong")

@@ -72,6 +72,7 @@ def test_logs_are_read_as_they_are_written(tmp_path: Path) -> None:
     append_decisions(path, [Decision(0.5, 1.0, 0.2, 0.9, False), Decision(math.nan, 1.0, 0.0, None, True)], group="x")
     append_decisions(path, [Decision(-1.0, 0.0, 0.0, 3.0, False)])
     with path.open("a") as file:
+        file.write(json.dumps({"status": 400, "score": None}) + "\n")  # a request that was refused before its decision
         file.write(json.dumps({"answers": ["..."], "gate": {"score": 2, "distance": None}}) + "\n\n")
     rows = read_scores(path)
     assert [(row.distance, row.out_of_distribution, row.group) for row in rows] == [

@@ -1,7 +1,8 @@
 """Logs of decisions: JSON Lines, one request per line, written in any mode and read by ``drift`` and ``threshold``.
 
-A line has at least ``score``. It may have ``distance`` and ``group``, and everything else that a writer adds. A line of
-``sarsteer respond --json`` or of an evaluation, where the decision is under ``gate``, is read, too.
+A line has at least ``score``. It may have ``distance`` and ``group``, and everything else that a writer adds. The audit
+log of ``sarsteer serve`` is one; its requests that ended before a decision have no score, and are left out. Lines where
+the decision is under ``gate`` are read, too.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ def read_scores(path: str | os.PathLike[str]) -> list[LoggedScore]:
         try:
             row = json.loads(line)
             decision = row["gate"] if isinstance(row.get("gate"), dict) else row
+            if decision["score"] is None and "opening" not in decision:
+                continue  # nothing was decided
             scores.append(
                 LoggedScore(
                     _number(decision["score"]),

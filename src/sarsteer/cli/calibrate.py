@@ -25,6 +25,15 @@ def calibrate(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Steering file to write (.safetensors).")],
+    benign: Annotated[
+        str | None,
+        typer.Option(
+            "--benign",
+            help="Safe requests without a twin, for the gate: a manifest, a benchmark, sarsteer-pairs or none. "
+            "Default: the everyday requests and other speech of sarsteer-pairs if the pairs are from there.",
+        ),
+    ] = None,
+    voices: options.Voices = None,
     instruction: Annotated[
         str | None, typer.Option(help="Text after each clip in the prompt. Default: the paper's.")
     ] = None,
@@ -35,7 +44,9 @@ def calibrate(
         float, typer.Option(help="Share of held-out safe requests that may open the gate, between 0 and 1.")
     ] = 0.05,
     audio_root: options.AudioRoot = None,
-    limit: Annotated[int | None, typer.Option(help="Use only the first N pairs.", min=1, metavar="N")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Use only the first N pairs and benign requests.", min=1, metavar="N")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Pairs per step. Lower it if memory runs out.", min=1)] = 16,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -48,6 +59,8 @@ def calibrate(
 ) -> None:
     """Compute refusal vectors and the safe subspace from pairs of clips, and fit a gate.
 
+    The built-in set, sarsteer-pairs, is English; it is spoken on first use and kept in ~/.cache/sarsteer.
+
     A run that was interrupted resumes when the same command is run again.
     """
     check_out(out, overwrite=overwrite)
@@ -55,9 +68,23 @@ def calibrate(
         raise SarsteerError(f"--target-fpr must be above 0 and below 1, not {target_fpr}")
     if engine not in ("transformers", "vllm"):
         raise SarsteerError(f"unknown engine {engine!r}; use transformers or vllm")
-    from sarsteer.data.pairs import load_pairs
+    from sarsteer.data.pairs import load_benign, load_pairs
+    from sarsteer.data.sarsteer_pairs import NAME
 
-    chosen_pairs = load_pairs(pairs, "calibration", audio_root=audio_root)[:limit]
+    spoken = options.voice_list(voices)
+    if spoken is not None and NAME not in (pairs, benign):
+        raise SarsteerError(f"--voices needs --pairs {NAME}: other clips exist already")
+    chosen_pairs = load_pairs(
+        pairs, "calibration", voices=spoken if pairs == NAME else None, audio_root=audio_root, limit=limit
+    )
+    others = benign or (NAME if pairs == NAME else "none")
+    benign_items = (
+        []
+        if others == "none"
+        else load_benign(
+            others, "calibration", voices=spoken if others == NAME else None, audio_root=audio_root, limit=limit
+        )
+    )
     quiet_transformers()
     from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
     from sarsteer.steering.calibration import calibrate as run
@@ -72,6 +99,8 @@ def calibrate(
         steering = run(
             source,
             chosen_pairs,
+            benign=benign_items,
+            sources={"pairs": pairs, "benign": others} if benign_items else {"pairs": pairs},
             refusal_prompt=REFUSAL_PROMPT if refusal_prompt is None else refusal_prompt,
             instruction=INSTRUCTION if instruction is None else instruction,
             target_fpr=target_fpr,
@@ -96,7 +125,8 @@ def calibrate(
         )
         return
     console.print(
-        f"[bold]{out}[/]: {len(chosen_pairs)} pairs, {steering.refusal.shape[0]} layers. Show it: sarsteer show {out}",
+        f"[bold]{out}[/]: {len(chosen_pairs)} pairs, {len(benign_items)} benign requests, "
+        f"{steering.refusal.shape[0]} layers. Show it: sarsteer show {out}",
         highlight=False,
         soft_wrap=True,
     )

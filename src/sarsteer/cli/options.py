@@ -33,3 +33,17 @@ K = Annotated[
     int | None, typer.Option("--k", help="Number of safe components to ablate. Default: the steering file's.", min=0)
 ]
 Lambda = Annotated[float | None, typer.Option("--lambda", help="Ablation coefficient. Default: the steering file's.")]
+Voices = Annotated[
+    str | None,
+    typer.Option(
+        "--voices",
+        metavar="VOICE,VOICE",
+        help="Who speaks sarsteer-pairs: [ENGINE:]VOICE each, such as en-us+f3 or kokoro:af_heart. Default: eight "
+        "English voices of eSpeak NG.",
+    ),
+]
+
+
+def voice_list(voices: str | None) -> list[str] | None:
+    """The voices that ``--voices`` names; None for the default ones."""
+    return None if voices is None else [voice.strip() for voice in voices.split(",")]

@@ -36,6 +36,7 @@ def show(
     from sarsteer.steering.artifact import Steering
     from sarsteer.steering.diagnostics import findings
     from sarsteer.steering.gate.report import summary
+    from sarsteer.steering.provenance import described
     from sarsteer.steering.strength import Strength
 
     steering = Steering.load(file)
@@ -67,10 +68,14 @@ def show(
     from sarsteer.steering.strength import describe_layers
 
     meta, suggestion = steering.metadata, steering.suggest()
+    count = meta.get("benign", 0)
+    benign = f"; {count} benign requests, {meta['benign_digest'][:12]}" if count else ""
     facts = (
         ("model", f"{meta['model']['name']} ({meta['fingerprint']['architecture']})"),
         ("revision", meta["model"].get("revision") or "not recorded"),
-        ("calibrated on", f"{meta['pairs']} pairs, {meta['pairs_digest'][:12]}"),
+        *([("origin", ", ".join(map(str, origin.values())))] if (origin := meta["model"].get("origin")) else []),
+        ("calibrated on", f"{meta['pairs']} pairs, {meta['pairs_digest'][:12]}{benign}"),
+        *described(meta.get("made_from", {})).items(),
         ("harmful requests", _counted(meta.get("modalities", {}).get("harmful"))),
         ("instruction", meta["instruction"]),
         ("refusal prompt", meta["refusal_prompt"]),

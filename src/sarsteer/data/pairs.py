@@ -66,12 +66,16 @@ class Pairs(Sequence[Pair]):
     @property
     def digest(self) -> str:
         """SHA-256 of the requests and labels: equal for the same pairs in the same order."""
-        digest = hashlib.sha256()
-        for pair in self._pairs:
-            for item in (pair.harmful, pair.safe):
-                digest.update(f"{item.label}\0".encode())
-                digest.update(item.content_digest)
-        return digest.hexdigest()
+        return digest_of_items([item for pair in self._pairs for item in (pair.harmful, pair.safe)])
+
+
+def digest_of_items(items: Sequence[Item]) -> str:
+    """SHA-256 of requests and labels, in order."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(f"{item.label}\0".encode())
+        digest.update(item.content_digest)
+    return digest.hexdigest()
 
 
 def load_pairs(
@@ -80,6 +84,7 @@ def load_pairs(
     *,
     voices: Sequence[str] | None = None,
     audio_root: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
 ) -> Pairs:
     """Load pairs.
 
@@ -92,6 +97,7 @@ def load_pairs(
         voices: who speaks ``sarsteer-pairs``; see ``load_sarsteer_pairs``.
         audio_root: the folder that a manifest's paths are relative to, and that contains all clips; by default the
             manifest's own.
+        limit: only the first pairs.
 
     Raises:
         ManifestError: the manifest is invalid, or a clip has no twin.
@@ -101,19 +107,20 @@ def load_pairs(
     """
     name = os.fspath(name_or_manifest)
     if name == sarsteer_pairs.NAME:
-        return pair_up(sarsteer_pairs.load_sarsteer_pairs(split, PAIRED, voices=voices), name)
+        count = None if limit is None else 2 * limit
+        return pair_up(sarsteer_pairs.load_sarsteer_pairs(split, PAIRED, voices=voices, limit=count), name)
     check_voices(name, voices)
     if split not in SPLITS:
         raise ManifestError(f"unknown split {split!r}; use one of {', '.join(SPLITS)}")
     if ":" in name and not Path(name).exists() and names_benchmark(name):
-        return pair_up(load_benchmark(name).items, name)
+        return pair_up(load_benchmark(name).items, name)[:limit]
     manifest = manifest_path(name, split)
     if not manifest.exists() and not Path(name).exists():
         if names_benchmark(name):
             raise ManifestError(f"is a benchmark; give its folder, too: {name}:FOLDER", place=name)
         hint = did_you_mean(name, (sarsteer_pairs.NAME, tiny.NAME))
         raise ManifestError(f"no such manifest; check the path{hint}", place=name)
-    return pair_up(load_items(manifest, audio_root=audio_root), str(manifest))
+    return pair_up(load_items(manifest, audio_root=audio_root), str(manifest))[:limit]
 
 
 def load_benign(
@@ -122,6 +129,7 @@ def load_benign(
     *,
     voices: Sequence[str] | None = None,
     audio_root: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
 ) -> list[Item]:
     """Load safe requests that have no harmful twin, for the gate.
 
@@ -131,6 +139,7 @@ def load_benign(
         split: as in ``load_pairs``.
         voices: as in ``load_pairs``.
         audio_root: as in ``load_pairs``.
+        limit: only the first requests.
 
     Raises:
         ManifestError: the manifest is invalid, or contains a harmful item.
@@ -140,12 +149,12 @@ def load_benign(
     """
     name = os.fspath(name_or_manifest)
     if name == sarsteer_pairs.NAME:
-        return sarsteer_pairs.load_sarsteer_pairs(split, BENIGN, voices=voices)
+        return sarsteer_pairs.load_sarsteer_pairs(split, BENIGN, voices=voices, limit=limit)
     check_voices(name, voices)
     if ":" in name and not Path(name).exists() and names_benchmark(name):
-        items = list(load_benchmark(name).items)
+        items = list(load_benchmark(name, limit=limit).items)
     else:
-        items = load_items(manifest_path(name, split), audio_root=audio_root)
+        items = load_items(manifest_path(name, split), audio_root=audio_root)[:limit]
     for item in items:
         if item.harmful:
             raise ManifestError(

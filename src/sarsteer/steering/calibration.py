@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from sarsteer.data.manifest import place_errors
-from sarsteer.data.pairs import Pairs
+from sarsteer.data.manifest import Item, place_errors
+from sarsteer.data.pairs import Pairs, digest_of_items
 from sarsteer.errors import CalibrationError
 from sarsteer.models.activation_source import ActivationSource
 from sarsteer.models.interface import DEFAULT_BATCH
@@ -25,6 +25,7 @@ from sarsteer.steering.artifact import DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA,
 from sarsteer.steering.checkpoint import CalibrationState, CheckpointWriter, load_state
 from sarsteer.steering.file_format import FORMAT_VERSION
 from sarsteer.steering.gate.fit import TARGET_FPR, check_target, fit_gate
+from sarsteer.steering.provenance import provenance
 from sarsteer.steering.subspace import safe_subspace
 
 Progress = Callable[[int, int], None]
@@ -36,15 +37,18 @@ def calibrate(
     refusal_prompt: str = REFUSAL_PROMPT,
     instruction: str = INSTRUCTION,
     *,
+    benign: Sequence[Item] = (),
     target_fpr: float | None = TARGET_FPR,
     batch_size: int = DEFAULT_BATCH,
+    sources: Mapping[str, str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     gate_progress: Progress | None = None,
 ) -> Steering:
     """Learn the refusal vectors and the safe subspace of ``model`` from ``pairs``, and fit a gate.
 
-    The gate is fitted on the same activations and needs no additional forward.
+    The gate is fitted on the same activations, and on those of the ``benign`` requests, which cost one forward each.
+    The safe subspace is that of the twins, as in the paper: the benign requests take no part in it.
 
     Args:
         model: the model, unsteered.
@@ -52,16 +56,19 @@ def calibrate(
             accepts, also mixed.
         refusal_prompt: the paper's p, appended to the instruction with no separator.
         instruction: the paper's t, beside every clip.
+        benign: safe requests without a twin, such as everyday ones (``load_benign``): they teach the gate what else it
+            must leave alone.
         target_fpr: the share of held-out safe clips that may open the gate; None for no gate. If no gate can be
             fitted, such as from fewer than ten pairs, ``metadata["no_gate"]`` of the result says why.
         batch_size: pairs per step.
+        sources: where the pairs and the benign requests are from, for the record.
         checkpoint: a file for the progress so far; a killed run resumes from it.
-        progress: called with the number of pairs done and of all pairs.
+        progress: called with the number of pairs and benign requests done, and of all.
         gate_progress: called with the number of layers in which the gate was fitted and of all such layers.
 
     Raises:
-        CalibrationError: there are fewer than two pairs, the prompt is empty, the model is steered, or the checkpoint
-            has other settings.
+        CalibrationError: there are fewer than two pairs, a benign request is labeled harmful, the prompt is empty, the
+            model is steered, or the checkpoint has other settings.
         AudioError, MessageError: a request is invalid, or in a modality that the model does not accept. The error names
             the item; nothing was computed on it.
         ModelError: the model has no accessible activations.
@@ -72,19 +79,26 @@ def calibrate(
         check_target(target_fpr)
     if len(pairs) < 2:
         raise CalibrationError(f"too few pairs ({len(pairs)}): the safe subspace needs at least 2 (the paper: 100)")
+    for item in benign:
+        if item.harmful:
+            raise CalibrationError("is harmful; benign requests must be safe", place=f"benign item {item.id!r}")
     if not refusal_prompt.strip():
         raise CalibrationError("the refusal prompt is empty; give a text such as the paper's")
     if batch_size < 1:
         raise CalibrationError(f"batch_size must be at least 1, not {batch_size}")
     if model.steered:
         raise CalibrationError("this model is steered; remove the steering before calibrating")
-    settings = _settings(model, pairs, refusal_prompt, instruction, batch_size)
+    settings = _settings(model, pairs, benign, refusal_prompt, instruction, batch_size)
     state = load_state(checkpoint, settings) or CalibrationState.empty(
-        len(pairs), model.layer_count, model.hidden_size, settings
+        len(pairs), len(benign), model.layer_count, model.hidden_size, settings
     )
     writer = CheckpointWriter(checkpoint)
-    if progress is not None:
-        progress(state.done, len(pairs))
+
+    def report() -> None:
+        if progress is not None:
+            progress(state.done + state.benign_done, len(pairs) + len(benign))
+
+    report()
     for start in range(state.done, len(pairs), batch_size):
         batch = pairs[start : start + batch_size]
         with place_errors(batch.harmful):
@@ -96,19 +110,34 @@ def calibrate(
             prompts = model.prepare([item.turn(instruction) for item in batch.safe], remember=False)
         state.add(plain, prompted, model.last_token_activations(prompts, batch_size=batch_size))
         writer.update(state)
-        if progress is not None:
-            progress(state.done, len(pairs))
-    return _with_gate(_finish(model, pairs, state, settings), state, target_fpr, gate_progress)
+        report()
+    for start in range(state.benign_done, len(benign), batch_size):
+        chosen = benign[start : start + batch_size]
+        with place_errors(chosen):
+            prompts = model.prepare([item.turn(instruction) for item in chosen], remember=False)
+        state.add_benign(model.last_token_activations(prompts, batch_size=batch_size))
+        writer.update(state)
+        report()
+    steering = _finish(model, pairs, state, settings)
+    made_from = provenance([*pairs.harmful, *pairs.safe, *benign], sources)
+    steering = replace(steering, metadata={**steering.metadata, "benign": len(benign), "made_from": made_from})
+    return _with_gate(steering, state, pairs, benign, target_fpr, gate_progress)
 
 
 def _settings(
-    model: ActivationSource, pairs: Pairs, refusal_prompt: str, instruction: str, batch_size: int
+    model: ActivationSource,
+    pairs: Pairs,
+    benign: Sequence[Item],
+    refusal_prompt: str,
+    instruction: str,
+    batch_size: int,
 ) -> dict[str, Any]:
     """The settings that a resumed run must share with the killed one."""
     return {
         "fingerprint": model.fingerprint.digest,
         "dtype": model.fingerprint.dtype,
         "pairs_digest": pairs.digest,
+        "benign_digest": digest_of_items(benign),
         "refusal_prompt": refusal_prompt,
         "instruction": instruction,
         "batch_size": batch_size,
@@ -137,6 +166,7 @@ def _finish(model: ActivationSource, pairs: Pairs, state: CalibrationState, sett
         "refusal_prompt": settings["refusal_prompt"],
         "pairs": n,
         "pairs_digest": settings["pairs_digest"],
+        "benign_digest": settings["benign_digest"],
         "modalities": {
             "harmful": dict(Counter(item.modality for item in pairs.harmful)),
             "safe": dict(Counter(item.modality for item in pairs.safe)),
@@ -155,12 +185,25 @@ def _finish(model: ActivationSource, pairs: Pairs, state: CalibrationState, sett
 
 
 def _with_gate(
-    steering: Steering, state: CalibrationState, target_fpr: float | None, progress: Progress | None
+    steering: Steering,
+    state: CalibrationState,
+    pairs: Pairs,
+    benign: Sequence[Item],
+    target_fpr: float | None,
+    progress: Progress | None,
 ) -> Steering:
     reason = "none was requested"
     if target_fpr is not None:
         try:
-            gate = fit_gate(state.harmful[: state.done], state.safe[: state.done], target_fpr, progress=progress)
+            gate = fit_gate(
+                state.harmful[: state.done],
+                state.safe[: state.done],
+                target_fpr,
+                benign=state.benign[: state.benign_done],
+                pair_groups=[item.group for item in pairs.safe],
+                benign_groups=[item.group for item in benign],
+                progress=progress,
+            )
             calibrated = {"fingerprint": steering.fingerprint.digest, "instruction": steering.metadata["instruction"]}
             return steering.with_gate(replace(gate, metadata={**gate.metadata, **calibrated}))
         except CalibrationError as error:

@@ -15,7 +15,7 @@ import torch
 from sarsteer.errors import CalibrationError
 from sarsteer.files import atomic_path
 
-_TENSORS = ("difference_sum", "harmful_sum", "norms", "harmful", "safe")
+_TENSORS = ("difference_sum", "harmful_sum", "norms", "harmful", "safe", "benign")
 
 
 @dataclass
@@ -28,6 +28,8 @@ class CalibrationState:
         harmful_sum: ``[L, D]`` sum of ``h(a, t)`` over harmful clips.
         norms: ``[n, L]`` norms of ``h(a, t)`` of harmful clips.
         harmful, safe: ``[n, L, D]`` ``h(a, t)`` of the clips, float32; rows from ``done`` on are not filled yet.
+        benign: ``[b, L, D]`` the same of safe requests without a twin; rows from ``benign_done`` on are not filled yet.
+        benign_done: number of these processed.
         settings: the settings that a resumed run must share.
 
     """
@@ -38,14 +40,17 @@ class CalibrationState:
     norms: torch.Tensor
     harmful: torch.Tensor
     safe: torch.Tensor
+    benign: torch.Tensor
     settings: dict[str, Any]
+    benign_done: int = 0
 
     @classmethod
-    def empty(cls, pairs: int, layers: int, width: int, settings: dict[str, Any]) -> CalibrationState:
+    def empty(cls, pairs: int, benign: int, layers: int, width: int, settings: dict[str, Any]) -> CalibrationState:
         """The state before the first pair."""
+        others = torch.zeros(benign, layers, width)
         zeros = torch.zeros(layers, width, dtype=torch.float64)
         rows = torch.zeros(pairs, layers, width)
-        return cls(0, zeros, zeros.clone(), torch.zeros(pairs, layers), rows, rows.clone(), settings)
+        return cls(0, zeros, zeros.clone(), torch.zeros(pairs, layers), rows, rows.clone(), others, settings)
 
     def add(self, plain: torch.Tensor, prompted: torch.Tensor, safe: torch.Tensor) -> None:
         """Add a batch of pairs, each tensor ``[B, L, D]``."""
@@ -57,14 +62,22 @@ class CalibrationState:
         self.safe[self.done : end] = safe
         self.done = end
 
+    def add_benign(self, activations: torch.Tensor) -> None:
+        """Add a batch of safe requests without a twin, ``[B, L, D]``."""
+        end = self.benign_done + len(activations)
+        self.benign[self.benign_done : end] = activations
+        self.benign_done = end
+
 
 def save_state(path: str | os.PathLike[str], state: CalibrationState) -> None:
     """Write the state, whole or not at all."""
     from safetensors.torch import save_file
 
     tensors = {name: getattr(state, name) for name in _TENSORS}
+    counts = {"done": str(state.done), "benign_done": str(state.benign_done)}
+    header = {**counts, "settings": json.dumps(state.settings)}
     with atomic_path(Path(path)) as temporary:
-        save_file(tensors, temporary, metadata={"done": str(state.done), "settings": json.dumps(state.settings)})
+        save_file(tensors, temporary, metadata=header)
 
 
 class CheckpointWriter:
@@ -99,7 +112,8 @@ def load_state(path: str | os.PathLike[str] | None, settings: dict[str, Any]) ->
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in _TENSORS}
-            done, stored = int(header["done"]), json.loads(header["settings"])
+            done, benign_done = int(header["done"]), int(header["benign_done"])
+            stored = json.loads(header["settings"])
     except (SafetensorError, OSError, KeyError, ValueError):
         raise CalibrationError(
             "is not a calibration checkpoint; delete it to start from scratch", place=str(path)
@@ -110,4 +124,4 @@ def load_state(path: str | os.PathLike[str] | None, settings: dict[str, Any]) ->
             f"is from a run with another {', '.join(changed)}; delete it to start from scratch, or use its settings",
             place=str(path),
         )
-    return CalibrationState(done, **tensors, settings=settings)
+    return CalibrationState(done, **tensors, settings=settings, benign_done=benign_done)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sarsteer import Steering
 from sarsteer.data.pairs import Pairs
 from sarsteer.defenses import DEFENSES, UNDEFENDED, Defense, DefenseContext, Requirement, build_defense
 from sarsteer.errors import CalibrationError, EvaluationError, ModelError, SteeringError
+from sarsteer.runtime.answerer import Answerer, Reply
 from sarsteer.steering.strength import Strength
 
 FROM_FILE = ("sarsteer", "refusal-steering", "mean-ablation", "random:directions=1", "reversed")
@@ -23,9 +25,7 @@ OTHERS = ("none", "prompt", "h2s", "c2r", "guard", "shuffled", "cast", "alphaste
 
 
 def test_every_defense_is_registered() -> None:
-    assert DEFENSES.names() == sorted(
-        (*(spec.partition(":")[0] for spec in FROM_FILE), "none", "prompt", "h2s", "c2r", "guard", "shuffled")
-    )
+    assert DEFENSES.names() == sorted((*(spec.partition(":")[0] for spec in FROM_FILE), *OTHERS))
     for usage, summary in DEFENSES.help():
         assert usage
         assert summary.endswith(".")
@@ -39,6 +39,8 @@ def test_every_defense_is_registered() -> None:
         "sarsteer",
         "sarsteer:alpha=0.2,k=5,gate=hard",
         "sarsteer:lambda=0.5",
+        "sarsteer:push=0.05,gate=on,refusal=I am sorry, but no.",
+        "guard:embedded,refusal=No.",
         "refusal-steering:alpha=0.3",
         "random:alpha=0.1,seed=1",
         "shuffled:directions=3",
@@ -49,7 +51,7 @@ def test_every_defense_is_registered() -> None:
         "guard:self",
         "guard:words",
         "cast:alpha=0.2",
-        "alphasteer:alpha=0.2,ridge=1,share=0.6",
+        "alphasteer:alpha=0.2,share=0.6,ridge=1",
     ],
 )
 def test_specs_survive_a_round_trip(spec: str) -> None:
@@ -59,7 +61,7 @@ def test_specs_survive_a_round_trip(spec: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ("magic", "unknown defense 'magic'; use one of c2r, guard"),
+        ("magic", "unknown defense 'magic'; use one of alphasteer, c2r, cast, guard"),
         ("none:x", "unknown option 'x'; its options: none"),
         ("prompt", "needs text; write prompt:TEXT"),
         ("prompt:nothing", "neither a built-in prompt nor a file; use one of ada, harm-check"),
@@ -67,7 +69,7 @@ def test_specs_survive_a_round_trip(spec: str) -> None:
         ("sarsteer:alpha=inf", "alpha must be a finite number, not 'inf'"),
         ("sarsteer:k=1.5", "k must be a whole number"),
         ("sarsteer:gate=maybe", "gate must be one of off, on, hard, logistic"),
-        ("refusal-steering:k=5", "unknown option 'k'; its options: alpha, lambda, gate"),
+        ("refusal-steering:k=5", "unknown option 'k'; its options: alpha, push, lambda, gate, refusal"),
         ("h2s:gate=on", "unknown option 'gate'; its options: alpha"),
         ("guard:keywords", "unknown guard 'keywords'; use one of guard:llama-guard:MODEL, guard:rubric:MODEL"),
         ("random:directions=0", "directions must be at least 1, not 0"),
@@ -212,6 +214,65 @@ def test_a_gate_that_is_missing(embedded: sarsteer.AudioLanguageModel, steering:
     context = DefenseContext(embedded, steering=steering.with_gate(None))
     with pytest.raises(SteeringError, match="gate"):
         build_defense(DEFENSES.parse("sarsteer:gate=on"), context)
+
+
+def test_a_push_is_the_same_share_of_the_activations_for_any_vectors(
+    embedded: sarsteer.AudioLanguageModel, steering: Steering
+) -> None:
+    """Twice as long vectors get half the alpha, and what is added stays the same."""
+    context = DefenseContext(embedded, steering=steering)
+    longer = replace(steering, refusal=2 * steering.refusal)
+    for spec in ("sarsteer:push=0.05", "sarsteer:push=0.05,k=0", "refusal-steering:push=0.2"):
+        found = build_defense(DEFENSES.parse(spec), context).strength
+        twice = build_defense(DEFENSES.parse(spec), replace(context, steering=longer)).strength
+        assert found is not None
+        assert twice is not None
+        assert twice.alpha == pytest.approx(found.alpha / 2)
+        torch.testing.assert_close(twice.deltas, found.deltas, rtol=1e-5, atol=1e-7)  # two float32 products
+        share = (found.deltas.double().norm(dim=1) / steering.activation_norms.double()).mean()
+        assert float(share) == pytest.approx(float(spec.partition("push=")[2].partition(",")[0]), rel=1e-5)
+    with pytest.raises(EvaluationError, match="alpha and push are both set"):
+        build_defense(DEFENSES.parse("sarsteer:push=0.05,alpha=0.1"), context)
+    with pytest.raises(SteeringError, match="push must be a number above 0"):
+        build_defense(DEFENSES.parse("sarsteer:push=0"), context)
+    with pytest.raises(SteeringError, match="all vectors are zero"):
+        build_defense(
+            DEFENSES.parse("sarsteer:push=0.1"), replace(context, strength=Strength(layer_weights=(0.0,) * 8))
+        )
+
+
+def decisions_on(model: sarsteer.AudioLanguageModel, steering: Steering, turns: Any) -> Any:
+    with steering.on(model, gate=True) as handle:
+        model.generate(turns, 1)
+        return handle.decisions
+
+
+def test_a_fixed_refusal_answers_what_opens_the_gate(
+    embedded: sarsteer.AudioLanguageModel, steering: Steering, test_pairs: Pairs
+) -> None:
+    gate, answerer = steering.gate, Answerer(embedded)
+    assert gate is not None
+    turns = [item.turn(steering.metadata["instruction"]) for item in (*test_pairs[:6].harmful, *test_pairs[:6].safe)]
+    scores = sorted(one.score for one in decisions_on(embedded, steering, turns))
+    context = DefenseContext(embedded, steering=steering.with_gate(replace(gate, threshold=scores[6] - 1e-3)))
+    own: list[Any] = answerer.answer(build_defense(DEFENSES.parse("sarsteer:gate=on"), context), turns, 12)
+    fixed: list[Any] = answerer.answer(
+        build_defense(DEFENSES.parse("sarsteer:gate=on,refusal=Not here."), context), turns, 12
+    )
+    answerer.close()
+    opened = [reply.details["gate"]["opening"] >= 0.5 for reply in own]
+    assert 0 < sum(opened) < len(opened)
+    for before, after, is_open in zip(own, fixed, opened, strict=True):
+        assert after.text == ("Not here." if is_open else before.text)
+        assert after.details["gate"] == before.details["gate"]
+        assert after.details.get("own_words", before.text) == before.text
+    for spec in ("sarsteer:refusal=No.", "sarsteer:gate=shadow,refusal=No."):
+        with pytest.raises(SteeringError, match="a refusal needs a gate that steers"):
+            build_defense(DEFENSES.parse(spec), context)
+    guard = build_defense(DEFENSES.parse("guard:embedded,refusal=Not here."), context)
+    (stopped,) = answerer.answer(guard, turns[:1], 12)
+    assert isinstance(stopped, Reply)
+    assert stopped.text == "Not here."
 
 
 PLUGIN = '''

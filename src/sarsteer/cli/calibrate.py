@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +14,9 @@ from sarsteer.cli.output import check_out, console, note, print_json, progress_b
 from sarsteer.errors import SarsteerError
 
 if TYPE_CHECKING:
+    from sarsteer.data.pairs import Pairs
     from sarsteer.models.activation_source import ActivationSource
+    from sarsteer.steering.artifact import Steering
 
 
 def calibrate(
@@ -54,6 +58,19 @@ def calibrate(
     trust_remote_code: options.TrustRemoteCode = False,
     layers: options.Layers = None,
     engine: Annotated[str, typer.Option(help="Engine that runs the model: transformers or vllm.")] = "transformers",
+    push: Annotated[
+        float | None,
+        typer.Option(
+            help="Default strength as a share of the activations' norm, such as 0.05. Default: the paper's alpha."
+        ),
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check/--no-check",
+            help="Answer a few of the pairs' requests with the default strength, and lower it if it breaks them.",
+        ),
+    ] = True,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
@@ -66,6 +83,8 @@ def calibrate(
     check_out(out, overwrite=overwrite)
     if not 0 < target_fpr < 1:  # before a large model is loaded
         raise SarsteerError(f"--target-fpr must be above 0 and below 1, not {target_fpr}")
+    if push is not None and not (math.isfinite(push) and push > 0):
+        raise SarsteerError(f"--push must be a number above 0, such as 0.05, not {push}")
     if engine not in ("transformers", "vllm"):
         raise SarsteerError(f"unknown engine {engine!r}; use transformers or vllm")
     from sarsteer.data.pairs import load_benign, load_pairs
@@ -109,6 +128,12 @@ def calibrate(
             progress=lambda done, total: report("Calibrating", done, total),
             gate_progress=lambda done, total: report("Fitting the gate", done, total),
         )
+    if push is not None:
+        from sarsteer.steering.push import alpha_of
+        from sarsteer.steering.strength import Strength
+
+        steering = steering.with_defaults(alpha=float(f"{alpha_of(steering, push, Strength()):.3g}"))
+    steering, lowered = _checked(source, steering, chosen_pairs) if check else (steering, None)
     steering.save(out)
     checkpoint.unlink(missing_ok=True)
     notes = findings(steering.report())
@@ -118,7 +143,7 @@ def calibrate(
             {
                 "file": str(out),
                 "digest": steering.digest,
-                "findings": notes,
+                "findings": [*notes, *([lowered] if lowered is not None else [])],
                 "gate": gate,
                 "metadata": steering.metadata,
             }
@@ -136,6 +161,27 @@ def calibrate(
         note(f"no gate: {steering.metadata['no_gate']}")
     for finding in notes:
         note(finding)
+    if lowered is not None:
+        note(lowered)
+
+
+def _checked(source: Any, steering: Steering, pairs: Pairs) -> tuple[Steering, str | None]:
+    """The steering with a default strength that does not break answers, and what was changed."""
+    from sarsteer.models.audio_language_model import AudioLanguageModel
+    from sarsteer.runtime.collapse import check_default
+
+    if not isinstance(source, AudioLanguageModel):  # vLLM's workers return activations only
+        return steering, None
+    checks = check_default(source, steering, pairs)
+    if len(checks) == 1:
+        return steering, None
+    first, last = checks[0], checks[-1]
+    text = (
+        f"alpha {first.alpha:g} breaks {first.collapsed} of {first.answers} answers to the pairs' own requests; the "
+        f"default is {last.alpha:g}, which breaks {last.collapsed}"
+    )
+    lowered = steering.with_defaults(alpha=last.alpha)
+    return replace(lowered, metadata={**lowered.metadata, "collapse_check": [asdict(one) for one in checks]}), text
 
 
 def _load(

@@ -29,6 +29,8 @@ class BuiltDefense:
         strength: what is added to the activations; None if nothing is.
         per_request: vectors whose factors depend on the request, instead of ``strength``.
         guard: reads the model's transcript of a request and decides whether the request is answered.
+        refusal: text that answers requests that open the gate or that the guard stops. Without one, the first get the
+            model's own steered words, the second a fixed text.
         steering: digest of the steering file, if one is used.
         pool: if not empty, each request is answered under one of these instead, see ``member_for``.
         details: what a log records about each answer under it.
@@ -40,6 +42,7 @@ class BuiltDefense:
     strength: ResolvedStrength | None = field(default=None, repr=False)
     per_request: PerRequestSteering | None = field(default=None, repr=False)
     guard: RequestGuard | None = field(default=None, repr=False)
+    refusal: str | None = None
     steering: str | None = None
     pool: tuple[BuiltDefense, ...] = field(default=(), repr=False)
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -96,7 +99,7 @@ class BuiltDefense:
         """Equal only for defenses that do the same, whatever their settings say: their requests can share a batch."""
         added = self.strength or self.per_request
         strength = None if added is None else (added.digest, added.alpha)
-        return self.key, self.prompt, strength, None if self.guard is None else self.guard.signature
+        return self.key, self.prompt, strength, self.refusal, None if self.guard is None else self.guard.signature
 
 
 UNDEFENDED = BuiltDefense({"kind": "none"})

@@ -25,6 +25,7 @@ class ConditionalDefense(ArtifactDefense):
 
     k: int | None = field(default=0, init=False)
     lambda_: float | None = field(default=None, init=False)
+    refusal: str | None = field(default=None, init=False)
     gate: Literal["off"] | None = field(default="off", init=False)
 
     @abstractmethod

@@ -43,7 +43,7 @@ class Control(ArtifactDefense):
 
         if self.of is not None:
             return self.of == defense
-        names = ("alpha", "k", "lambda_", "gate")
+        names = ("alpha", "push", "k", "lambda_", "gate", "refusal")
         return type(defense) is SarsteerDefense and all(getattr(self, n) == getattr(defense, n) for n in names)
 
     def controlled(self, context: DefenseContext) -> BuiltDefense:

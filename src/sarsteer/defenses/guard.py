@@ -35,6 +35,8 @@ class GuardDefense(Defense):
         "pairs), or embedded for sarsteer-tiny",
     )
 
+    refusal: str = option(GUARD_REFUSAL, help="text that answers requests that the guard stops")
+
     def __post_init__(self) -> None:
         if self.guard not in OWN:
             check_guard(self.guard)
@@ -52,9 +54,9 @@ class GuardDefense(Defense):
             "kind": self.name,
             "guard": guard.signature,
             "transcribe": guard.transcribe,
-            "refusal": GUARD_REFUSAL,
+            "refusal": self.refusal,
         }
-        return BuiltDefense(settings, guard=guard)
+        return BuiltDefense(settings, guard=guard, refusal=self.refusal)
 
     def _own(self, context: DefenseContext) -> RequestGuard:
         from sarsteer.defenses.own_guards import SelfGuard, trained_on

@@ -18,6 +18,8 @@ class MeanAblation(ArtifactDefense):
     name: ClassVar[str] = "mean-ablation"
 
     k: int | None = field(default=0, init=False)
+    push: float | None = field(default=None, init=False)  # its vectors are not those that a push is computed from
+    refusal: str | None = field(default=None, init=False)
 
     def build(self, context: DefenseContext) -> BuiltDefense:
         """The refusal vectors without their part along the mean safe activation."""

@@ -148,7 +148,8 @@ class Answerer:
                 replies = self._rewritten(defense.prompt.apply, conversations, options)
         if run is not None and any(isinstance(reply, Reply) for reply in replies):
             run.check()
-        return replies
+        gated = defense.strength is not None and defense.strength.gate is not None
+        return [_refused(one, defense.refusal) for one in replies] if gated and defense.refusal is not None else replies
 
     def _guarded(
         self, defense: BuiltDefense, conversations: Sequence[Conversation], options: Mapping[str, Any]
@@ -166,7 +167,7 @@ class Answerer:
         allowed = [i for i, (stopped, _) in decisions.items() if not stopped]
         answers = dict(zip(allowed, self._defended(defense, [conversations[i] for i in allowed], options), strict=True))
         for i, (stopped, words) in decisions.items():
-            answer = answers.get(i, Reply(GUARD_REFUSAL))
+            answer = answers.get(i, Reply(defense.refusal or GUARD_REFUSAL))
             if isinstance(answer, Reply):
                 about = {"transcript": transcripts[i], "guard": words, "stopped": stopped}
                 answer = Reply(answer.text, {**answer.details, **about})
@@ -227,6 +228,13 @@ class Answerer:
                 return [_without_index(error)]
         middle = len(conversations) // 2
         return self._each(conversations[:middle], options) + self._each(conversations[middle:], options)
+
+
+def _refused(reply: Reply | Exception, refusal: str | None) -> Reply | Exception:
+    """The fixed refusal, if the gate is open by half or more, or did not decide; the log keeps the model's words."""
+    if refusal is None or not isinstance(reply, Reply) or reply.details.get("gate", {}).get("opening", 1.0) < 0.5:
+        return reply
+    return Reply(refusal, {**reply.details, "own_words": reply.text})
 
 
 def _without_index(error: Exception) -> Exception:

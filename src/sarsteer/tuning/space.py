@@ -14,6 +14,7 @@ import torch
 
 from sarsteer.errors import TuningError
 from sarsteer.steering.artifact import DEFAULT_ALPHA, DEFAULT_K, DEFAULT_LAMBDA, Steering
+from sarsteer.steering.push import push_at_one
 from sarsteer.steering.strength import Strength
 from sarsteer.tuning.config import SpaceConfig
 from sarsteer.tuning.configuration import Configuration, GateReference, Gates, above_gate
@@ -114,9 +115,7 @@ class Space:
 
     def push_at_one(self, k: int, lambda_: float, weights: tuple[float, ...]) -> float:
         """Mean over all layers of w_l ‖v_l‖ / ‖h_l‖: the push of α = 1."""
-        norms = self.steering.activation_norms.double()
-        lengths = self.steering.vectors(k, lambda_, weights).double().norm(dim=1)
-        return float(torch.where(norms > 0, lengths / norms, torch.zeros_like(norms)).mean())
+        return push_at_one(self.steering, Strength(k=k, lambda_=lambda_, layer_weights=weights))
 
     def _draw_weights(self, trial: Trial) -> tuple[float, ...]:
         if self.config.layers == "all":

@@ -51,3 +51,16 @@ def test_a_plugin_that_vllm_does_not_load(steering_file: Path) -> None:
     )  # fmt: skip
     assert done.returncode != 0
     assert "did not load sarsteer's plugin; add sarsteer to VLLM_PLUGINS" in done.stderr + done.stdout
+
+
+def test_a_program_that_registers_is_steered_whatever_vllm_loads(steering_file: Path) -> None:
+    code = f"""
+import sarsteer.vllm
+sarsteer.vllm.register()
+from vllm import LLM
+llm = LLM({str(tiny.model_folder())!r}, dtype="float32", max_model_len=512, max_num_seqs=8, enforce_eager=True)
+print("proven:", [worker["proven"] and worker["confirmed"] for worker in llm.collective_rpc("sarsteer_status")])
+"""
+    variables = {"SARSTEER_STEERING": str(steering_file), "VLLM_PLUGINS": "another"}
+    done = run(code, VLLM_ENABLE_V1_MULTIPROCESSING="0", **variables)
+    assert "proven: [True]" in done.stdout, done.stderr[-2000:]

@@ -10,7 +10,7 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-fast test-vllm lint tiny small small-contract contract bench bench-evaluate bench-gate bench-intervals bench-vllm clean
+.PHONY: demo test test-fast test-vllm lint tiny small small-contract contract bench bench-evaluate bench-gate bench-intervals bench-server bench-vllm clean
 
 demo: $(STAMP)
 	$(BIN)/sarsteer demo
@@ -63,6 +63,10 @@ bench-gate: $(STAMP)
 
 bench-intervals: $(STAMP)
 	$(BIN)/python -m benchmarks.intervals
+
+bench-server: $(STAMP)
+	$(BIN)/python -m benchmarks.server
+	$(BIN)/python -m benchmarks.server_load
 
 bench-evaluate: $(STAMP)
 	$(BIN)/python benchmarks/evaluate.py

@@ -24,7 +24,7 @@ from sarsteer.server.stream import EventStream
 GONE = 499
 """Status in logs and metrics of a request whose client left."""
 
-_DECODERS = 2
+_DECODERS = 4
 """Requests whose clips are decoded at once."""
 
 

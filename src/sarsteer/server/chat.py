@@ -85,6 +85,16 @@ class ChatEndpoint:
             place.release()
             raise
         client = Client(request)
+
+        def end() -> None:
+            client.close()
+            if not exchange.complete:
+                scheduler.cancel(job)
+
+        def end_stream() -> None:
+            end()
+            exchange.close(GONE, "client_gone")  # no effect if the exchange was closed already
+
         streams = False
         try:
             first = await client.wait(inbox.get())  # headers wait for the gate's decision
@@ -97,12 +107,10 @@ class ChatEndpoint:
                 return await self._whole(chat, exchange, completion, client, inbox)
             streams = True
             events = self._events(chat, exchange, completion, client, inbox)
-            return EventStream(events, exchange.headers(), self._service.settings.limits.send_seconds)
+            return EventStream(events, end_stream, exchange.headers(), self._service.settings.limits.send_seconds)
         finally:
             if not streams:
-                client.close()
-                if not exchange.complete:
-                    scheduler.cancel(job)
+                end()
 
     def _read(self, body: bytes, exchange: Exchange, inbox: Inbox) -> tuple[ChatRequest, Job]:
         """Parse a request and decode its clips; runs in a thread of its own."""
@@ -163,35 +171,29 @@ class ChatEndpoint:
     async def _events(
         self, chat: ChatRequest, exchange: Exchange, completion: Completion, client: Client, inbox: Inbox
     ) -> AsyncGenerator[bytes, None]:
-        """The events of a stream. Closing it early frees the request's rows."""
+        """The events of a stream."""
         job = exchange.job
         assert job is not None
         asked = chat.sarsteer is not None and chat.sarsteer.decision
-        try:
-            for index in range(job.n):
-                decision = exchange.described() if asked and index == 0 else None
-                yield completion.chunk(index, {"role": "assistant", "content": ""}, decision=decision)
-            while not exchange.complete:
-                news = await client.wait(inbox.get())
-                if isinstance(news, Failed):
-                    error = api_error(news.error)
-                    exchange.close(error.status, error.code)
-                    yield event(error.body)
-                    return
-                if isinstance(news, Piece):
-                    yield completion.chunk(news.index, {"content": news.text})
-                elif isinstance(news, Finished):
-                    exchange.answers.append(news)
-                    yield completion.chunk(news.index, {}, news.reason)
-            if chat.stream_options is not None and chat.stream_options.include_usage:
-                yield completion.usage_chunk(exchange.prompt_tokens, exchange.answers)
-            exchange.close(200)
-            yield DONE
-        finally:
-            client.close()
-            if not exchange.complete:
-                self._service.scheduler.cancel(job)
-            exchange.close(GONE, "client_gone")  # no effect if the answer was complete
+        for index in range(job.n):
+            decision = exchange.described() if asked and index == 0 else None
+            yield completion.chunk(index, {"role": "assistant", "content": ""}, decision=decision)
+        while not exchange.complete:
+            news = await client.wait(inbox.get())
+            if isinstance(news, Failed):
+                error = api_error(news.error)
+                exchange.close(error.status, error.code)
+                yield event(error.body)
+                return
+            if isinstance(news, Piece):
+                yield completion.chunk(news.index, {"content": news.text})
+            elif isinstance(news, Finished):
+                exchange.answers.append(news)
+                yield completion.chunk(news.index, {}, news.reason)
+        if chat.stream_options is not None and chat.stream_options.include_usage:
+            yield completion.usage_chunk(exchange.prompt_tokens, exchange.answers)
+        exchange.close(200)
+        yield DONE
 
     def _fingerprint(self, exchange: Exchange) -> str:
         """Identifies weights and, unless the tenant hides it, steering: equal for equal answers to a seed."""

@@ -154,11 +154,11 @@ class Scheduler:
         return future
 
     def stop(self) -> None:
-        """End the thread after the running batch; jobs that wait fail."""
+        """End the thread after the running batch, and wait for it; jobs that wait fail."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        if self._thread.is_alive():
+        if self.engine is not None:  # a model that is still being loaded is not waited for
             self._thread.join()
 
     def _give_back(self, name: str) -> None:

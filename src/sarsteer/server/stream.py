@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 import anyio
@@ -15,7 +15,8 @@ class EventStream(Response):  # type: ignore[misc]
     """Sends events as they come.
 
     Args:
-        events: encoded events; closed at the end, whatever happens. ``ClientGone`` ends the response.
+        events: encoded events. ``ClientGone`` ends the response.
+        ended: called at the end, whatever happens: also if no event was sent.
         headers: further headers.
         send_seconds: how long the client may leave a part unread.
 
@@ -23,10 +24,16 @@ class EventStream(Response):  # type: ignore[misc]
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str], send_seconds: float) -> None:
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        ended: Callable[[], None],
+        headers: Mapping[str, str],
+        send_seconds: float,
+    ) -> None:
         super().__init__(headers={**headers, "Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._events, self._send_seconds = events, send_seconds
+        self._events, self._ended, self._send_seconds = events, ended, send_seconds
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Send the response."""
@@ -39,4 +46,5 @@ class EventStream(Response):  # type: ignore[misc]
         except (ClientGone, TimeoutError, OSError):
             return  # the server closes the connection of an unfinished response
         finally:
+            self._ended()
             await self._events.aclose()

@@ -54,5 +54,16 @@ def demo(
     if as_json:
         print_json({**table, "report": str(report), "results": str(results)})
         return
-    console.print(f"\nReport with all answers, clips and charts: [bold]{report}[/]", highlight=False)
-    console.print(f"Results, for sarsteer report: [bold]{results}[/]", highlight=False)
+    console.print(f"\nReport with all answers, clips and charts: [bold]{report}[/]", highlight=False, soft_wrap=True)
+    console.print(f"Results, for sarsteer report: [bold]{results}[/]", highlight=False, soft_wrap=True)
+    print_next_steps()
+
+
+def print_next_steps() -> None:
+    """The commands for the user's own model."""
+    from sarsteer.demo.next_steps import TITLE, next_steps
+
+    console.print(f"\n[bold]{TITLE}[/]")
+    for what, command in next_steps():
+        console.print(f"[dim]{what}:[/]", highlight=False)
+        console.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)

@@ -6,9 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from sarsteer.cli.output import console, errors, note, progress_bar
+from sarsteer.cli.tables import print_named
 
 if TYPE_CHECKING:
     from sarsteer.demo.progress import Progress
@@ -74,16 +73,16 @@ def _print(result: RealDemo) -> None:
     console.print(
         f"\n[bold]{result.evaluation.model['name']}[/], held-out speech, in %, 95 % intervals", highlight=False
     )
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("\ndefense")
+    titles = []
     for column in COLUMNS:
         head, _, arrow = column.title.rpartition(" ")
         first, _, second = head.rpartition(" ")
-        table.add_column(f"{first}\n{second} {arrow}", justify="right")
+        titles.append(f"{first}\n{second} {arrow}")
+    rows = []
     for arm in result.arms:
         words = strength(arm)
-        table.add_row(arm.defense + (f"\n[dim]{words}[/]" if words else ""), *map(_cell, cells(arm)))
-    console.print(table)
+        rows.append((arm.defense + (f"\n[dim]{words}[/]" if words else ""), [_cell(cell) for cell in cells(arm)]))
+    print_named("defense", titles, rows)
     console.print(f"[dim]n: {counts(result.arms)}[/]", highlight=False)
     console.print(f"[dim]word error rate of the model's own transcripts: {result.word_errors}[/]", highlight=False)
     for label in ("harmful", "safe"):

@@ -6,9 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from sarsteer.cli.output import console, errors, progress_bar
+from sarsteer.cli.tables import print_named
 
 if TYPE_CHECKING:
     from sarsteer.demo.toy.run import DemoResult
@@ -38,17 +37,15 @@ def _print(result: DemoResult) -> None:
     pairs = len(undefended.arm.answers) // 2
     name = result.evaluation.model["name"]
     console.print(f"\n[bold]{name}[/], {pairs} held-out pairs, 95 % intervals in brackets, in %", highlight=False)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("\ndefense")
-    for title in ("\nASR ↓", "RR\nharmful ↑", "RR\nsafe ↓", "\nBRR ↑", "safe\ncorrect ↑", "\nbroken ↓", "\neveryday ↑"):
-        table.add_column(title, justify="right")
+    titles = ("ASR ↓", "RR\nharmful ↑", "RR\nsafe ↓", "BRR ↑", "safe\ncorrect ↑", "broken ↓", "everyday ↑")
+    rows = []
     for row in result.rows:
         s = row.arm.summary
         values = (s.asr, s.rr_harmful, s.rr_safe, s.brr, row.correct_safe, s.broken, row.everyday)
         alpha, k = row.arm.settings.get("alpha"), row.arm.settings.get("k")
         strength = "" if alpha is None else f"\n[dim]α {alpha:g}, k {k}[/]"
-        table.add_row(row.title.replace(", ", ",\n") + strength, *map(_cell, values))
-    console.print(table)
+        rows.append((row.title.replace(", ", ",\n") + strength, [_cell(value) for value in values]))
+    print_named("defense", titles, rows)
     console.print(
         f"[dim]n: ASR, RR, safe correct {pairs} each; BRR {pairs} pairs; broken {2 * pairs}; "
         f"everyday {undefended.everyday.n}[/]"

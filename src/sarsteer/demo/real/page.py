@@ -6,6 +6,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from sarsteer.demo.next_steps import next_steps_section
 from sarsteer.demo.real.run import RealDemo
 from sarsteer.demo.real.table import COLUMNS, cells, strength
 from sarsteer.files import write_text
@@ -24,5 +25,6 @@ def write_page(result: RealDemo, path: Path) -> None:
     sections = (
         Section("summary", "The same held-out speech under each defense", Markup(table)),
         Section("strengths", "How the strengths were chosen", Markup(strengths)),
+        next_steps_section(),
     )
     write_text(path, html_page(result.evaluation, path.parent, sections=sections, compress_audio=True))

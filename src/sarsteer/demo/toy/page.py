@@ -6,6 +6,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from sarsteer.demo.next_steps import next_steps_section
 from sarsteer.demo.toy.run import TUNING_PAIRS, DemoResult
 from sarsteer.demo.toy.tuning import MAX_LOST
 from sarsteer.files import write_text
@@ -20,4 +21,4 @@ def write_page(result: DemoResult, path: Path) -> None:
     rows = [(row, strength_of(row.arm)) for row in result.rows]
     table = template.render(rows=rows, tuning_pairs=TUNING_PAIRS, max_lost=MAX_LOST)
     section = Section("summary", "Five defenses, the same held-out speech", Markup(table))
-    write_text(path, html_page(result.evaluation, path.parent, sections=(section,)))
+    write_text(path, html_page(result.evaluation, path.parent, sections=(section, next_steps_section())))

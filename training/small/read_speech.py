@@ -34,8 +34,8 @@ from training.small.settings import (
 )
 
 BATCH, WARMUP, TEXT_EVERY = 8, 10, 5
-RATES = {"projector": 3e-4, "top": 1.5e-4, "bottom": 7e-5}
-LORA_RATE = 1.5e-3
+RATES = {"projector": 1e-4, "top": 8e-5, "bottom": 4e-5}
+LORA_RATE = 1.2e-3
 FRAMES_WEIGHT = 0.5  # of the first stage's loss, which is kept
 
 

@@ -198,7 +198,7 @@ def small_steering(model: sarsteer.AudioLanguageModel) -> Steering:
         metadata={
             "format_version": 1,
             "model": {"name": model.name},
-            "fingerprint": {**vars(model.fingerprint), "sample": list(model.fingerprint.sample)},
+            "fingerprint": model.fingerprint.to_dict(),
             "layers": layers,
             "hidden_size": width,
             "instruction": "t",

@@ -294,7 +294,8 @@ def test_calibration_in_vllm_writes_the_same_file(
     finally:
         del source._llm
         cleanup_dist_env_and_memory()
-    assert by_vllm.fingerprint == by_transformers.fingerprint
+    assert by_vllm.fingerprint.digest == by_transformers.fingerprint.digest
+    assert by_transformers.fingerprint.difference(by_vllm.fingerprint) is None
     assert by_vllm.metadata == by_transformers.metadata
     # float32 forwards of two engines differ by about 1e-6 of the activations, and r is several times shorter
     for k in (0, 4):

@@ -56,7 +56,7 @@ class MeanDifference(SteeredDefense):
         model: Any = context.model
         assert context.pairs is not None
         judge = self.judge_signature(context) or ""
-        depends_on = (model.fingerprint.digest, context.pairs.digest, INSTRUCTION, judge)
+        depends_on = (model.fingerprint.identity, context.pairs.digest, INSTRUCTION, judge)
         return cached_vectors(context.cache, self.name, depends_on, lambda: self.vectors(context))
 
 

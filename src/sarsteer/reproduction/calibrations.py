@@ -32,7 +32,7 @@ def calibrated(
 
     model: Any = shared.model
     model.check_steerable()
-    content = "\0".join((model.fingerprint.digest, pairs.digest, INSTRUCTION, REFUSAL_PROMPT))
+    content = "\0".join((model.fingerprint.identity, pairs.digest, INSTRUCTION, REFUSAL_PROMPT))
     cached = out / "calibrations" / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.safetensors"
     cached.parent.mkdir(parents=True, exist_ok=True)
     if cached.is_file():

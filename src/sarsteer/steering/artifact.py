@@ -18,7 +18,7 @@ from torch import nn
 
 from sarsteer.errors import ArtifactError, SteeringError, SteeringWarning
 from sarsteer.models.fingerprint import Fingerprint, fingerprint_of
-from sarsteer.models.layers import find_decoder_layers
+from sarsteer.models.layers import find_decoder_layers, hidden_size
 from sarsteer.steering.file_format import FILE_NAME, TENSORS, file_in, read_file, version_of, write_file
 from sarsteer.steering.gate.gate import Gate
 from sarsteer.steering.handle import SteeringHandle, attach
@@ -267,7 +267,10 @@ class Steering:
         else:
             model.check_steerable()
             module, found, probe = model.module, model.decoder_layers, model.probe
-        self.check_model(fingerprint_of(module, found), allow_other_model=allow_other_model)
+        if allow_other_model:  # weights that cannot be sampled are allowed too
+            self._check_shape(len(found), hidden_size(module))
+        else:
+            self.check_model(fingerprint_of(module, found))
         weights = None if layer_weights is None else tuple(layer_weights)
         strength = self.resolve(Strength(alpha, k, lambda_, weights, gate))
         if strength.weakness is not None:
@@ -310,18 +313,21 @@ class Steering:
 
     def check_model(self, other: Fingerprint, *, allow_other_model: bool = False) -> None:
         """Raise ``ArtifactError`` unless ``other`` is the calibrated model."""
-        layers, width = self.refusal.shape
-        if (other.layers, other.hidden_size) != (layers, width):
-            raise ArtifactError(
-                f"this steering has {layers} layers of width {width}, the model {other.layers} of {other.hidden_size}; "
-                "calibrate this model"
-            )
+        self._check_shape(other.layers, other.hidden_size)
         difference = self.fingerprint.difference(other)
         if difference is not None and not allow_other_model:
             name = self.metadata.get("model", {}).get("name")
             raise ArtifactError(
                 f"this steering was calibrated on another model ({name}: {difference}); calibrate this model, or allow "
                 "it explicitly if it is a quantized copy"
+            )
+
+    def _check_shape(self, layers: int, width: int) -> None:
+        expected = tuple(self.refusal.shape)
+        if (layers, width) != expected:
+            raise ArtifactError(
+                f"this steering has {expected[0]} layers of width {expected[1]}, the model {layers} of {width}; "
+                "calibrate this model"
             )
 
     # ---- files ---------------------------------------------------------------------------------------------------

@@ -134,7 +134,7 @@ def _settings(
 ) -> dict[str, Any]:
     """The settings that a resumed run must share with the killed one."""
     return {
-        "fingerprint": model.fingerprint.digest,
+        "fingerprint": model.fingerprint.identity,
         "dtype": model.fingerprint.dtype,
         "pairs_digest": pairs.digest,
         "benign_digest": digest_of_items(benign),
@@ -159,7 +159,7 @@ def _finish(model: ActivationSource, pairs: Pairs, state: CalibrationState, sett
             "family": model.family_name,
             **({} if model.origin is None else {"origin": model.origin}),
         },
-        "fingerprint": {**vars(fingerprint), "sample": list(fingerprint.sample)},
+        "fingerprint": fingerprint.to_dict(),
         "layers": fingerprint.layers,
         "hidden_size": fingerprint.hidden_size,
         "instruction": settings["instruction"],

@@ -69,7 +69,7 @@ def _tune(
     observer: TuningObserver,
 ) -> Tuned:
     calibration_pairs, tuning_pairs = split
-    settings = {"model": model.fingerprint.digest, "pairs": pairs.digest, "judge": judge.signature}
+    settings = {"model": model.fingerprint.identity, "pairs": pairs.digest, "judge": judge.signature}
     state = SearchState(folder, {**settings, **options.to_json()})
     steering = _calibrate(folder / CALIBRATED, model, calibration_pairs, options, observer, "Calibrating on a part")
     requests = prepare_requests(

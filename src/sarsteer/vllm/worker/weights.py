@@ -17,8 +17,9 @@ _PLAIN_FORMATS = ("auto", "hf", "safetensors", "fastsafetensors", "instanttensor
 def check_weights(config: Any, steering: Steering, *, allow_other_model: bool = False) -> list[str]:
     """Raise ``ArtifactError`` unless vLLM loads the calibrated weights; return what was checked, in words.
 
-    Layers, width, architecture and vocabulary come from the model's configuration; the weights are sampled in its
-    files. That vLLM loads what is in the files is assumed. Weights from elsewhere, and weights that are quantized while
+    Layers, width, architecture and vocabulary come from the model's configuration. The weights of the decoder layers
+    are sampled in its files; those of other parts (encoder, projector, embeddings, head, adapters) are not compared.
+    That vLLM loads what is in the files is assumed. Weights from elsewhere, and weights that are quantized while
     loading, count as another model.
 
     Args:
@@ -47,7 +48,7 @@ def check_weights(config: Any, steering: Steering, *, allow_other_model: bool = 
     fingerprint = checkpoint_fingerprint(folder, model.hf_config)
     if same_architecture(steering.fingerprint.architecture, fingerprint.architecture):
         fingerprint = replace(fingerprint, architecture=steering.fingerprint.architecture)
-    if steering.fingerprint.dtype == "float32":  # calibration widened the weights without loss: compare bit by bit
+    if steering.fingerprint.dtype == "float32":  # in artifacts without samples by part: compare bit by bit
         fingerprint = replace(fingerprint, dtype="float32")
     difference = steering.fingerprint.difference(fingerprint)
     if difference is not None:

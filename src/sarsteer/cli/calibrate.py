@@ -12,6 +12,7 @@ import typer
 from sarsteer.cli import options
 from sarsteer.cli.output import check_out, console, note, print_json, progress_bar, quiet_transformers
 from sarsteer.errors import SarsteerError
+from sarsteer.files import exclusive
 
 if TYPE_CHECKING:
     from sarsteer.data.pairs import Pairs
@@ -110,32 +111,33 @@ def calibrate(
     from sarsteer.steering.diagnostics import findings
     from sarsteer.steering.gate.report import summary
 
-    source = _load(
-        model, "vllm" if engine == "vllm" else "transformers", device, dtype, revision, layers, trust_remote_code
-    )
-    checkpoint = out.with_name(f"{out.name}.partial")
-    with progress_bar() as report:
-        steering = run(
-            source,
-            chosen_pairs,
-            benign=benign_items,
-            sources={"pairs": pairs, "benign": others} if benign_items else {"pairs": pairs},
-            refusal_prompt=REFUSAL_PROMPT if refusal_prompt is None else refusal_prompt,
-            instruction=INSTRUCTION if instruction is None else instruction,
-            target_fpr=target_fpr,
-            batch_size=batch_size,
-            checkpoint=checkpoint,
-            progress=lambda done, total: report("Calibrating", done, total),
-            gate_progress=lambda done, total: report("Fitting the gate", done, total),
+    with exclusive(out):
+        source = _load(
+            model, "vllm" if engine == "vllm" else "transformers", device, dtype, revision, layers, trust_remote_code
         )
-    if push is not None:
-        from sarsteer.steering.push import alpha_of
-        from sarsteer.steering.strength import Strength
+        checkpoint = out.with_name(f"{out.name}.partial")
+        with progress_bar() as report:
+            steering = run(
+                source,
+                chosen_pairs,
+                benign=benign_items,
+                sources={"pairs": pairs, "benign": others} if benign_items else {"pairs": pairs},
+                refusal_prompt=REFUSAL_PROMPT if refusal_prompt is None else refusal_prompt,
+                instruction=INSTRUCTION if instruction is None else instruction,
+                target_fpr=target_fpr,
+                batch_size=batch_size,
+                checkpoint=checkpoint,
+                progress=lambda done, total: report("Calibrating", done, total),
+                gate_progress=lambda done, total: report("Fitting the gate", done, total),
+            )
+        if push is not None:
+            from sarsteer.steering.push import alpha_of
+            from sarsteer.steering.strength import Strength
 
-        steering = steering.with_defaults(alpha=float(f"{alpha_of(steering, push, Strength()):.3g}"))
-    steering, lowered = _checked(source, steering, chosen_pairs) if check else (steering, None)
-    steering.save(out)
-    checkpoint.unlink(missing_ok=True)
+            steering = steering.with_defaults(alpha=float(f"{alpha_of(steering, push, Strength()):.3g}"))
+        steering, lowered = _checked(source, steering, chosen_pairs) if check else (steering, None)
+        steering.save(out)
+        checkpoint.unlink(missing_ok=True)
     notes = findings(steering.report())
     gate = summary(steering.gate) if steering.gate is not None else None
     if as_json:

@@ -15,6 +15,7 @@ from sarsteer.cli import options
 from sarsteer.cli.help import Command
 from sarsteer.cli.output import check_out_folder, console, print_json, progress_bar, quiet_transformers
 from sarsteer.errors import EvaluationError, MissingExtraError
+from sarsteer.files import exclusive
 
 if TYPE_CHECKING:
     from sarsteer.evaluation.results import Evaluation
@@ -149,9 +150,11 @@ def evaluate(
         },
         command=shlex.join(["sarsteer", *sys.argv[1:]]),
     )
-    with progress_bar() as report:
-        results = run(plan, report)
-    path = results.save(out / RESULTS)
+    out.mkdir(parents=True, exist_ok=True)
+    with exclusive(out):
+        with progress_bar() as report:
+            results = run(plan, report)
+        path = results.save(out / RESULTS)
     if as_json:
         print_json({"file": str(path), **_json(results)})
         return

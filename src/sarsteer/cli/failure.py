@@ -13,6 +13,8 @@ from sarsteer.errors import SarsteerError
 
 USAGE: type[Exception] = typer.BadParameter.__bases__[0]
 """What typer raises for wrong arguments. Newer versions of typer contain their own copy of click."""
+RESUMABLE = ("calibrate", "evaluate", "pairs", "reproduce", "speak", "tune")
+"""Commands that save their progress, and continue when they are run again."""
 EXPECTED, BUG, INTERRUPTED = 2, 1, 130
 
 
@@ -31,8 +33,9 @@ def fail(error: BaseException, *, debug: bool = False) -> int:
         print(f"error: {line}", file=sys.stderr)
         return EXPECTED
     if isinstance(error, KeyboardInterrupt):
-        _print_json("KeyboardInterrupt", "stopped", INTERRUPTED)
-        print("stopped", file=sys.stderr)
+        line = "stopped; run the same command again to resume" if _resumes() else "stopped"
+        _print_json("KeyboardInterrupt", line, INTERRUPTED)
+        print(line, file=sys.stderr)
         return INTERRUPTED
     _print_json(type(error).__name__, _one_line(str(error)), BUG)
     traceback.print_exception(error)
@@ -49,6 +52,11 @@ def _wrong_usage(error: Any) -> int:
     _print_json("UsageError", _one_line(text), error.exit_code)
     error.show()
     return int(error.exit_code)
+
+
+def _resumes() -> bool:
+    command = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
+    return command in RESUMABLE
 
 
 def _value_of(param: Any) -> str | None:

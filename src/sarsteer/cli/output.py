@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,8 @@ from sarsteer.errors import SarsteerError
 
 console = Console()
 errors = Console(stderr=True)
+LINE_EVERY = 15.0
+"""Seconds between lines of progress where there is no terminal."""
 
 
 def note(text: str) -> None:
@@ -60,7 +64,10 @@ def quiet_transformers() -> None:
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A function ``report(stage, done, total)`` that draws one bar per stage, with the remaining time."""
+    """A function ``report(stage, done, total)`` that draws one bar per stage, with the remaining time.
+
+    Where standard error is not a terminal it prints a line from time to time.
+    """
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -78,8 +85,10 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
         TextColumn("remaining"),
         TimeRemainingColumn(),
     )
-    # In a file or a pipe a bar would leave half-drawn lines beside the one line of an error.
-    with Progress(*columns, console=errors, disable=not errors.is_terminal) as progress:
+    if not errors.is_terminal:  # a bar would leave half-drawn lines in a file or a pipe
+        yield _PlainProgress()
+        return
+    with Progress(*columns, console=errors) as progress:
         tasks: dict[str, Any] = {}
 
         def report(stage: str, done: int, total: int) -> None:
@@ -88,6 +97,22 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
             progress.update(tasks[stage], completed=done, total=total)
 
         yield report
+
+
+class _PlainProgress:
+    """Prints a line per stage every ``LINE_EVERY`` seconds, and its end; a short stage prints nothing."""
+
+    def __init__(self) -> None:
+        self._printed_at: dict[str, float] = {}
+        self._printed: set[str] = set()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        last = self._printed_at.setdefault(stage, now)
+        if now - last >= LINE_EVERY or (done == total and stage in self._printed):
+            print(f"{stage}: {done} of {total}", file=sys.stderr, flush=True)
+            self._printed_at[stage] = now
+            self._printed.add(stage)
 
 
 def percent(value: float) -> str:

@@ -11,6 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ import torch
 from sarsteer.data.manifest import Item, place_errors
 from sarsteer.data.pairs import Pairs, digest_of_items
 from sarsteer.errors import CalibrationError
+from sarsteer.files import check_space
 from sarsteer.models.activation_source import ActivationSource
 from sarsteer.models.interface import DEFAULT_BATCH
 from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
@@ -89,6 +91,9 @@ def calibrate(
     if model.steered:
         raise CalibrationError("this model is steered; remove the steering before calibrating")
     settings = _settings(model, pairs, benign, refusal_prompt, instruction, batch_size)
+    if checkpoint is not None:  # float32 rows of every clip and layer; a new file is complete before the old one goes
+        rows = 2 * len(pairs) + len(benign)
+        check_space(Path(checkpoint), 2 * 4 * rows * model.layer_count * model.hidden_size)
     state = load_state(checkpoint, settings) or CalibrationState.empty(
         len(pairs), len(benign), model.layer_count, model.hidden_size, settings
     )

@@ -127,7 +127,11 @@ def main() -> None:
             server.terminate()
             server.wait()
     result["idle memory, MiB"] = {"server": round(idle), "model loaded and steered": round(loaded)}
-    result["machine"] = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "load average": os.getloadavg()[0]}
+    result["machine"] = {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "load average": os.getloadavg()[0],
+    }
     (HERE / "server.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 

@@ -65,6 +65,8 @@ def serve(
 
         name = f"[{host}]" if ":" in host else host
         address = f"http://{name}:{listener.getsockname()[1]}/v1"
+        for text in sorted({tenant.instruction for tenant in policy.tenants if tenant.strength.gate is not None}):
+            announce(f"note: a gate was fitted with the text {text!r}; beside another text it may decide wrongly")
         service.on_failure = stop
         service.on_ready = lambda: announce(f"steering is proven; serving {settings.model_name} on {address}")
         # uvicorn raises the signal that stopped it again at its end; it must not end the process before the cleanup

@@ -253,7 +253,7 @@ def test_wrong_options(tmp_path: Path) -> None:
     refused("speak", "--benchmark", "figstep", "--folder", tmp_path, *out, says="contains no")
     (tmp_path / "file").touch()
     good = manifest(tmp_path, {"id": "a", "question": "hello"})
-    refused("speak", good, "--out", tmp_path / "file", says="cannot be created")
+    refused("speak", good, "--out", tmp_path / "file", says="is not a folder; choose another with --out")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")

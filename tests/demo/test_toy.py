@@ -76,7 +76,7 @@ def test_sarsteer_refuses_fewer_safe_requests_than_the_prompt(rows: dict[str, di
 
 
 def test_the_gate_helps(rows: dict[str, dict[str, Any]]) -> None:
-    """Gated steering is better than steering every request; docs/gate.md has the figures."""
+    """Gated steering is better than steering every request; docs/dev/toy.md has the figures."""
     gated, always = rows["SARSteer, gated"], rows["SARSteer"]
     assert gated["rr_harmful"]["value"] > always["rr_harmful"]["value"]
     assert gated["broken"]["value"] <= always["broken"]["value"]

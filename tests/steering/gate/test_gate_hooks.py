@@ -139,7 +139,7 @@ def test_an_attack_spread_over_turns_opens_the_gate(
 ) -> None:
     """The clip comes first and the instruction later: the last prompt token sees both turns.
 
-    On 50 pairs 88 % of such attacks opened the gate, and 14 % of their safe twins (docs/gate.md).
+    On 50 pairs 88 % of such attacks opened the gate, and 14 % of their safe twins (docs/dev/toy.md).
     """
     steering = sarsteer.calibrate(embedded, calibration_pairs)
     instruction = steering.metadata["instruction"]

@@ -101,6 +101,8 @@ def _calibrate(model: AudioLanguageModel, split: Split, progress: Progress) -> S
         model,
         split.pairs,
         instruction=INSTRUCTION,
+        benign=split.everyday,
+        sources={"pairs": PAIRS, "benign": PAIRS},
         batch_size=BATCH,
         progress=lambda done, total: progress(f"Calibrating on {PAIRS}", done, total),
     )

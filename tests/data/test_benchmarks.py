@@ -80,6 +80,22 @@ def figstep_csv(folder: Path) -> None:
 _SAFEBENCH = ("dataset", "category_id", "task_id", "category_name", "question", "instruction")
 
 
+def figstep_part(folder: Path) -> None:
+    figstep_csv(folder)
+    (folder / "data" / "question" / "safebench.csv").rename(folder / "figstep_safebench_odd.csv")
+
+
+def xstest_v2(folder: Path) -> None:
+    rows = [("v2-1", "homonyms", "How do I kill a process?"), ("v2-2", "contrast_homonyms", "How do I do wrong?")]
+    table(folder / "xstest_v2_prompts.csv", [dict(zip(("id", "type", "prompt"), row, strict=True)) for row in rows])
+
+
+def xstest_part(folder: Path) -> None:
+    rows = [("2", "Do wrong?", "nons", "unsafe"), ("3", "Can I kill time?", "figurative", "safe")]
+    names = ("id", "prompt", "type", "label")
+    table(folder / "xstest_half.csv", [dict(zip(names, row, strict=True)) for row in rows])
+
+
 def figstep_pairs(folder: Path) -> None:
     for half, verb in (("figstep_audio", "break"), ("figstep_audio_safe", "fix")):
         for split, numbers in (("train_100", (1, 2, 3)), ("test_250", (4, 5))):
@@ -167,6 +183,9 @@ def voicebench(folder: Path) -> None:
     ("make", "name", "options", "first", "count"),
     [
         (figstep_csv, "figstep", {}, ("figstep-1-1", "How to do wrong, 1?", "harmful", "text"), 2),
+        (figstep_part, "figstep", {}, ("figstep-1-1", "How to do wrong, 1?", "harmful", "text"), 2),
+        (xstest_v2, "xstest", {}, ("xstest-v2-1", "How do I kill a process?", "safe", "text"), 2),
+        (xstest_part, "xstest", {}, ("xstest-2", "Do wrong?", "harmful", "text"), 2),
         (figstep_pairs, "figstep", {}, ("figstep-Illegal_Activity_4-harmful", "break 4", "harmful", "audio"), 4),
         (
             figstep_pairs, "figstep", {"split": "train"},
@@ -338,7 +357,11 @@ def test_missing_clips_are_named_and_counted(tmp_path: Path, caplog: pytest.LogC
             {},
             r"figstep: .* contains no figstep_audio/test_250\.json; check that it is the benchmark\'s folder",
         ),
-        ("figstep", {"variant": "text"}, r"contains no data/question/safebench\.csv or safebench\.csv"),
+        (
+            "figstep",
+            {"variant": "text"},
+            r"contains no data/question/safebench\.csv or safebench\.csv or \*safebench\*\.csv",
+        ),
         ("jalmbench", {}, "contains no AHarm.parquet"),
         ("figstep", {"folder": "none"}, "figstep: there is no folder none; check the path"),
     ],
@@ -382,6 +405,8 @@ _HEAD = ",".join(_SAFEBENCH) + "\n"
         ("ajailbench", "combined_output.jsonl", '{"goal": "g"}', "has no speech_path"),
         ("air_bench_chat", "Chat_meta.json", '[{"task_name": "a", "dataset_name": "b"}]', "has no question"),
         ("jalmbench", "AHarm.parquet", "words", "not a valid Parquet file"),
+        ("xstest", "xstest.csv", "id,type,prompt\n1,homonyms,\n", "line 2: has no prompt"),
+        ("xstest", "xstest.csv", "id,type,prompt,label\n1,a,b,bad\n", "the label 'bad'; it must be safe or unsafe"),
         ("xstest_spoken", "metadata.csv", "file_name\na.wav\n", "has no prompt"),
         ("voicebench", "advbench/test-0.parquet", b"PAR1", "not a valid Parquet file"),
     ],

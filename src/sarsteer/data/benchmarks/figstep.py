@@ -23,12 +23,12 @@ class FigStep(Benchmark):
     variants = (Variant("spoken", tuple(_FILES)), Variant("text"))
 
     def read(self, folder: Path, variant: str, split: str | None) -> Iterator[Item]:
-        """``safebench.csv`` ("text"), or ``figstep_audio/`` with ``figstep_audio_safe/`` ("spoken")."""
+        """``safebench.csv`` or another ``*safebench*.csv`` ("text"), or both folders ``figstep_audio*`` ("spoken")."""
         return _spoken(folder, split or "test") if variant == "spoken" else _text(folder)
 
 
 def _text(folder: Path) -> Iterator[Item]:
-    for place, row in read_rows(find_file(folder, "data/question/safebench.csv", "safebench.csv")):
+    for place, row in read_rows(find_file(folder, "data/question/safebench.csv", "safebench.csv", "*safebench*.csv")):
         number = f"{required_text(row, place, 'category_id')}-{required_text(row, place, 'task_id')}"
         yield Item(
             id=f"figstep-{number}",

@@ -13,6 +13,7 @@ import typer
 
 from sarsteer.cli import options
 from sarsteer.cli.help import Command
+from sarsteer.cli.limits import FailIf, as_data, end_with
 from sarsteer.cli.output import check_out_folder, console, print_json, progress_bar, quiet_transformers
 from sarsteer.errors import EvaluationError, MissingExtraError
 from sarsteer.files import exclusive
@@ -103,11 +104,13 @@ def evaluate(
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
     layers: options.Layers = None,
+    fail_if: FailIf = None,
     as_json: options.Json = False,
 ) -> None:
     """Run every request under every defense, judge the answers, and print rates with 95 % intervals.
 
-    A run that was interrupted resumes when the same command is run again.
+    A run that was interrupted resumes when the same command is run again. --fail-if 'over_refusal>5' is checked for
+    every defense except none and controls.
     """
     try:
         import inspect_ai  # noqa: F401
@@ -115,11 +118,13 @@ def evaluate(
         if sys.version_info < (3, 11):
             raise EvaluationError("sarsteer evaluate needs Inspect AI and thus Python 3.11 or newer") from None
         raise MissingExtraError("sarsteer evaluate", "eval") from None
+    from sarsteer.evaluation.limits import Limit, check_limits
     from sarsteer.evaluation.plan import parse_plan
     from sarsteer.evaluation.results import RESULTS
     from sarsteer.evaluation.run import run
     from sarsteer.steering.strength import Strength
 
+    limits = [Limit.parse(text) for text in fail_if or ()]
     check_out_folder(out)
     if steering is None and any(value is not None for value in (alpha, k, lambda_)):
         raise EvaluationError("--alpha, --k and --lambda need --steering FILE; leave them out to evaluate undefended")
@@ -155,8 +160,10 @@ def evaluate(
         with progress_bar() as report:
             results = run(plan, report)
         path = results.save(out / RESULTS)
+    checks = check_limits(results, limits)
     if as_json:
-        print_json({"file": str(path), **_json(results)})
+        print_json({"file": str(path), **_json(results), "limits": as_data(checks)})
+        end_with(checks)
         return
     from sarsteer.cli.evaluate_table import print_tables
 
@@ -166,6 +173,7 @@ def evaluate(
         highlight=False,
         soft_wrap=True,
     )
+    end_with(checks)
 
 
 def _numbers(text: str | None) -> tuple[float, ...]:

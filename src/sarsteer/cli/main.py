@@ -14,6 +14,7 @@ import typer
 from sarsteer import __version__
 from sarsteer.cli import (
     calibrate,
+    compare,
     demo,
     doctor,
     drift,
@@ -82,6 +83,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (tune.tune, "Choose strengths, layers and gate by search."),
     (layers.layers, "Estimate the effect of each decoder layer."),
     (evaluate.evaluate, "Measure defenses on benchmarks."),
+    (compare.compare, "Compare two evaluations, request by request."),
     (reproduce.reproduce, "Run the paper's experiments."),
     (respond.respond, "Answer one request."),
     (serve.serve, "Serve a steered model over HTTP."),
@@ -101,7 +103,7 @@ for _command, _summary in _COMMANDS:
 
 
 def main() -> None:
-    """Entry point: run a command, and exit with 0, or with 2 for an expected error."""
+    """Entry point: run a command, and exit with 0, 2 for an expected error, or 3 for a broken limit."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.showwarning = _show_warning

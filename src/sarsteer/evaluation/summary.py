@@ -99,7 +99,7 @@ def summarize(
     all_sides = {**sides, "broken": (everything, "broken")}
 
     def minus(others: Sequence[Verdict] | None, name: str) -> Estimate | None:
-        return None if others is None else _change(verdicts, others, items, *sides[name])
+        return None if others is None else change(verdicts, others, items, *sides[name])
 
     return Summary(
         **vars(_row(verdicts, items, everything)),
@@ -160,13 +160,17 @@ def _brr(
     return clustered_balanced_refusal_rate(refused[0], refused[1], pairs[0], pairs[1])
 
 
-def _change(
+def change(
     verdicts: Sequence[Verdict],
     others: Sequence[Verdict],
     items: Sequence[JudgedAnswer],
     where: Sequence[int],
     outcome: str,
 ) -> Estimate | None:
+    """The share of ``outcome`` minus that of ``others``, over the items ``where`` that are readable in both.
+
+    None if no item is.
+    """
     readable = [i for i in where if verdicts[i].outcome is not None and others[i].outcome is not None]
     if not readable:
         return None

@@ -30,6 +30,9 @@ STAGE = "Transcribing altered clips"
 MAX_NEW_TOKENS = 256
 Progress = Callable[[str, int, int], None]
 
+WITHOUT_MISHEARD = ", without misheard"
+"""End of the name of a benchmark's second table, which lacks the clips that this model misheard."""
+
 
 @dataclass(frozen=True)
 class WordErrors:

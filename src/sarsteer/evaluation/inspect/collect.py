@@ -14,7 +14,7 @@ from sarsteer.evaluation.inspect.logs import path_of, settings_of
 from sarsteer.evaluation.inspect.scorers import judged_of, verdict_of
 from sarsteer.evaluation.results import Answer, Arm, CurvePoint, Evaluation
 from sarsteer.evaluation.summary import Summary, summarize
-from sarsteer.evaluation.word_errors import WordErrors
+from sarsteer.evaluation.word_errors import WITHOUT_MISHEARD, WordErrors
 from sarsteer.judges.base import JudgedAnswer
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _without_misheard(table: Sequence[Arm], errors: WordErrors) -> list[Arm]:
     return [
         replace(
             arm,
-            benchmark=f"{arm.benchmark}, without misheard",
+            benchmark=arm.benchmark + WITHOUT_MISHEARD,
             summary=_summary(arm.defense, rest, undefended if arm.defense != "none" else None, random.get(arm.defense)),
             answers=tuple(rest),
         )

@@ -597,3 +597,10 @@ def test_loaded_text_can_be_saved(tmp_path: Path) -> None:
     figstep_csv(tmp_path)
     save_items(tmp_path / "m.jsonl", items_of("figstep", folder=tmp_path))
     assert items_of("manifest", folder=tmp_path / "m.jsonl")[0].extra["benchmark"] == "figstep"
+
+
+@pytest.mark.parametrize(
+    ("file", "name"), [("a/manifest.jsonl", "a"), ("b/manifest.jsonl", "b"), ("a/mine.jsonl", "mine"), ("a", "a")]
+)
+def test_manifests_of_two_folders_have_two_names(file: str, name: str) -> None:
+    assert BenchmarkSpec.parse(f"manifest:{file}").label == name

@@ -44,5 +44,7 @@ class Manifest(Benchmark):
         return iter(load_items(file, audio_root=self.audio_root))
 
     def label(self, variant: str | None, split: str | None, folder: Path | None) -> str:
-        """The file's name."""
-        return super().label(variant, split, folder) if folder is None else folder.stem
+        """The file's name; its folder's if the file is called ``manifest.jsonl``, as ``sarsteer speak`` writes it."""
+        if folder is None:
+            return super().label(variant, split, folder)
+        return (folder.stem if folder.stem != self.name else folder.absolute().parent.name) or self.name

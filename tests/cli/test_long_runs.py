@@ -48,7 +48,13 @@ def test_two_runs_with_the_same_output(tmp_path: Path) -> None:
 def test_ctrl_c_says_how_to_resume(tmp_path: Path) -> None:
     out = tmp_path / "s.safetensors"
     command = [sys.executable, "-m", "sarsteer", *CALIBRATE, "--batch-size", "1", "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # jobs in the background ignore Ctrl-C
+    )
     deadline = time.monotonic() + 120
     while not (tmp_path / "s.safetensors.partial").exists() and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()

@@ -332,7 +332,7 @@ def test_c2r_is_computed_from_the_requests_that_the_model_refuses(
     expected = activations[refused].mean(0) - activations[[not one for one in refused]].mean(0)
 
     pairs = manifest(tmp_path / "pairs", chosen)
-    options = {"defenses": ("none", "c2r:alpha=0.5"), "calibration": str(pairs), "limit": 4}
+    options = {"defenses": ("none", "c2r:alpha=0.5"), "calibration": str(pairs), "limit": 4, "controls": False}
     _, arm = evaluate(plan(tmp_path / "out", "embedded", **options)).arms
     (kept,) = (tmp_path / "out" / "vectors").glob("c2r-*")
     vectors = load_file(kept)["vectors"]

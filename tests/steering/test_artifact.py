@@ -105,7 +105,7 @@ def test_another_safetensors_file(saved: Path) -> None:
         Steering.load(saved)
 
 
-@pytest.mark.parametrize("version", [0, 3, "1", None])
+@pytest.mark.parametrize("version", [0, 4, "1", None])
 def test_other_format_version(saved: Path, version: object) -> None:
     with pytest.raises(ArtifactError, match="format version"):
         Steering.load(rewrite(saved, {"format_version": version}))

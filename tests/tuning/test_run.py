@@ -187,12 +187,12 @@ def test_a_search_by_generation_only(
 
     search = SearchConfig(surrogate=SurrogateConfig(enabled=False))
     options = replace(options, search=search, limits=Limits(1.0, 1.0))
-    tuned = tune(embedded, calibration_pairs[:20], parse_judge("embedded"), tmp_path, options)
+    tuned = tune(embedded, calibration_pairs[:40], parse_judge("embedded"), tmp_path, options)
     assert tuned.candidates == ()
     assert len(tuned.points) == 3
     assert [point.configuration.gate is None for point in tuned.points] == [True, True, False]
     assert tuned.chosen in tuned.front
-    assert tuned.steering.metadata["pairs"] == 20, "the vectors come from all pairs"
+    assert tuned.steering.metadata["pairs"] == 40, "the vectors come from all pairs"
     assert tuned.steering.gate_by_default == (tuned.chosen.configuration.gate is not None)
     gated = tuned.points[2].configuration
     assert gated.gate is not None

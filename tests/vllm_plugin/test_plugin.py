@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from types import SimpleNamespace
 
@@ -57,7 +58,10 @@ def test_a_broken_plugin_stops_vllm_if_steering_is_configured(
     with pytest.raises(ImportError, match="gone"):
         vllm.register()
     monkeypatch.delenv("SARSTEER_STEERING")
-    vllm.register()
+    logger = logging.getLogger("sarsteer.vllm")
+    monkeypatch.setattr(logger, "disabled", False)  # another library's logging configuration may have disabled it
+    with caplog.at_level(logging.WARNING, logger=logger.name):
+        vllm.register()
     assert "sarsteer cannot be loaded" in caplog.text
 
 

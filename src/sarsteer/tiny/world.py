@@ -192,4 +192,4 @@ def is_answer(text: str) -> bool:
 def answers_question(text: str, question: str) -> bool:
     """Whether ``text`` is a compliant answer that names the verb and the object of ``question``."""
     answer = _ANSWER.fullmatch(text.strip())
-    return answer is not None and {answer["verb"], answer["object"]} <= set(question.split())
+    return answer is not None and {answer["verb"], answer["object"]} <= set(re.findall(r"[\w-]+", question))

@@ -47,12 +47,14 @@ def test_a_stage_of_the_second_runner_is_proven_by_the_tensors_it_returns() -> N
 
     runner = Runner(max_num_tokens=8, _dummy_run=dummy_run)
     worker = SteeredWorker.__new__(SteeredWorker)
-    worker.runner, worker.proven, worker.requests = runner, False, SteeredRequests(server_settings())
+    worker.settings = server_settings()
+    worker.runner, worker.proven, worker.requests = runner, False, SteeredRequests(worker.settings)
     worker.worker = SimpleNamespace(
         use_v2_model_runner=True,
         vllm_config=SimpleNamespace(model_config=SimpleNamespace(enforce_eager=True), speculative_config=None),
     )
     worker.worker.vllm_config.scheduler_config = SimpleNamespace(max_num_seqs=8)
+    worker.worker.vllm_config.parallel_config = SimpleNamespace(tensor_parallel_size=1)
     worker.requests.attach(Attachment(decoder, torch.randn(1, LAYERS, WIDTH), 8, torch.device("cpu")))
     worker.prove()
     assert worker.proven

@@ -232,6 +232,12 @@ def recount(arm: Arm, arms: Sequence[Arm]) -> Arm:
     return dataclasses.replace(arm, summary=summary)
 
 
+def _published(answer: Answer, arm: Arm) -> Answer:
+    """An answer without the place of its clip; its transcript is stored once, with no defense."""
+    keep = arm.defense == NO_DEFENSE
+    return dataclasses.replace(answer, audio=None, text=None, transcript=answer.transcript if keep else None)
+
+
 def take_over(source: Path, pages: Sequence[Path]) -> Evaluation:
     """Store new results without the places of their clips, and the clips of the requests that the pages show."""
     import numpy as np
@@ -247,8 +253,8 @@ def take_over(source: Path, pages: Sequence[Path]) -> Evaluation:
             samples, rate = soundfile.read(answer.audio, dtype="float32")
             soundfile.write(CLIPS / f"{answer.id}.mp3", np.asarray(samples), rate, format="MP3", compression_level=0.8)
     arms = tuple(
-        dataclasses.replace(arm, answers=tuple(dataclasses.replace(answer, audio=None) for answer in arm.answers))
-        for arm in evaluation.arms
+        dataclasses.replace(arm, answers=tuple(_published(answer, arm) for answer in arm.answers))
+        for arm in arms_of(evaluation)
     )
     dataclasses.replace(evaluation, arms=arms).save(RESULTS)
     return Evaluation.load(RESULTS)

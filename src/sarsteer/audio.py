@@ -128,8 +128,12 @@ def _decode(file: BinaryIO, size: int, name: str, max_seconds: float | None) -> 
         raise AudioError("is empty (0 bytes); record it again", place=name)
     _check_riff(file, size, name)
     _check_ogg(file, size, name)
+    # libsndfile reads other objects through callbacks, which lose a Ctrl-C: give it the descriptor of a real file
+    source = file if isinstance(file, io.BytesIO) else file.fileno()
+    if isinstance(source, int):
+        os.lseek(source, 0, os.SEEK_SET)  # Python's buffer is ahead of the file's own position
     try:
-        with soundfile.SoundFile(file) as sound:
+        with soundfile.SoundFile(source, closefd=False) as sound:
             rate, expected = int(sound.samplerate), int(sound.frames)
             check_length(expected / rate, name, max_seconds)
             samples = sound.read(dtype="float32", always_2d=True)

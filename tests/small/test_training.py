@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from training.small.espeak import Speech
 from training.small.frames import spoken_form, targets
 from training.small.measure import error_rate, outcome, word_errors
 from training.small.rows import Branch, outputs, pack
 from training.small.sentences import clean, excluded, grams
-from training.small.voices import ESPEAK_VOICES, HELD_OUT, NEURAL_VOICES, varied
+from training.small.voices import ESPEAK_VOICES, HELD_OUT, NEURAL_VOICES, Speech, varied
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from sarsteer.small.design import HOP, MELS, RATE, STRIDE, WINDOW
-from training.small.espeak import Speech
+from training.small.voices import Speech
 
 MERGES = 2000
 SECONDS = HOP * STRIDE / RATE  # of one audio token

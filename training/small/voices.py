@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from training.small.espeak import Speech, espeak
+from sarsteer.tts.espeak import espeak
 
 RATE = 16_000
 ESPEAK_VOICES = (
@@ -23,6 +24,15 @@ HELD_OUT = ("en-gb-x-rp", "en-us+f5", "en-us+m8", "piper:joe")
 """No clip of these is ever trained with; the last is a neural voice."""
 
 
+@dataclass(frozen=True)
+class Speech:
+    """Samples at ``rate``, and (seconds, position in the text) of each spoken word; None where it is not known."""
+
+    samples: npt.NDArray[np.float32]
+    rate: int
+    words: tuple[tuple[float, int], ...] | None = None
+
+
 def speak(text: str, voice: str, rng: random.Random) -> Speech:
     """Speak in a voice, at a speed and pitch drawn from ``rng``."""
     if voice.startswith("hibari:"):
@@ -30,7 +40,8 @@ def speak(text: str, voice: str, rng: random.Random) -> Speech:
         return Speech(np.asarray(samples, np.float32), 24_000)
     if voice.startswith("piper:"):
         return _piper_speech(text)
-    return espeak().speak(text, voice, rng.randint(140, 190), rng.randint(25, 75), rng.randint(30, 70))
+    samples = espeak().speak(text, voice, rng.randint(140, 190), rng.randint(25, 75), rng.randint(30, 70))
+    return Speech(samples, espeak().rate, tuple((at / 1000, position) for at, position in espeak().words))
 
 
 def available_neural() -> tuple[str, ...]:

@@ -27,7 +27,7 @@ WORDS_PER_MINUTE = 175
 _SLOWEST, _FASTEST = 80, 450  # words per minute that espeak accepts
 _RETRIEVAL = 1  # AUDIO_OUTPUT_RETRIEVAL: samples go to the callback, nothing is played
 _PHONEME_EVENTS = 1  # espeak_Initialize: report when each phoneme begins
-_LIST_END, _PHONEME = 0, 7  # espeak_EVENT_TYPE
+_LIST_END, _WORD, _PHONEME = 0, 1, 7  # espeak_EVENT_TYPE
 _CHARS_UTF8 = 1
 _RATE, _PITCH, _RANGE = 1, 3, 4  # espeak_PARAMETER
 
@@ -62,14 +62,18 @@ class Espeak:
             raise SpeechError("espeak-ng did not find its data folder; install espeakng-loader again")
         self._chunks: list[npt.NDArray[np.int16]] = []
         self.phonemes: list[tuple[int, str]] = []  # of the last clip: (milliseconds, name)
+        self.words: list[tuple[int, int]] = []  # of the last clip: (milliseconds, 0-based position in the text)
         self._callback = _Callback(self._take)  # kept alive: C only has the pointer
         self._lib.espeak_SetSynthCallback(self._callback)
 
     def _take(self, wav: Any, count: int, events: Any) -> int:
         index = 0
         while events and events[index].type != _LIST_END:
-            if events[index].type == _PHONEME:
-                self.phonemes.append((events[index].audio_position, events[index].id.decode("utf-8", "replace")))
+            event = events[index]
+            if event.type == _PHONEME:
+                self.phonemes.append((event.audio_position, event.id.decode("utf-8", "replace")))
+            elif event.type == _WORD:
+                self.words.append((event.audio_position, event.text_position - 1))
             index += 1
         if wav and count > 0:
             self._chunks.append(np.ctypeslib.as_array(wav, (count,)).copy())
@@ -93,6 +97,7 @@ class Espeak:
         """
         self._chunks.clear()
         self.phonemes.clear()
+        self.words.clear()
         if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
             raise SpeechError(f"espeak-ng has no voice {voice!r}; use a voice such as en-us, or en-us+f3")
         for parameter, value in ((_RATE, rate), (_PITCH, pitch), (_RANGE, spread)):

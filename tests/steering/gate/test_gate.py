@@ -25,9 +25,9 @@ from sarsteer.errors import ArtifactError, CalibrationError, SteeringError
 from sarsteer.steering.gate.chance import LOGISTIC_C
 from sarsteer.steering.gate.clips import FOLDS, Clips
 from sarsteer.steering.gate.detectors import METHODS, scaled
-from sarsteer.steering.gate.distance import MahalanobisDistance, fit_distance
+from sarsteer.steering.gate.distance import MahalanobisDistance, fit_distance, limit_for
 from sarsteer.steering.gate.fit import fit_gate
-from sarsteer.steering.gate.gate import Gate, threshold_for
+from sarsteer.steering.gate.gate import Gate
 from sarsteer.steering.gate.nested import CrossValidation, LayerScores, auroc, choose, combine, nested_scores
 from sarsteer.steering.gate.report import best_by_layer, opened, refused_by_group, roc, summary
 from sarsteer.steering.gate.samples import Samples
@@ -128,8 +128,8 @@ def test_the_middle_of_the_logistic_is_the_threshold() -> None:
 
 
 @given(scores=st.lists(st.floats(-5, 5), min_size=1, max_size=60), target=st.floats(0.01, 0.99))
-def test_the_threshold_keeps_its_rate_and_is_the_lowest_that_does(scores: list[float], target: float) -> None:
-    threshold = threshold_for(scores, target)
+def test_the_limit_keeps_its_share_and_is_the_lowest_that_does(scores: list[float], target: float) -> None:
+    threshold = limit_for(scores, target)
     assert sum(s > threshold for s in scores) <= target * len(scores) + 1e-6
     lower = [s for s in scores if s < threshold]
     if lower:

@@ -4,7 +4,7 @@ The best of many layers looks good on noise. If harmful and safe clips did not d
 would change nothing; so the labels of random pairs are swapped, and the best layer is searched again for each draw. The
 share of draws whose best layer is as good as with the true labels is the p-value of a permutation test of the maximum.
 
-Each layer is tested with three detectors, as the gate is fitted with three: the difference of means d; linear
+Each layer is tested with three detectors, whichever of them the gate is fitted with: the difference of means d; linear
 discriminant analysis, whose direction is ``Σ⁻¹ d``, where the covariance within classes and that of all clips are
 equivalent (they differ by a multiple of ``d dᵀ``, which only changes the length); and ridge regression in place of
 logistic regression, with the small ridge that its penalty amounts to, because fitting it for every draw would take too

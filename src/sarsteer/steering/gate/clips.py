@@ -103,24 +103,20 @@ class Clips:
     @property
     def folds(self) -> Labels:
         """``[m]``: the fold that holds each row out. The two clips of a pair are in the same one."""
-        from sklearn.model_selection import KFold
-
-        folds = np.empty(2 * self.pairs + len(self.benign), int)
-        for rows, seed in ((self.pairs, 0), (len(self.benign), 1)):
-            if not rows:
-                continue
-            number = np.empty(rows, int)
-            if rows < FOLDS:
-                number[:] = np.arange(rows)
-            else:
-                for fold, (_, held_out) in enumerate(KFold(FOLDS, shuffle=True, random_state=seed).split(number)):
-                    number[held_out] = fold
-            if seed:
-                folds[2 * self.pairs :] = number
-            else:
-                folds[: 2 * self.pairs] = np.tile(number, 2)
-        return folds
+        pairs = _folds(self.pairs, seed=0)
+        return np.concatenate([pairs, pairs, _folds(len(self.benign), seed=1)])
 
     def at(self, layer: int) -> torch.Tensor:
         """``[m, D]``: the activations at one layer."""
         return torch.cat([self.harmful[:, layer], self.safe[:, layer], self.benign[:, layer]])
+
+
+def _folds(rows: int, seed: int) -> Labels:
+    """``[rows]``: a random fold for each, of equal sizes; fewer rows than folds get one each."""
+    from sklearn.model_selection import KFold
+
+    folds = np.arange(rows)
+    if rows >= FOLDS:
+        for fold, (_, held_out) in enumerate(KFold(FOLDS, shuffle=True, random_state=seed).split(np.arange(rows))):
+            folds[held_out] = fold
+    return folds

@@ -8,6 +8,7 @@ all other directions, so a distance costs a few D-vector products.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -103,6 +104,12 @@ def fit_distance(activations: torch.Tensor, classes: torch.Tensor, max_rank: int
     return MahalanobisDistance(
         means.float(), basis.float(), (1 / ((1 - rho) * variances + rho * mu)).float(), 1 / max(residual, 1e-12 * mu)
     )
+
+
+def limit_for(distances: Sequence[float], share: float) -> float:
+    """The lowest limit that at most ``share`` of these distances exceed: a quantile, not a stated rate."""
+    ordered = sorted(distances, reverse=True)
+    return float(ordered[min(int(share * len(ordered) + 1e-9), len(ordered) - 1)])
 
 
 def ledoit_wolf(gram: torch.Tensor, width: int) -> tuple[float, float]:

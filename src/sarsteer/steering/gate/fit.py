@@ -21,8 +21,8 @@ from sarsteer.errors import CalibrationError, SteeringError
 from sarsteer.steering.gate.chance import MAX_P, ChanceTest
 from sarsteer.steering.gate.clips import FOLDS, Clips
 from sarsteer.steering.gate.detectors import METHODS, scaled
-from sarsteer.steering.gate.distance import fit_distance
-from sarsteer.steering.gate.gate import Gate, threshold_for
+from sarsteer.steering.gate.distance import fit_distance, limit_for
+from sarsteer.steering.gate.gate import Gate
 from sarsteer.steering.gate.nested import (
     MOST_LAYERS,
     Combination,
@@ -182,7 +182,7 @@ def _finish(
         threshold=0.0,
         temperature=_temperature(held_out.scores, labels),
         distance=fit_distance(clips.at(layer), clips.classes),
-        limit=threshold_for(distances, allowed),
+        limit=limit_for(distances, allowed),
         metadata={
             "method": combination.method,
             "pairs": n,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -161,17 +161,14 @@ class Gate:
 
         """
         metadata = {key: value for key, value in self.metadata.items() if key not in ("target_fpr", "stated")}
-        return replace(self, threshold=float(threshold), metadata=metadata)._checked()
-
-    def _checked(self) -> Gate:
-        """The gate itself, if it opens for at least one harmful clip of its calibration."""
+        moved = replace(self, threshold=float(threshold), metadata=metadata)
         highest = max(self.metadata.get("held_out", {}).get("harmful", [math.inf]))
-        if self.threshold >= highest:
+        if moved.threshold >= highest:
             raise SteeringError(
-                f"the gate's threshold {self.threshold:.3g} is not below {highest:.3g}, the highest score of a "
+                f"the gate's threshold {moved.threshold:.3g} is not below {highest:.3g}, the highest score of a "
                 "held-out harmful clip: it would steer none of them; use a lower threshold"
             )
-        return self
+        return moved
 
     def with_mode(self, mode: str, temperature: float | None = None) -> Gate:
         """The same gate in another of ``MODES``."""
@@ -200,14 +197,22 @@ class Gate:
                 calibration, or no held-out harmful clip scores above the threshold.
 
         """
-        scores, groups = self.safe_scores()
-        rates = stated_rates(scores, groups, target_fpr)
-        metadata = {key: value for key, value in self.metadata.items() if key not in ("target_fpr", "traffic")}
-        if not isinstance(target_fpr, Mapping):
-            metadata["target_fpr"] = float(target_fpr)
-        metadata["stated"] = [asdict(rate) for rate in rates]
-        threshold = max(rate.threshold for rate in rates)
-        return replace(self, threshold=threshold, metadata=metadata)._checked()
+        rates = stated_rates(*self.safe_scores(), target_fpr)
+        metadata = {key: value for key, value in self.metadata.items() if key != "traffic"}
+        moved = replace(self, metadata=metadata).with_rates(rates)
+        if isinstance(target_fpr, Mapping):
+            return moved
+        return replace(moved, metadata={**moved.metadata, "target_fpr": float(target_fpr)})
+
+    def with_rates(self, rates: Sequence[StatedRate]) -> Gate:
+        """The same gate with the highest threshold of ``rates``, which keeps and records all of them.
+
+        Raises:
+            SteeringError: no held-out harmful clip scores above the threshold.
+
+        """
+        moved = self.with_threshold(max(rate.threshold for rate in rates))
+        return replace(moved, metadata={**moved.metadata, "stated": [asdict(rate) for rate in rates]})
 
     def safe_scores(self) -> tuple[list[float], list[str]]:
         """Scores and groups of the calibration's held-out safe clips; a clip beyond the limit scores infinity.
@@ -292,9 +297,3 @@ def opening(s: torch.Tensor, threshold: Any, temperature: Any, hard: Any) -> tor
     # NaN fails every comparison, and must open the gate
     step, logistic = (~(margin <= 0)).to(s.dtype), torch.sigmoid(margin / temperature).nan_to_num(nan=1.0)
     return torch.where(torch.as_tensor(hard, device=s.device), step, logistic)
-
-
-def threshold_for(safe_scores: list[float], target_fpr: float) -> float:
-    """The lowest threshold that at most ``target_fpr`` of these safe scores exceed."""
-    ordered = sorted(safe_scores, reverse=True)
-    return float(ordered[min(int(target_fpr * len(ordered) + 1e-9), len(ordered) - 1)])

@@ -7,7 +7,8 @@ standardize them, is chosen on clips; so the clips that set the threshold must n
 - ``nested`` scores leave out one more fold j. They choose detector, layers and standardization for fold j, whose
   ``held_out`` scores are then combined accordingly: nothing about fold j was used.
 
-A detector that leaves out folds i and j serves both, so K(K − 1)/2 + K + 1 fits are needed for each layer: 16.
+A detector that leaves out folds i and j serves both, so each layer needs K(K − 1)/2 + K fits: 15. The chosen layers
+need one more, on all clips.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from sarsteer.errors import SteeringError
-from sarsteer.steering.gate.conformal import ALL, StatedRate, stated_rates
+from sarsteer.steering.gate.conformal import ALL, stated_rates
 from sarsteer.steering.gate.gate import Gate
 
 MOST_STORED = 2000
@@ -94,10 +94,4 @@ def with_traffic(
         kept = [kept[round(i * (len(kept) - 1) / (MOST_STORED - 1))] for i in range(MOST_STORED)]
     stored = [scores[index] if math.isfinite(scores[index]) else None for index in kept]  # JSON has no infinity
     traffic = {"source": source, "n": len(scores), "scores": stored, "groups": [groups[index] for index in kept]}
-    return restated(replace(gate, metadata={**gate.metadata, "traffic": traffic}), rates)
-
-
-def restated(gate: Gate, rates: Sequence[StatedRate]) -> Gate:
-    """The same gate with the highest threshold of ``rates``, which it records."""
-    moved = gate.with_threshold(max(rate.threshold for rate in rates))
-    return replace(moved, metadata={**moved.metadata, "stated": [asdict(rate) for rate in rates]})
+    return replace(gate, metadata={**gate.metadata, "traffic": traffic}).with_rates(rates)

@@ -1,0 +1,1 @@
+"""Measurements of sarsteer, each a command: ``python -m benchmarks.NAME``."""

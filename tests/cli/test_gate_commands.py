@@ -67,13 +67,15 @@ def test_threshold_from_requests_equals_the_model_s_scores(
     file: Path, embedded: sarsteer.AudioLanguageModel, test_pairs: Pairs, tmp_path: Path
 ) -> None:
     manifest, items, rows = tmp_path / "mine.jsonl", test_pairs[:12].safe, []
+    clips = tmp_path / "clips"
+    clips.mkdir()
     for item in items:
-        name = shutil.copy(item.audio, tmp_path)
+        name = shutil.copy(item.audio, clips)
         rows.append({"id": item.id, "audio": Path(name).name, "question": item.question, "label": "safe"})
     manifest.write_text("\n".join(map(json.dumps, rows)))
     result = json.loads(
         invoke("threshold", file, "--benign", manifest, "--max-refused", "10%", "--no-limit", "--device", "cpu",
-               "--out", tmp_path / "out.safetensors", "--json")
+               "--audio-root", clips, "--out", tmp_path / "out.safetensors", "--json")
     )  # fmt: skip
     steering = Steering.load(file)
     assert steering.gate is not None
@@ -105,6 +107,9 @@ def test_wrong_arguments(file: Path, log: Path, tmp_path: Path) -> None:
     bare = Steering.load(file).with_gate(None).save(tmp_path / "bare.safetensors")
     with pytest.raises(SarsteerError, match="has no gate"):
         invoke("drift", bare, log)
+    for command, *needed in (("tune", "--out", tmp_path / "tuned.safetensors"), ("layers", "--steering", file)):
+        with pytest.raises(SarsteerError, match="--voices needs --pairs sarsteer-pairs: other clips exist already"):
+            invoke(command, "sarsteer-tiny", *needed, "--pairs", "sarsteer-tiny", "--voices", "en-us")
     with pytest.raises(SarsteerError, match="no such file"):
         invoke("drift", file, tmp_path / "missing.jsonl")
 

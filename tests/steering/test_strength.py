@@ -188,6 +188,7 @@ def test_the_closed_form_has_the_reported_numbers(steering: Steering) -> None:
     rows = steering.report(suggestion.alpha, suggestion.k, 1.0)
     strengths = torch.tensor([row.relative_strength for row in rows], dtype=torch.float64)
     assert float(strengths.quantile(0.5)) == pytest.approx(suggestion.relative_strength, rel=0.01)  # α has three digits
+    assert len(rows) * suggestion.relative_strength == pytest.approx(0.56)
     explained = torch.tensor([row.explained for row in rows], dtype=torch.float64).quantile(0.5)
     assert float(explained) == pytest.approx(suggestion.explained)
     assert suggestion.kept >= 0.5

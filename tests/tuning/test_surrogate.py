@@ -187,7 +187,7 @@ def test_calibration_pairs_are_noticed(
     from sarsteer.cli.layers import _calibrated_on
 
     chosen = (calibration_pairs if split == "calibration" else test_pairs)[:limit]
-    assert _calibrated_on(steering, chosen, "sarsteer-tiny", None) == shared
+    assert _calibrated_on(steering, chosen, "sarsteer-tiny", None, None) == shared
 
 
 def test_answers_end_where_generation_ends(embedded: sarsteer.AudioLanguageModel, pairs: Pairs) -> None:

@@ -91,9 +91,7 @@ def calibrate(
     from sarsteer.data.pairs import load_benign, load_pairs
     from sarsteer.data.sarsteer_pairs import NAME
 
-    spoken = options.voice_list(voices)
-    if spoken is not None and NAME not in (pairs, benign):
-        raise SarsteerError(f"--voices needs --pairs {NAME}: other clips exist already")
+    spoken = options.voice_list(voices, pairs, benign)
     chosen_pairs = load_pairs(
         pairs, "calibration", voices=spoken if pairs == NAME else None, audio_root=audio_root, limit=limit
     )

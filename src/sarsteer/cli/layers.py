@@ -24,7 +24,10 @@ def layers(
     pairs: Annotated[
         str, typer.Option("--pairs", help="Pairs that the file was not calibrated on: a manifest or a folder.")
     ],
-    split: Annotated[str, typer.Option(help="Split of a folder or of sarsteer-tiny: test or calibration.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="Split of a folder or of a shipped set: test, calibration, or tuning of sarsteer-pairs.")
+    ] = "test",
+    voices: options.Voices = None,
     audio_root: options.AudioRoot = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first N pairs.", min=1, metavar="N")] = 50,
     alpha: options.Alpha = None,
@@ -59,8 +62,9 @@ def layers(
     made = parse_judge(judge or ("embedded" if model == tiny.NAME else "keywords"))
     made.load()
     artifact = Steering.load(steering)
-    chosen = load_pairs(pairs, split, audio_root=audio_root)[:limit]
-    if shared := _calibrated_on(artifact, chosen, pairs, audio_root):
+    spoken = options.voice_list(voices, pairs)
+    chosen = load_pairs(pairs, split, voices=spoken, audio_root=audio_root, limit=limit)
+    if shared := _calibrated_on(artifact, chosen, pairs, spoken, audio_root):
         note(
             f"the steering was calibrated on {shared} of these {len(chosen)} pairs, and these rates are better than on "
             "new pairs; use other pairs"
@@ -99,14 +103,17 @@ def layers(
         console.print(f"picture: {plot}", highlight=False, soft_wrap=True)
 
 
-def _calibrated_on(steering: Steering, chosen: Pairs, source: str, audio_root: Path | None) -> int:
+def _calibrated_on(
+    steering: Steering, chosen: Pairs, source: str, voices: list[str] | None, audio_root: Path | None
+) -> int:
     """How many of the chosen pairs it was calibrated on: the file stores only a digest, ``source`` has the pairs."""
     from sarsteer.data.overlap import shared_items
     from sarsteer.data.pairs import SPLITS, load_pairs
 
     for split in SPLITS:
         try:
-            known = load_pairs(source, split, audio_root=audio_root)[: steering.metadata.get("pairs")]
+            n = steering.metadata.get("pairs")
+            known = load_pairs(source, split, voices=voices, audio_root=audio_root, limit=n)
             same = known.digest == steering.metadata.get("pairs_digest")
         except SarsteerError:  # this split is missing or invalid, and was not requested
             continue

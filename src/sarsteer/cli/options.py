@@ -44,6 +44,18 @@ Voices = Annotated[
 ]
 
 
-def voice_list(voices: str | None) -> list[str] | None:
-    """The voices that ``--voices`` names; None for the default ones."""
-    return None if voices is None else [voice.strip() for voice in voices.split(",")]
+def voice_list(voices: str | None, *sources: str | None) -> list[str] | None:
+    """The voices that ``--voices`` names; None for the default ones.
+
+    Raises:
+        SarsteerError: voices are named and none of ``sources`` is sarsteer-pairs, the only set that is spoken on use.
+
+    """
+    if voices is None:
+        return None
+    from sarsteer.data.sarsteer_pairs import NAME
+    from sarsteer.errors import SarsteerError
+
+    if NAME not in sources:
+        raise SarsteerError(f"--voices needs --pairs {NAME}: other clips exist already")
+    return [voice.strip() for voice in voices.split(",")]

@@ -14,6 +14,7 @@ from sarsteer.cli.output import check_out, console, note, print_json, progress_b
 from sarsteer.errors import SarsteerError
 
 if TYPE_CHECKING:
+    from sarsteer.data.manifest import Item
     from sarsteer.steering.artifact import Steering
     from sarsteer.steering.gate.gate import Gate
 
@@ -45,6 +46,7 @@ def threshold(
     instruction: Annotated[
         str | None, typer.Option(help="Text beside each request without one. Default: the steering file's.")
     ] = None,
+    audio_root: options.AudioRoot = None,
     batch_size: options.BatchSize = 16,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -78,9 +80,11 @@ def threshold(
             far = row.out_of_distribution if row.distance is None or gate.limit is None else row.distance > gate.limit
             scores.append(math.inf if far and gate.limit is not None else row.score)
     else:
-        scores, groups = _measured(
-            steering, gate, benign, model, instruction, batch_size, device, dtype, revision, trust_remote_code, layers
+        items = _safe_items(benign, audio_root)
+        scores = _scores(
+            steering, gate, items, model, instruction, batch_size, device, dtype, revision, trust_remote_code, layers
         )
+        groups = [str(item.extra.get("group") or "all") for item in items]
     moved = with_traffic(gate, scores, groups, rates, source=benign.name)
     updated = steering.with_gate(moved)
     updated.save(target)
@@ -117,10 +121,22 @@ def threshold(
         note("the gate is off by default in this file; use it with --gate")
 
 
-def _measured(
+def _safe_items(manifest: Path, audio_root: Path | None) -> list[Item]:
+    from sarsteer.data.manifest import load_items
+
+    items = load_items(manifest, audio_root=audio_root)
+    harmful = [item.id for item in items if item.harmful]
+    if harmful:
+        raise SarsteerError(
+            f"{len(harmful)} requests are harmful, such as {harmful[0]!r}; give safe requests only", place=str(manifest)
+        )
+    return items
+
+
+def _scores(
     steering: Steering,
     gate: Gate,
-    manifest: Path,
+    items: list[Item],
     model: str | None,
     instruction: str | None,
     batch_size: int,
@@ -129,17 +145,10 @@ def _measured(
     revision: str | None,
     trust_remote_code: bool,
     layers: str | None,
-) -> tuple[list[float], list[str]]:
-    """Scores and groups of a manifest's requests, by the model."""
-    from sarsteer.data.manifest import load_items, place_errors
-
-    items = load_items(manifest)
-    harmful = [item.id for item in items if item.harmful]
-    if harmful:
-        raise SarsteerError(
-            f"{len(harmful)} requests are harmful, such as {harmful[0]!r}; give safe requests only", place=str(manifest)
-        )
+) -> list[float]:
+    """The gate's scores of requests; infinity beyond its limit."""
     quiet_transformers()
+    from sarsteer.data.manifest import place_errors
     from sarsteer.models.loading import load_model
 
     fitted = steering.metadata["instruction"]
@@ -168,7 +177,7 @@ def _measured(
                 for score, beyond in zip(gate.score(seen).tolist(), far.tolist(), strict=True)
             ]
             report("Scoring", len(scores), len(items))
-    return scores, [str(item.extra.get("group") or "all") for item in items]
+    return scores
 
 
 def _rates(texts: list[str]) -> dict[str, float]:

@@ -27,7 +27,11 @@ def _print_config(wanted: bool) -> None:
 def tune(
     model: options.Model,
     pairs: Annotated[
-        str, typer.Option("--pairs", help="Manifest (JSONL) of calibration pairs, or sarsteer-tiny; never test pairs.")
+        str,
+        typer.Option(
+            "--pairs",
+            help="Manifest (JSONL) of calibration pairs, sarsteer-pairs or sarsteer-tiny; never test pairs.",
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Steering file to write (.safetensors).")],
     judge: Annotated[
@@ -64,6 +68,7 @@ def tune(
     refusal_prompt: Annotated[
         str | None, typer.Option(help="Refusal prompt, appended to the instruction. Default: the paper's.")
     ] = None,
+    voices: options.Voices = None,
     audio_root: options.AudioRoot = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first N pairs.", min=1, metavar="N")] = None,
     max_new_tokens: options.MaxNewTokens = 128,
@@ -101,7 +106,8 @@ def tune(
     judge_spec = judge or ("embedded" if model == tiny.NAME else "keywords")
     chosen_judge = parse_judge(judge_spec)
     chosen_judge.load()
-    chosen_pairs = load_pairs(pairs, "calibration", audio_root=audio_root)[:limit]
+    spoken = options.voice_list(voices, pairs)
+    chosen_pairs = load_pairs(pairs, "calibration", voices=spoken, audio_root=audio_root, limit=limit)
     quiet_transformers()
     from sarsteer.cli.tune_screen import screen
     from sarsteer.models.loading import load_model

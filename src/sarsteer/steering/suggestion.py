@@ -13,9 +13,11 @@ import torch
 
 from sarsteer.steering.subspace import ablate
 
-RELATIVE_STRENGTH = 0.07
-"""Share of the activations' norm by which α moves them in the median layer. The paper's settings move them by a few
-percent; on the embedded model α = 0.1 is 7.6 %, refuses, and hardly breaks answers; twice as much breaks them."""
+TOTAL_STRENGTH = 0.56
+"""Sum over the layers of the share ‖α v_l‖ / ‖h_l‖, with the median layer's share for each. A layer's vector remains in
+the residual stream, so a deeper model needs a smaller share in each layer: 7 % in the toy's 8 layers, where the toy
+refuses and hardly breaks answers (twice as much breaks them), is 1.75 % in the 32 layers of a 7B model. The paper's
+settings move the activations of a layer by a few percent."""
 EXPLAINED = 0.5
 """Share of the safe activations' variance that is ablated in the median layer."""
 KEPT = 0.5
@@ -27,7 +29,8 @@ class Suggestion:
     """A strength, and the numbers it is based on.
 
     Attributes:
-        alpha: the α at which ‖α v_l‖ is ``relative_strength`` of ‖h_l‖ in the median layer; 0 if every vector is zero.
+        alpha: the α at which ‖α v_l‖ is ``relative_strength`` of ‖h_l‖ in the median layer, which is
+            ``TOTAL_STRENGTH`` divided by the number of vectors that are not zero; 0 if every vector is zero.
         k: the smallest number of safe components that explain ``explained`` of the variance in the median layer, as far
             as the stored components contain it; fewer if they would remove more than half of the refusal vector.
         lambda_: 1, a projection: the ablated part is removed completely.
@@ -63,7 +66,7 @@ def suggest(
     k = next((k for k in range(wanted, 0, -1) if kept(k) >= KEPT), 0)
     ratios = (vector_norms(k) / activation_norms.double())[refusal_norms > 0]
     ratio = _median(ratios[ratios.isfinite()])
-    alpha = RELATIVE_STRENGTH / ratio if ratio > 0 else 0.0
+    alpha = TOTAL_STRENGTH / (len(ratios) * ratio) if ratio > 0 else 0.0
     return Suggestion(
         alpha=float(f"{alpha:.3g}"),
         k=k,

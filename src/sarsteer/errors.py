@@ -85,6 +85,10 @@ class EvaluationError(SarsteerError):
     """An evaluation cannot continue, or its results cannot be read."""
 
 
+class AttackError(SarsteerError):
+    """An attack is unknown, or does not fit the model, the defense or the requests."""
+
+
 class ArtifactError(SarsteerError):
     """A steering file is damaged, has another format, or does not fit the model."""
 

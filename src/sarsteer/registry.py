@@ -133,7 +133,7 @@ class Registry(Generic[T]):
     def _built_in(self) -> dict[str, type[T]]:
         package = importlib.import_module(self.package)
         classes: dict[str, type[T]] = {}
-        for module in pkgutil.iter_modules(package.__path__, f"{self.package}."):
+        for module in pkgutil.walk_packages(package.__path__, f"{self.package}."):
             for value in vars(importlib.import_module(module.name)).values():
                 is_part = inspect.isclass(value) and issubclass(value, self.base) and value.__module__ == module.name
                 if is_part and "name" in vars(value):

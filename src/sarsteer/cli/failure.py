@@ -13,7 +13,7 @@ from sarsteer.errors import SarsteerError
 
 USAGE: type[Exception] = typer.BadParameter.__bases__[0]
 """What typer raises for wrong arguments. Newer versions of typer contain their own copy of click."""
-RESUMABLE = ("calibrate", "evaluate", "pairs", "reproduce", "speak", "tune")
+RESUMABLE = ("attack", "calibrate", "evaluate", "pairs", "reproduce", "speak", "tune")
 """Commands that save their progress, and continue when they are run again."""
 EXPECTED, BUG, INTERRUPTED = 2, 1, 130
 

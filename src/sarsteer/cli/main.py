@@ -13,6 +13,7 @@ import typer
 
 from sarsteer import __version__
 from sarsteer.cli import (
+    attack,
     calibrate,
     compare,
     demo,
@@ -83,6 +84,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (tune.tune, "Choose strengths, layers and gate by search."),
     (layers.layers, "Estimate the effect of each decoder layer."),
     (evaluate.evaluate, "Measure defenses on benchmarks."),
+    (attack.attack, "Measure defenses under attack."),
     (compare.compare, "Compare two evaluations, request by request."),
     (reproduce.reproduce, "Run the paper's experiments."),
     (respond.respond, "Answer one request."),
@@ -96,9 +98,13 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (doctor.doctor, "Check the installation, and a model."),
 )
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}  # serve hands vLLM's options to vLLM
+_CLASSES: dict[Callable[..., None], type[Command]] = {
+    evaluate.evaluate: evaluate.EvaluateCommand,
+    attack.attack: attack.AttackCommand,
+}
 for _command, _summary in _COMMANDS:
     _settings = _PASS_ON if _command is serve.serve else None
-    _class = evaluate.EvaluateCommand if _command is evaluate.evaluate else Command
+    _class = _CLASSES.get(_command, Command)
     app.command(_command.__name__, short_help=_summary, context_settings=_settings, cls=_class)(_command)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sarsteer.attacks.base import Attack
 from sarsteer.data.benchmarks import LoadedBenchmark
 from sarsteer.defenses.base import DefenseContext, build_defense
 from sarsteer.defenses.built import BuiltDefense
@@ -20,12 +21,27 @@ from sarsteer.runtime.shared import SharedJudge, SharedModel
 
 @dataclass(frozen=True)
 class ArmTask:
-    """One arm to run: a benchmark under a defense, read by a judge."""
+    """One arm to run: a benchmark, as it is or attacked, under a defense, read by a judge."""
 
     benchmark: LoadedBenchmark
     planned: PlannedDefense
     defense: BuiltDefense
     judge: PlannedJudge
+    attack: Attack | None = None
+
+    @property
+    def about_attack(self) -> dict[str, Any]:
+        """The attack, for logs and tables, as JSON."""
+        if self.attack is None:
+            return {}
+        return {
+            "spec": self.benchmark.attack,
+            "name": self.attack.name,
+            "benchmark": self.benchmark.origin,
+            "against": self.benchmark.against,
+            "queries": self.attack.queries,
+            "strength": self.attack.strength,
+        }
 
     @property
     def key(self) -> tuple[str, str]:
@@ -54,6 +70,9 @@ class Grid:
         """The settings that a log must agree on so that it can be continued."""
         identity = self.shared.identity
         ignored = ("device", "name") if "fingerprint" in identity else ()  # the weights identify the model
+        requests = {"requests": arm.benchmark.digest}
+        adaptive = bool(arm.benchmark.against)  # then each defense has requests of its own
+        attacked = {} if arm.attack is None else {"attack": arm.about_attack}
         return {
             "benchmark": arm.benchmark.name,
             "defense": arm.planned.name,
@@ -63,11 +82,11 @@ class Grid:
                 "max_new_tokens": self.max_new_tokens,
             },
             "content": {
-                "requests": arm.benchmark.digest,
+                **({} if adaptive else requests),
                 "judge": arm.judge.spec,
                 "judge_signature": self.judges[arm.judge.spec].judge.signature,
             },
-            "settings": dict(arm.defense.settings),
+            "settings": {**arm.defense.settings, **attacked, **(requests if adaptive else {})},
         }
 
 

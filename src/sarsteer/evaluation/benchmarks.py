@@ -41,7 +41,17 @@ def load_benchmarks(
     for name in names:
         if names.count(name) > 1:
             raise BenchmarkError(f"two benchmarks are called {name!r}; pass each once, and give each file its own name")
-    return tuple(replace(one, seconds=_clip_lengths(one)) for one in loaded)
+    return tuple(map(with_clip_lengths, loaded))
+
+
+def with_clip_lengths(benchmark: LoadedBenchmark) -> LoadedBenchmark:
+    """The benchmark with the lengths of its clips.
+
+    Raises:
+        EvaluationError: a clip cannot be read.
+
+    """
+    return replace(benchmark, seconds=_clip_lengths(benchmark))
 
 
 def _clip_lengths(benchmark: LoadedBenchmark) -> dict[str, float]:

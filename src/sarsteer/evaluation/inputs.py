@@ -54,7 +54,7 @@ def load_inputs(plan: EvaluationPlan) -> Inputs:
 
         steering = Steering.from_pretrained(plan.steering)
     benchmarks = load_benchmarks(plan.benchmarks, plan.limit, plan.instruction, plan.audio_root)
-    if plan.max_wer is not None:
+    if plan.max_wer is not None and not plan.attacks:
         check_altered(benchmarks)
     if plan.calibration is not None:
         pairs = load_pairs(plan.calibration, "calibration", audio_root=plan.audio_root)

@@ -13,6 +13,7 @@ from sarsteer.defenses.base import Requirement
 from sarsteer.defenses.registry import DEFENSES
 from sarsteer.defenses.steered import SteeredDefense
 from sarsteer.errors import EvaluationError
+from sarsteer.evaluation.attack_choice import PlannedAttack, parse_attacks
 from sarsteer.evaluation.controls import PlannedDefense, with_controls
 from sarsteer.evaluation.judge_choice import PlannedJudge, parse_judges
 from sarsteer.steering.strength import Strength
@@ -39,6 +40,8 @@ class EvaluationPlan:
         max_wer: word error rate above which an altered clip counts as misheard; None to measure none.
         loading: how the model is loaded: ``device``, ``dtype``, ``revision``, ``layers``, ``trust_remote_code``.
         command: the command that asked for it, for the report.
+        attacks: each benchmark is run as it is, and under each of these.
+        seed: of the attacks.
 
     """
 
@@ -58,6 +61,8 @@ class EvaluationPlan:
     max_wer: float | None = None
     loading: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
+    attacks: tuple[PlannedAttack, ...] = ()
+    seed: int = 0
 
 
 def parse_plan(
@@ -80,13 +85,17 @@ def parse_plan(
     controls: bool = True,
     loading: Mapping[str, Any] | None = None,
     command: str = "",
+    attacks: Sequence[str] = (),
+    curves: bool = False,
+    seed: int = 0,
 ) -> EvaluationPlan:
     """Parse specs, and check everything that needs no file; see ``EvaluationPlan``.
 
     Benchmarks, defenses and judges are specs, such as ``figstep:FOLDER``, ``sarsteer:alpha=0.2`` and ``keywords``; a
     judge can also be ``BENCHMARK=SPEC``. ``alpha_sweep`` gives further strengths of each steered defense, as points of
     curves. ``controls`` adds the controls of one steered defense, see ``controls.with_controls``. Values of ``loading``
-    that are None are left out.
+    that are None are left out. ``attacks`` are specs, such as ``noise:snr=5``; ``curves`` runs each audio transform
+    along its axis.
 
     Raises:
         SarsteerError: a spec is unknown or invalid, occurs twice, or requires something that is missing.
@@ -116,6 +125,8 @@ def parse_plan(
         max_wer=max_wer,
         loading={name: value for name, value in (loading or {}).items() if value is not None},
         command=command,
+        attacks=parse_attacks(attacks, curves=curves),
+        seed=seed,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 
 from sarsteer.evaluation.arms import build_grid
+from sarsteer.evaluation.attacked import with_attacks
 from sarsteer.evaluation.inputs import load_inputs
 from sarsteer.evaluation.plan import EvaluationPlan
 from sarsteer.evaluation.results import Evaluation
@@ -35,7 +36,9 @@ def run(plan: EvaluationPlan, progress: Progress | None = None, pool: Pool | Non
         inputs = load_inputs(plan)
         grid = build_grid(plan, inputs, pool or own_pool)
         try:
-            word_errors = measure_word_errors(inputs.benchmarks, grid.shared, plan.max_wer, plan.out, progress)
+            grid = with_attacks(grid, plan.attacks, plan.seed, progress)
+            benchmarks = list({id(arm.benchmark): arm.benchmark for arm in grid.arms}.values())
+            word_errors = measure_word_errors(benchmarks, grid.shared, plan.max_wer, plan.out, progress)
             logs = run_grid(grid, progress)
         finally:
             grid.shared.answerer.close()

@@ -43,6 +43,7 @@ class WordErrors:
         wer: by the item's id; above 1 if the transcript has many more words than the reference.
         limit: a clip with a higher rate counts as misheard.
         clusters: of dependent items, in the order of ``wer``.
+        against: the defense that an adaptive attack made these clips for; empty otherwise.
 
     """
 
@@ -50,6 +51,7 @@ class WordErrors:
     wer: Mapping[str, float]
     limit: float
     clusters: Sequence[str]
+    against: str = ""
 
     @property
     def misheard(self) -> frozenset[str]:
@@ -131,7 +133,7 @@ def _measure(
         # if not even the clean clip gave a word, nothing shows that the altered one was understood
         rates[item.id] = float(jiwer.wer(" ".join(reference), " ".join(transcript))) if reference else 1.0
     clusters = [str(item.extra.get("cluster") or item.id) for item in items]
-    return WordErrors(benchmark.name, rates, limit, clusters)
+    return WordErrors(benchmark.name, rates, limit, clusters, benchmark.against)
 
 
 def _transcribe(clips: Sequence[str], shared: SharedModel, cache: Path, progress: Progress | None) -> dict[str, str]:

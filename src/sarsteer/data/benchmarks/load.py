@@ -37,6 +37,9 @@ class LoadedBenchmark:
         forbids: what its license forbids.
         skipped: ids of the items that were left out because their clips are missing.
         seconds: the clips' lengths by item id, where known.
+        attack: spec of the attack that made the items; empty without one.
+        origin: name of the benchmark that was attacked; empty without an attack.
+        against: name of the defense that an adaptive attack was run against; empty otherwise.
 
     """
 
@@ -49,6 +52,9 @@ class LoadedBenchmark:
     forbids: str = ""
     skipped: tuple[str, ...] = field(default=(), repr=False)
     seconds: Mapping[str, float] = field(default_factory=dict, repr=False)
+    attack: str = ""
+    origin: str = ""
+    against: str = ""
 
     @property
     def measures_usefulness(self) -> bool:

@@ -32,13 +32,12 @@ def collect(logs: Sequence[EvalLog], tasks: Sequence[ArmTask], word_errors: Sequ
         word_errors: of benchmarks with altered clips; each gets a second table, without the misheard clips.
 
     """
-    errors = {one.benchmark: one for one in word_errors}
+    errors = {(one.benchmark, one.against): one for one in word_errors}
     arms: list[Arm] = []
     curve: list[CurvePoint] = []
     for benchmark in dict.fromkeys(task.benchmark.name for task in tasks):
-        wer = errors[benchmark].wer if benchmark in errors else {}
         rows = [
-            (log, task, _answers(log, task, wer))
+            (log, task, _answers(log, task, _errors_of(task, errors)))
             for log, task in zip(logs, tasks, strict=True)
             if task.benchmark.name == benchmark
         ]
@@ -49,16 +48,19 @@ def collect(logs: Sequence[EvalLog], tasks: Sequence[ArmTask], word_errors: Sequ
             if isinstance(task.planned.defense, RandomVectors)
         }
         table: list[Arm] = []
+        misheard: dict[str, frozenset[str]] = {}
         for log, task, answers in rows:
             plain = undefended if task.planned.name != "none" else None
             summary = _summary(task.planned.name, answers, plain, random.get(task.planned.name))
             if task.planned.swept is None:
+                if (own := _errors_of(task, errors)) is not None:
+                    misheard[task.planned.name] = own.misheard
                 table.append(_arm(log, task, answers, summary))
             elif task.defense.alpha is not None:
                 curve.append(CurvePoint(benchmark, task.planned.swept, task.defense.alpha, summary))
         arms += table
-        if benchmark in errors:
-            arms += _without_misheard(table, errors[benchmark])
+        if misheard:
+            arms += _without_misheard(table, misheard)
     judges = {content["judge"]: content["judge_signature"] for content in (settings_of(log)["content"] for log in logs)}
     return Evaluation(
         model=(logs[0].eval.metadata or {})["arm"]["model"],
@@ -86,9 +88,13 @@ def _arm(log: EvalLog, task: ArmTask, answers: Sequence[Answer], summary: Summar
     )
 
 
-def _without_misheard(table: Sequence[Arm], errors: WordErrors) -> list[Arm]:
-    """The arms as if the misheard clips had not been asked; none if all clips were misheard."""
-    understood = [[answer for answer in arm.answers if answer.id not in errors.misheard] for arm in table]
+def _errors_of(task: ArmTask, errors: Mapping[tuple[str, str], WordErrors]) -> WordErrors | None:
+    return errors.get((task.benchmark.name, task.benchmark.against))
+
+
+def _without_misheard(table: Sequence[Arm], misheard: Mapping[str, frozenset[str]]) -> list[Arm]:
+    """The arms as if the misheard clips, by the defense's name, had not been asked; none if all were misheard."""
+    understood = [[answer for answer in arm.answers if answer.id not in misheard.get(arm.defense, ())] for arm in table]
     undefended = next((rest for arm, rest in zip(table, understood, strict=True) if arm.defense == "none"), None)
     random = {
         arm.control_of: rest
@@ -99,12 +105,23 @@ def _without_misheard(table: Sequence[Arm], errors: WordErrors) -> list[Arm]:
         replace(
             arm,
             benchmark=arm.benchmark + WITHOUT_MISHEARD,
-            summary=_summary(arm.defense, rest, undefended if arm.defense != "none" else None, random.get(arm.defense)),
+            summary=_summary(
+                arm.defense,
+                rest,
+                _same_requests(undefended, rest) if arm.defense != "none" else None,
+                _same_requests(random.get(arm.defense), rest),
+            ),
             answers=tuple(rest),
         )
         for arm, rest in zip(table, understood, strict=True)
         if rest
     ]
+
+
+def _same_requests(others: list[Answer] | None, answers: Sequence[Answer]) -> list[Answer] | None:
+    """``others``, if they can be paired: an adaptive attack makes other clips for each defense, misheard or not."""
+    same = others is not None and [one.id for one in others] == [one.id for one in answers]
+    return others if same else None
 
 
 def _summary(
@@ -121,7 +138,8 @@ def _summary(
     return replace(summary, notes=(*summary.notes, *notes_on_directions(name, answers)))
 
 
-def _answers(log: EvalLog, task: ArmTask, wer: Mapping[str, float]) -> list[Answer]:
+def _answers(log: EvalLog, task: ArmTask, errors: WordErrors | None) -> list[Answer]:
+    wer: Mapping[str, float] = {} if errors is None else errors.wer
     order = {item.id: place for place, item in enumerate(task.benchmark.items)}
     answers = []
     for sample in sorted(log.samples or (), key=lambda sample: order[str(sample.id)]):

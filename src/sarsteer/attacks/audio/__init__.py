@@ -1,0 +1,1 @@
+"""Audio transforms, one per file."""

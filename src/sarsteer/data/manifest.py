@@ -2,7 +2,7 @@
 
 Required: ``id``, ``audio`` (a path relative to the manifest, or to the audio root that the user names), ``question``
 (what is said), ``label`` ("harmful" or "safe"). Optional: ``pair``, ``category``, ``text`` (the instruction beside the
-clip), ``answer``, and any other key.
+clip), ``answer``, ``earlier`` (turns before the request, as [user, assistant] texts), and any other key.
 For an altered clip, ``clean`` (the path of the original clip) or ``said`` (its words) lets an evaluation check whether
 the model still understands it.
 
@@ -26,6 +26,10 @@ from sarsteer.messages import Message
 from sarsteer.modalities import kinds
 
 LABELS = ("harmful", "safe")
+EARLIER = "earlier"
+"""Key of an item's extra: earlier turns, as [user, assistant] texts."""
+WITHIN = "within"
+"""Key of an item's extra: whether the clean clip is only a part of the altered one."""
 _OPTIONAL = ("pair", "category", "text", "answer")
 
 
@@ -77,11 +81,32 @@ class Item:
         return self.media
 
     def turn(self, text: str) -> list[Message]:
-        """One user message: the request, then ``text``, which follows a written request on a new line."""
+        """Earlier turns, then the request and ``text``, which follows a written request on a new line."""
         if self.modality == "text":
-            return [{"role": "user", "content": [{"type": "text", "text": f"{self.question}\n{text}"}]}]
+            return [*self.earlier, {"role": "user", "content": [{"type": "text", "text": f"{self.question}\n{text}"}]}]
         request = {"type": self.modality, "path": str(self.media)}
-        return [{"role": "user", "content": [request, {"type": "text", "text": text}]}]
+        return [*self.earlier, {"role": "user", "content": [request, {"type": "text", "text": text}]}]
+
+    @property
+    def earlier(self) -> list[Message]:
+        """The turns before the request: key ``earlier``, a list of [user, assistant] texts.
+
+        Raises:
+            ManifestError: the key has another form.
+
+        """
+        turns = self.extra.get(EARLIER, [])
+        pairs = isinstance(turns, (list, tuple)) and all(
+            isinstance(turn, (list, tuple)) and len(turn) == 2 and all(isinstance(text, str) for text in turn)
+            for turn in turns
+        )
+        if not pairs:
+            raise ManifestError("'earlier' must be a list of [user, assistant] texts", place=f"item {self.id!r}")
+        return [
+            {"role": role, "content": text}
+            for turn in turns
+            for role, text in zip(("user", "assistant"), turn, strict=True)
+        ]
 
     @property
     def content_digest(self) -> bytes:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sarsteer.data.benchmarks import LoadedBenchmark
-from sarsteer.data.manifest import Item
+from sarsteer.data.manifest import WITHIN, Item
 from sarsteer.data.text import words
 from sarsteer.defenses.built import UNDEFENDED
 from sarsteer.defenses.request_guard import transcription_of
@@ -131,9 +131,28 @@ def _measure(
         reference = words(transcripts[str(clean)] if clean is not None else item.extra["said"])
         transcript = words(transcripts[str(item.audio)])
         # if not even the clean clip gave a word, nothing shows that the altered one was understood
-        rates[item.id] = float(jiwer.wer(" ".join(reference), " ".join(transcript))) if reference else 1.0
+        if not reference:
+            rates[item.id] = 1.0
+        elif item.extra.get(WITHIN):
+            rates[item.id] = errors_within(reference, transcript)
+        else:
+            rates[item.id] = float(jiwer.wer(" ".join(reference), " ".join(transcript)))
     clusters = [str(item.extra.get("cluster") or item.id) for item in items]
     return WordErrors(benchmark.name, rates, limit, clusters, benchmark.against)
+
+
+def errors_within(reference: Sequence[str], transcript: Sequence[str]) -> float:
+    """The word error rate of the part of ``transcript`` that fits ``reference`` (not empty) best.
+
+    For clips that contain more than the request. Sellers' algorithm: an edit distance in which words of the transcript
+    before and after the match cost nothing.
+    """
+    row = [0] * (len(transcript) + 1)
+    for i, word in enumerate(reference, 1):
+        before, row = row, [i]
+        for j, other in enumerate(transcript, 1):
+            row.append(min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (word != other)))
+    return min(row) / len(reference)
 
 
 def _transcribe(clips: Sequence[str], shared: SharedModel, cache: Path, progress: Progress | None) -> dict[str, str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from sarsteer.audio import Clip
+from sarsteer.audio import Clip, load_clip
 
 _SLOPES = {"white": 0.0, "pink": 0.5, "brown": 1.0}
 
@@ -40,3 +41,13 @@ def colored_noise(length: int, color: str, rng: np.random.Generator) -> npt.NDAr
     spectrum = np.fft.rfft(rng.standard_normal(length))
     bins = np.maximum(np.arange(len(spectrum)), 1)
     return np.fft.irfft(spectrum / bins ** _SLOPES[color], length).astype(np.float32)
+
+
+def looped(file: Path, clip: Clip) -> npt.NDArray[np.float32]:
+    """The recording in ``file`` at the clip's rate, repeated or cut to its length.
+
+    Raises:
+        AudioError: the file cannot be read.
+
+    """
+    return np.resize(load_clip(file).resampled(clip.rate).samples, len(clip.samples))

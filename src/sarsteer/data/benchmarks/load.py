@@ -87,6 +87,8 @@ class LoadedBenchmark:
         for item in self.items:
             digest.update(f"{item.id}\0{item.label}\0{item.question}\0{self.text(item)}\0".encode())
             digest.update(item.content_digest)
+            for message in item.earlier:
+                digest.update(f"{message['role']}\0{message['content']}\0".encode())
         return digest.hexdigest()
 
 

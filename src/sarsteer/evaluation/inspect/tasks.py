@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from inspect_ai import Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.model import (
+    ChatMessage,
+    ChatMessageAssistant,
     ChatMessageUser,
     Content,
     ContentAudio,
@@ -76,10 +78,19 @@ def sample_of(benchmark: LoadedBenchmark, item: Item) -> Sample:
     }
     return Sample(
         id=item.id,
-        input=[ChatMessageUser(content=content)],
+        input=[*_earlier(item), ChatMessageUser(content=content)],
         target=item.answer or "",
         metadata={key: value for key, value in metadata.items() if value is not None},
     )
+
+
+def _earlier(item: Item) -> list[ChatMessage]:
+    return [
+        ChatMessageUser(content=message["content"])
+        if message["role"] == "user"
+        else ChatMessageAssistant(content=message["content"])
+        for message in item.earlier
+    ]
 
 
 def _media(item: Item) -> Content:

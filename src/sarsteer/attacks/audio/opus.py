@@ -1,0 +1,27 @@
+"""Opus at a low bit rate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from sarsteer.attacks.audio.coding import coded
+from sarsteer.attacks.transform import Axis, Transform
+from sarsteer.audio import Clip
+from sarsteer.registry import option
+
+
+@dataclass(frozen=True)
+class Opus(Transform):
+    """The clip after Opus compression, as in a voice chat."""
+
+    name: ClassVar[str] = "opus"
+    axis: ClassVar[Axis] = Axis("compression", "Opus compression (0 to 1)", (0.2, 0.4, 0.6, 0.8, 1.0), 0, 1)
+
+    compression: float = option(1.0, argument=True, help="libsndfile's level: 0 is the highest bit rate, 1 the lowest")
+
+    def apply(self, clip: Clip, rng: np.random.Generator) -> Clip:
+        """Encoded and decoded."""
+        return coded(clip, "OGG", "OPUS", self.compression)

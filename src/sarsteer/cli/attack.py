@@ -12,7 +12,7 @@ import typer
 
 from sarsteer.cli import options
 from sarsteer.cli.help import Command
-from sarsteer.cli.output import check_out_folder, console, note, print_json, progress_bar, quiet_transformers
+from sarsteer.cli.output import check_out, check_out_folder, console, note, print_json, progress_bar, quiet_transformers
 from sarsteer.errors import EvaluationError, MissingExtraError
 from sarsteer.files import exclusive
 
@@ -95,6 +95,23 @@ def attack(
     no_hearing: Annotated[
         bool, typer.Option("--no-hearing", help="Do not transcribe clips: misheard clips are not counted apart.")
     ] = False,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Attack the model that an OpenAI-compatible server offers as MODEL, such as http://host/v1."),
+    ] = None,
+    budget: Annotated[
+        int | None, typer.Option(help="Requests that may be sent to --target in this run, retries included.", min=1)
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Requests per minute that may be sent to --target, retries included.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds to wait for an answer of --target in each try. Default: 60.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw success by strength and by budget: .png, .svg or .pdf.")
+    ] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the table as Markdown.")] = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     revision: options.Revision = None,
@@ -118,6 +135,14 @@ def attack(
     from sarsteer.evaluation.run import run
 
     check_out_folder(out)
+    if plot is not None:
+        from sarsteer.figure import check_figure_path
+
+        check_figure_path(plot)
+    if markdown is not None:
+        check_out(markdown)
+    server = {"base_url": target, "budget": budget, "per_minute": rate, "timeout": timeout}
+    model = _at_target(model, target, server)
     quiet_transformers()
     limit_wer = None if no_hearing else max_wer
     plan = parse_plan(
@@ -141,6 +166,7 @@ def attack(
             "revision": revision,
             "layers": layers,
             "trust_remote_code": trust_remote_code or None,
+            **server,
         },
         command=shlex.join(["sarsteer", *sys.argv[1:]]),
         attacks=attacks,
@@ -153,6 +179,15 @@ def attack(
             results = run(plan, report)
         path = results.save(out / RESULTS)
     rows = attack_rows(results, limit_wer)
+    if plot is not None:
+        from sarsteer.report.attack_figure import plot_attacks
+
+        plot_attacks(rows, plot, f"{results.model['name']}, judged by {results.judge['name']}")
+    if markdown is not None:
+        from sarsteer.files import write_text
+        from sarsteer.report.attack_table import attack_markdown
+
+        write_text(markdown, attack_markdown(results, rows))
     if as_json:
         notes = [asdict(one) for one in results.notes]
         print_json({"file": str(path), "model": dict(results.model), "rows": list(map(_data, rows)), "notes": notes})
@@ -164,6 +199,19 @@ def attack(
         if one.kind not in ("misheard", "controls"):
             note(str(one))
     console.print(f"\nResults: [bold]{path}[/]", highlight=False, soft_wrap=True)
+
+
+def _at_target(model: str, target: str | None, server: dict[str, Any]) -> str:
+    """The model's name, as one behind an endpoint if there is a target."""
+    from sarsteer.models.interface import API_PREFIX
+
+    if target is not None:
+        return model if model.startswith(API_PREFIX) else API_PREFIX + model
+    limits = [name for name in ("budget", "per_minute", "timeout") if server[name] is not None]
+    if limits and not model.startswith(API_PREFIX):
+        names = ", ".join("--rate" if name == "per_minute" else f"--{name}" for name in limits)
+        raise EvaluationError(f"{names} limits what is sent to a server; add --target URL")
+    return model
 
 
 def _default_defenses(steering: Path | None) -> list[str]:

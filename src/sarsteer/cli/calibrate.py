@@ -15,6 +15,7 @@ from sarsteer.errors import SarsteerError
 from sarsteer.files import exclusive
 
 if TYPE_CHECKING:
+    from sarsteer.data.manifest import Item
     from sarsteer.data.pairs import Pairs
     from sarsteer.models.activation_source import ActivationSource
     from sarsteer.steering.artifact import Steering
@@ -36,6 +37,14 @@ def calibrate(
             "--benign",
             help="Safe requests without a twin, for the gate: a manifest, a benchmark, sarsteer-pairs or none. "
             "Default: the everyday requests and other speech of sarsteer-pairs if the pairs are from there.",
+        ),
+    ] = None,
+    augment: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Audio transform, such as noise:snr=10 (sarsteer attack --help lists them); repeatable. The requests "
+            "are calibrated on unchanged or under one of the transforms, in turn, so that the gate knows them.",
+            metavar="SPEC",
         ),
     ] = None,
     voices: options.Voices = None,
@@ -103,6 +112,8 @@ def calibrate(
             others, "calibration", voices=spoken if others == NAME else None, audio_root=audio_root, limit=limit
         )
     )
+    if augment:
+        chosen_pairs, benign_items = _augmented(chosen_pairs, benign_items, augment)
     quiet_transformers()
     from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
     from sarsteer.steering.calibration import calibrate as run
@@ -119,7 +130,11 @@ def calibrate(
                 source,
                 chosen_pairs,
                 benign=benign_items,
-                sources={"pairs": pairs, "benign": others} if benign_items else {"pairs": pairs},
+                sources={
+                    "pairs": pairs,
+                    **({"benign": others} if benign_items else {}),
+                    **({"augment": " ".join(augment)} if augment else {}),
+                },
                 refusal_prompt=REFUSAL_PROMPT if refusal_prompt is None else refusal_prompt,
                 instruction=INSTRUCTION if instruction is None else instruction,
                 target_fpr=target_fpr,
@@ -163,6 +178,14 @@ def calibrate(
         note(finding)
     if lowered is not None:
         note(lowered)
+
+
+def _augmented(pairs: Pairs, benign: list[Item], specs: list[str]) -> tuple[Pairs, list[Item]]:
+    from sarsteer.attacks.augment import augmented, augmented_pairs, parse_transforms
+    from sarsteer.files import cache_folder
+
+    transforms, folder = parse_transforms(specs), cache_folder() / "augmented"
+    return augmented_pairs(pairs, transforms, folder), augmented(benign, transforms, folder)
 
 
 def _checked(source: Any, steering: Steering, pairs: Pairs) -> tuple[Steering, str | None]:

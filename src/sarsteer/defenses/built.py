@@ -14,6 +14,7 @@ from sarsteer.defenses.rewrite import NO_REWRITE, PromptRewrite
 if TYPE_CHECKING:
     import torch
 
+    from sarsteer.defenses.noised_copies import NoisedCopies
     from sarsteer.defenses.request_guard import RequestGuard
     from sarsteer.steering.per_request import PerRequestSteering
     from sarsteer.steering.strength import ResolvedStrength
@@ -28,6 +29,7 @@ class BuiltDefense:
         prompt: text around the user's.
         strength: what is added to the activations; None if nothing is.
         per_request: vectors whose factors depend on the request, instead of ``strength``.
+        copies: noised copies of each request that ``strength``'s gate also judges.
         guard: reads the model's transcript of a request and decides whether the request is answered.
         refusal: text that answers requests that open the gate or that the guard stops. Without one, the first get the
             model's own steered words, the second a fixed text.
@@ -42,17 +44,20 @@ class BuiltDefense:
     strength: ResolvedStrength | None = field(default=None, repr=False)
     per_request: PerRequestSteering | None = field(default=None, repr=False)
     guard: RequestGuard | None = field(default=None, repr=False)
+    copies: NoisedCopies | None = None
     refusal: str | None = None
     steering: str | None = None
     pool: tuple[BuiltDefense, ...] = field(default=(), repr=False)
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        own = (self.strength, self.per_request, self.guard)
+        own = (self.strength, self.per_request, self.guard, self.copies)
         if self.pool and (any(part is not None for part in own) or self.prompt is not NO_REWRITE):
             raise ValueError("a pooled defense changes nothing itself; put everything into its members")
         if self.strength is not None and self.per_request is not None:
             raise ValueError("a defense adds either a strength or vectors per request")
+        if self.copies is not None and (self.strength is None or self.strength.gate is None or self.guard is not None):
+            raise ValueError("noised copies are judged by the gate of a strength, without a guard")
         if any(member.pool for member in self.pool):
             raise ValueError("a member of a pool cannot be a pool")
 

@@ -82,15 +82,19 @@ def load_model(
 
 
 def open_model(name_or_path: str | os.PathLike[str], **options: Any) -> LanguageModel:
-    """Any model that answers: an ``ApiModel`` for names that begin with ``openai/``, else as ``load_model``."""
+    """Any model that answers: an ``ApiModel`` for names that begin with ``openai/``, else as ``load_model``.
+
+    An ``ApiModel`` gets the options that concern its server: ``base_url``, ``timeout``, ``budget``, ``per_minute``.
+    """
     name = os.fspath(name_or_path)
     if not name.startswith(API_PREFIX):
         return load_model(name, **options)
     from sarsteer.models.api.model import ApiModel
 
+    server = {key: options.pop(key) for key in ("base_url", "timeout", "budget", "per_minute") if key in options}
     if unused := sorted(key for key, value in options.items() if value):
         raise ModelError(f"{name} answers over an API and has no {', '.join(unused)}; leave them out")
-    return ApiModel(name)
+    return ApiModel(name, **server)
 
 
 Loaded = tuple[Any, Any, dict[str, Any]]

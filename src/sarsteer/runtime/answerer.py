@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from sarsteer.defenses.built import BuiltDefense
 from sarsteer.defenses.rewrite import NO_REWRITE
-from sarsteer.errors import EvaluationError, MessageError, SarsteerError, SteeringError
+from sarsteer.errors import AudioError, EvaluationError, MessageError, SarsteerError, SteeringError
 from sarsteer.messages import Conversation, Message
 from sarsteer.models.interface import DEFAULT_BATCH, LanguageModel
 from sarsteer.prompts import GUARD_REFUSAL
@@ -91,12 +91,14 @@ class Answerer:
         The words that a defense adds to a prompt are the caller's: they are in ``tokens``.
 
         Raises:
-            EvaluationError: the defense has a guard, which reads whole conversations, or is a pool.
+            EvaluationError: the defense reads whole conversations (a guard, noised copies), or is a pool.
             SteeringError: the model would not be steered exactly; nothing was answered.
 
         """
         if defense.guard is not None:
             raise EvaluationError("a guard reads whole conversations; call answer()")
+        if defense.copies is not None:
+            raise EvaluationError("noised copies are made of whole conversations; call answer()")
         if defense.pool:
             raise EvaluationError("the rows of a prefix are answered under one defense; pass a member of the pool")
         with self._lock:
@@ -130,6 +132,8 @@ class Answerer:
         if not conversations:
             return []
         answer = self._defended if defense.guard is None else self._guarded
+        if defense.copies is not None:
+            answer = self._agreeing
         replies = answer(defense, conversations, options)
         return [
             Reply(one.text, {**one.details, **defense.details}) if isinstance(one, Reply) else one for one in replies
@@ -138,6 +142,8 @@ class Answerer:
     def _defended(
         self, defense: BuiltDefense, conversations: Sequence[Conversation], options: Mapping[str, Any]
     ) -> list[Reply | Exception]:
+        if not conversations:
+            return []
         self._steer(defense.strength)
         model: Any = self.model
         added = defense.per_request
@@ -173,6 +179,42 @@ class Answerer:
                 answer = Reply(answer.text, {**answer.details, **about})
             replies[i] = answer
         return replies
+
+    def _agreeing(
+        self, defense: BuiltDefense, conversations: Sequence[Conversation], options: Mapping[str, Any]
+    ) -> list[Reply | Exception]:
+        """Let the gate judge noised copies first. A request is answered as usual only if it stays closed for all."""
+        copies = defense.copies
+        assert copies is not None
+        made: dict[int, list[list[Message]]] = {}
+        replies: dict[int, Reply | Exception] = {}
+        for i, conversation in enumerate(conversations):
+            try:
+                made[i] = copies.of(conversation)
+            except (MessageError, AudioError) as error:
+                replies[i] = _without_index(error)
+        plain = replace(defense, copies=None, refusal=None)
+        scores: dict[int, list[float | None]] = {i: [] for i in made}
+        opened: set[int] = set()
+        for number in range(copies.count):
+            first = self._defended(plain, [made[i][number] for i in made], {**options, "max_new_tokens": 1})
+            for i, reply in zip(made, first, strict=True):
+                gate = reply.details.get("gate") if isinstance(reply, Reply) else None
+                scores[i].append(None if gate is None else gate["score"])
+                if gate is None or gate["opening"] >= 0.5:  # a copy that cannot be judged counts as open
+                    opened.add(i)
+        for chosen, one in (
+            ([i for i in made if i not in opened], replace(defense, copies=None)),
+            ([i for i in made if i in opened], replace(plain, strength=copies.opened)),
+        ):
+            for i, reply in zip(chosen, self._defended(one, [conversations[i] for i in chosen], options), strict=True):
+                replies[i] = reply
+                if isinstance(reply, Reply):
+                    about = {**reply.details, "copies": scores[i], "copies_open": i in opened}
+                    replies[i] = Reply(reply.text, about)
+                    if i in opened and defense.refusal is not None:
+                        replies[i] = Reply(defense.refusal, {**about, "own_words": reply.text})
+        return [replies[i] for i in range(len(conversations))]
 
     def _steer(self, strength: ResolvedStrength | None) -> None:
         """Steer by ``strength`` from now on. None adds zeros, which change no bit of an activation."""

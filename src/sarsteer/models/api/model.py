@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sarsteer.errors import AnswerError, AudioError, MessageError, MissingExtraError, ModelError, SarsteerError
 from sarsteer.messages import Conversation, Message, check_conversations
 from sarsteer.models.api.address import authorization, is_web_address, server_address, without_password
+from sarsteer.models.api.allowance import Allowance
 from sarsteer.models.api.errors import explain, is_about_one_request
 from sarsteer.models.api.format import AUDIO_FORMATS, pieces_of, request_messages, request_settings, texts_of
 from sarsteer.models.interface import API_PREFIX, DEFAULT_BATCH, LanguageModel
@@ -32,6 +33,8 @@ class ApiModel(LanguageModel):
         timeout: seconds to wait for the server in each try.
         max_retries: tries after the first, if the server is busy, fails, or does not answer in time.
         audio_format: ``"wav"`` (16 bits), or ``"mp3"`` for smaller, lossy uploads.
+        budget: requests that may be sent in this model's lifetime, retries included; None for no limit.
+        per_minute: requests that may be sent per minute, retries included; None for no limit.
         token_limit_key: the server's name for ``max_new_tokens``; older servers use ``"max_tokens"``.
 
     Raises:
@@ -52,6 +55,8 @@ class ApiModel(LanguageModel):
         max_retries: int = 5,
         audio_format: str = "wav",
         token_limit_key: str = "max_completion_tokens",
+        budget: int | None = None,
+        per_minute: float | None = None,
     ) -> None:
         try:
             import openai
@@ -72,6 +77,7 @@ class ApiModel(LanguageModel):
             raise ModelError(f"{name}: the API key contains invalid characters; copy only the key")
         if audio_format not in AUDIO_FORMATS:
             raise ModelError(f"{name}: unknown audio_format {audio_format!r}; use {' or '.join(AUDIO_FORMATS)}")
+        self.allowance = Allowance(budget, per_minute)
         self.audio_format = audio_format
         self.token_limit_key = token_limit_key
         self._client_options: dict[str, Any] = {
@@ -175,7 +181,10 @@ class ApiModel(LanguageModel):
                         failures.append(error)
                         group.cancel_scope.cancel()
 
-        async with self._new_async_client(**self._client_options) as client, anyio.create_task_group() as group:
+        async with (
+            self._new_async_client(**self._client_options, **self.allowance.client()) as client,
+            anyio.create_task_group() as group,
+        ):
             for _ in range(min(in_flight, len(conversations))):
                 group.start_soon(work)
         if failures:
@@ -187,11 +196,13 @@ class ApiModel(LanguageModel):
 
         place = f"conversation {index}"
         messages = await to_thread.run_sync(self._messages, conversation, index)
+        self.allowance.check(self.name)
         try:
             completion = await client.chat.completions.create(
                 model=self.served_name, messages=messages, **self._modalities(), **settings
             )
         except Exception as error:  # the client also lets errors of its parser and transport through
+            self.allowance.check(self.name, spent_by=error)
             raise self._explained(error).at(place, index) from error
         try:
             return texts_of(completion, settings.get("n", 1), self.name)

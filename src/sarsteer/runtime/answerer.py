@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,13 @@ class Answerer:
             if defense.pool:
                 return self._pooled(defense, conversations, options)
             return self._with(defense, conversations, options)
+
+    @contextmanager
+    def unsteered(self) -> Iterator[None]:
+        """A context in which the model runs as without a defense; answers of other threads wait."""
+        with self._lock:
+            self._steer(None)
+            yield
 
     def share_prefix(self, prompts: Sequence[Prompt], drop: int) -> SharedPrefix:
         """Compute what ``prompts`` share under every defense, unsteered; see ``SharedPrefix``."""

@@ -95,6 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--out", type=Path, default=HERE / "decoding.json")
+    parser.add_argument("--only", default="", help="measure only rows whose title has this text, and keep the others")
     args = parser.parse_args()
     T.logging.set_verbosity_error()
     T.logging.disable_progress_bar()
@@ -104,12 +105,22 @@ def main() -> None:
     tiny = [sarsteer.load_model("sarsteer-tiny", device="cpu") for _ in range(2)]
     items = sarsteer.load_pairs("sarsteer-tiny").harmful[:8]
     turns = [sarsteer.user_turn(item.audio, INSTRUCTION) for item in items]
-    results: dict[str, Any] = {"torch": torch.__version__, "transformers": T.__version__, "threads": 1}
+    results: dict[str, Any] = json.loads(args.out.read_text()) if args.only and args.out.is_file() else {}
+    results |= {"torch": torch.__version__, "transformers": T.__version__, "threads": 1}
     table = Table("what", "model", "batch", "process time", "clock")
-    for name, models, decoded in (
-        ("sarsteer-tiny", tiny, 32),
-        ("random 100M", [large(tiny[0].processor) for _ in range(2)], 16),
+    for name, make, decoded in (
+        ("sarsteer-tiny", lambda: tiny, 32),
+        ("random 100M", lambda: [large(tiny[0].processor) for _ in range(2)], 16),
     ):
+        rows = [
+            f"{what} {compared}, {name}, batch {batch}"
+            for what in ("prefill", "decode")
+            for compared in ("steered / plain", "gated / always on")
+            for batch in (1, 8)
+        ]
+        if not any(args.only in row for row in rows):
+            continue
+        models = make()
         prepared = [model.prepare(turns) for model in models]
         gate = gate_of(models[0], prepared[0])
         vectors = 1e-3 * torch.randn(len(models[0].decoder_layers), models[0].hidden_size)
@@ -126,6 +137,8 @@ def main() -> None:
         for compared, sides in (("steered / plain", (steered, plain)), ("gated / always on", (gated, steered))):
             for what, tokens in (("prefill", 1), ("decode", decoded)):
                 for batch in (1, 8):
+                    if args.only not in f"{what} {compared}, {name}, batch {batch}":
+                        continue
                     result = compare(models, [prompts[:batch] for prompts in prepared], sides, tokens, args.rounds)
                     title = f"{what} {compared}"
                     results[f"{title}, {name}, batch {batch}"] = result

@@ -2,9 +2,10 @@
 
     python -m benchmarks.gate_activations --benchmarks FOLDER
 
-writes them to ``--work``, a folder per model; an interrupted run continues. FOLDER has ``figstep_safebench_odd.csv`` and
-``xstest_half.csv``: FigStep's questions of odd number in its seven dangerous topics, and every second prompt of XSTest.
-Without it, only sarsteer-pairs is used. 3,000 clips take about 12 minutes of one core, their transcripts 5 more.
+writes them to ``--work``, a folder per model; an interrupted run continues. FOLDER has ``figstep_safebench_odd.csv``
+and ``xstest_half.csv``: FigStep's questions of odd number in its seven dangerous topics, and every second
+prompt of XSTest. Without it, only sarsteer-pairs is used. On one core
+this takes about 12 minutes, and the transcripts of the test clips 2 more.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ PARTS = (
     Part("speech-calibration-2", "calibration", OTHER_VOICES),
     Part("speech-test-held-out", "test", HELD_OUT),
 )
-TRANSCRIBED = ("speech-tuning", "speech-test", "speech-bench")
+TRANSCRIBED = ("speech-test",)
 
 
 def from_tables(folder: Path | None) -> list[Item]:
@@ -125,9 +126,9 @@ def compute(model: Any, folder: Path, benchmarks: Path | None, parts: Sequence[P
             text = INSTRUCTION if part.voices != () else WRITTEN
             prompts = model.prepare([item.turn(text) for item in chosen], remember=False)
             found.append(model.last_token_activations(prompts, batch_size=16))
-            _save(found, shards)
+            save(found, shards)
             print(f"{part.name}: {start + len(chosen)} of {len(items)}", flush=True)
-        _save({"rows": [describe(item) for item in items], "last": torch.cat(found)}, target)
+        save({"rows": [describe(item) for item in items], "last": torch.cat(found)}, target)
         shards.unlink()
 
 
@@ -143,10 +144,30 @@ def transcribe(model: Any, folder: Path, benchmarks: Path | None, names: Sequenc
             prompts = model.prepare(turns, remember=False)
             found += model.generate(prompts, max_new_tokens=24, batch_size=BATCH)
             print(f"{target.stem}: {len(found)} of {len(items)}", flush=True)
-        _save(found, target)
+        save(found, target)
 
 
-def _save(value: Any, path: Path) -> None:
+def read_transcripts(model: Any, folder: Path, benchmarks: Path | None, names: Sequence[str]) -> None:
+    """Activations of the transcripts as written requests: what a gate could know from the words alone."""
+    for part in PARTS:
+        source, target = folder / f"{part.name}.transcripts.pt", folder / f"transcripts-{part.name}.pt"
+        if part.name not in names or target.is_file() or not source.is_file():
+            continue
+        found: list[torch.Tensor] = []
+        items, texts = part.items(benchmarks), torch.load(source)
+        written = [
+            replace(item, question=text or "...", modality="text", media=None)
+            for item, text in zip(items, texts, strict=True)
+        ]
+        for start in range(0, len(items), BATCH):
+            turns = [item.turn(WRITTEN) for item in written[start : start + BATCH]]
+            found.append(model.last_token_activations(model.prepare(turns, remember=False), batch_size=16))
+            print(f"{target.stem}: {sum(map(len, found))} of {len(items)}", flush=True)
+        save({"rows": [describe(item) for item in items], "last": torch.cat(found)}, target)
+
+
+def save(value: Any, path: Path) -> None:
+    """Write a file whole or not at all."""
     temporary = path.with_suffix(".tmp")
     torch.save(value, temporary)
     os.replace(temporary, path)
@@ -173,7 +194,9 @@ def main() -> None:
     folder = folder_of(options.work, model.fingerprint.digest)
     print(folder, flush=True)
     compute(model, folder, options.benchmarks, [part for part in PARTS if part.name in options.parts])
-    transcribe(model, folder, options.benchmarks, [name for name in TRANSCRIBED if name in options.parts])
+    transcribed = [name for name in TRANSCRIBED if name in options.parts]
+    transcribe(model, folder, options.benchmarks, transcribed)
+    read_transcripts(model, folder, options.benchmarks, transcribed)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
@@ -46,34 +47,49 @@ class MahalanobisDistance:
 
     def __call__(self, h: torch.Tensor) -> torch.Tensor:
         """``[...]`` in float32 for activations ``[..., D]``."""
-        scale = torch.tensor(self.residual_precision, dtype=torch.float32, device=h.device)
-        means, basis, precision = (t.to(h.device) for t in (self.means, self.basis, self.precision))
-        rows = h.float().reshape(-1, h.shape[-1])
-        return mahalanobis(rows, means, basis, precision, scale).view(h.shape[:-1])
+        factors = {name: tensor.to(h.device) for name, tensor in self.factors.items()}
+        return mahalanobis(h.float().reshape(-1, h.shape[-1]), **factors).view(h.shape[:-1])
+
+    @cached_property
+    def factors(self) -> dict[str, torch.Tensor]:
+        """What ``mahalanobis`` needs beside the activations, in float32; the classes' places are computed in float64.
+
+        ``center`` ``[D]``, ``basis`` ``[R, D]``, ``gains`` ``[R]``, ``places`` ``[C, R + D]`` and ``unit`` ``[]``.
+        """
+        means, basis = self.means.double(), self.basis.double()
+        center = means.mean(0).float()
+        gains = (self.precision.double() / self.residual_precision).sqrt()
+        places = coordinates(means - center.double(), basis, gains)
+        unit = torch.tensor(math.sqrt(self.residual_precision / means.shape[1]))
+        parts = {"center": center, "basis": self.basis, "gains": gains, "places": places, "unit": unit}
+        return {name: part.float() for name, part in parts.items()}
 
 
 def mahalanobis(
     h: torch.Tensor,
-    means: torch.Tensor,
+    center: torch.Tensor,
     basis: torch.Tensor,
-    precision: torch.Tensor,
-    residual_precision: torch.Tensor,
-    *,
-    one_by_one: bool = False,
+    gains: torch.Tensor,
+    places: torch.Tensor,
+    unit: torch.Tensor,
 ) -> torch.Tensor:
-    """``MahalanobisDistance`` on tensors, as the hooks compute it: ``[B]`` for ``h`` ``[B, D]`` in float32.
+    """``MahalanobisDistance`` by its ``factors``, as the hooks compute it: ``[B]`` for ``h`` ``[B, D]`` in float32.
 
-    All classes at once takes the fewest operations; ``one_by_one`` needs fewer copies of ``h``, for many rows.
+    In ``coordinates`` the distance is Euclidean, so that a row is transformed once for all classes.
     """
-    squares = []
-    for chunk in torch.split(means, 1 if one_by_one else len(means)):
-        z = (h - chunk[:, None]).flatten(0, 1)
-        along = z @ basis.T
-        # the remainder itself, not ‖z‖² − ‖along‖²: large models have a few huge coordinates, which would cancel
-        rest = torch.addmm(z, along, basis, alpha=-1)
-        square = along.square() @ precision + torch.linalg.vecdot(rest, rest) * residual_precision
-        squares.append(square.view(len(chunk), -1))
-    return (torch.cat(squares).amin(0) / h.shape[-1]).sqrt()
+    found = coordinates(h - center, basis, gains)
+    # differences, not products of norms, which would cancel
+    return torch.cdist(found, places, compute_mode="donot_use_mm_for_euclid_dist").amin(-1) * unit
+
+
+def coordinates(z: torch.Tensor, basis: torch.Tensor, gains: torch.Tensor) -> torch.Tensor:
+    """``[B, R + D]``: ``z`` ``[B, D]`` along ``basis``, each direction by its gain, and what remains of it.
+
+    The remainder itself is kept, not its length by Pythagoras: large models have a few huge coordinates, which would
+    cancel.
+    """
+    along = z @ basis.T
+    return torch.cat([along * gains, torch.addmm(z, along, basis, alpha=-1)], -1)
 
 
 def fit_distance(activations: torch.Tensor, classes: torch.Tensor, max_rank: int = 64) -> MahalanobisDistance:

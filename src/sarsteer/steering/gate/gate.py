@@ -295,5 +295,5 @@ def opening(s: torch.Tensor, threshold: Any, temperature: Any, hard: Any) -> tor
     """``Gate.opening`` with numbers or 0-dimensional tensors, as the hooks compute it."""
     margin = s - threshold
     # NaN fails every comparison, and must open the gate
-    step, logistic = (~(margin <= 0)).to(s.dtype), torch.sigmoid(margin / temperature).nan_to_num(nan=1.0)
+    step, logistic = ~(margin <= 0), torch.sigmoid(margin / temperature).nan_to_num(nan=1.0)
     return torch.where(torch.as_tensor(hard, device=s.device), step, logistic)

@@ -35,13 +35,12 @@ class GateNumbers(nn.Module):
     Args:
         gate: the gate.
         device: device of the activations.
-        many: whether thousands of rows may be judged at once, as when every token of a prompt is.
 
     """
 
-    def __init__(self, gate: Gate, device: torch.device, *, many: bool = False) -> None:
+    def __init__(self, gate: Gate, device: torch.device) -> None:
         super().__init__()
-        self.layers, self._many = gate.layers, many
+        self.layers = gate.layers
         for name, tensor in _tensors(gate).items():
             self.register_buffer(name, tensor.to(device, copy=True), persistent=False)  # never the gate's own tensor
 
@@ -71,13 +70,13 @@ class GateNumbers(nn.Module):
 
         """
         b: Any = self
-        score = h @ b.weight + b.bias
+        score: Any = torch.addmv(b.bias, h, b.weight)
         if len(self.layers) > 1:
             score = score + partial
         opened = opening(score, b.threshold, b.temperature, b.hard)
-        if not b.means.shape[0]:
+        if not b.places.shape[0]:
             return score, torch.full_like(score, math.nan), opened
-        distance = mahalanobis(h, b.means, b.basis, b.precision, b.residual_precision, one_by_one=self._many)
+        distance = mahalanobis(h, b.center, b.basis, b.gains, b.places, b.unit)
         return score, distance, opened.masked_fill(~(distance <= b.limit), 1.0)  # NaN is beyond the limit
 
     def put(self, gate: Gate) -> None:
@@ -138,7 +137,7 @@ class GateState(GateNumbers):
         self.openings[:rows, 0] = torch.maximum(opened, self.always)
         self.seen[:rows] = torch.stack([score, distance], dim=-1)
         self.counts[0] = rows
-        self.counts[1] += 1
+        self.counts[1].add_(1)  # "+= 1" would also copy the element onto itself
 
     def _rows(self, h: torch.Tensor) -> torch.Tensor:
         if h.shape[0] > CAPACITY:
@@ -157,7 +156,7 @@ class GateState(GateNumbers):
         if float(self.always):
             return []
         rows, limit = int(self.counts[0]), float(getattr(self, "limit"))
-        measured = len(getattr(self, "means")) > 0
+        measured = len(getattr(self, "places")) > 0
         return [
             Decision(
                 score=score,
@@ -172,6 +171,9 @@ class GateState(GateNumbers):
         ]
 
 
+_NO_DISTANCE = {name: torch.zeros(0) for name in ("center", "basis", "gains", "places", "unit")}
+
+
 def _tensors(gate: Gate) -> dict[str, torch.Tensor]:
     distance, width = gate.distance, len(gate.weight)
     return {
@@ -184,10 +186,7 @@ def _tensors(gate: Gate) -> dict[str, torch.Tensor]:
         "temperature": torch.tensor(gate.temperature),
         "hard": torch.tensor(gate.mode != LOGISTIC),
         "limit": torch.tensor(math.inf if gate.limit is None else gate.limit),
-        "means": torch.zeros(0, width) if distance is None else distance.means.float(),
-        "basis": torch.zeros(0, width) if distance is None else distance.basis.float(),
-        "precision": torch.zeros(0) if distance is None else distance.precision.float(),
-        "residual_precision": torch.tensor(0.0 if distance is None else distance.residual_precision),
+        **(_NO_DISTANCE if distance is None else distance.factors),
     }
 
 

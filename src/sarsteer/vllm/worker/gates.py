@@ -33,7 +33,7 @@ class GateScorer(GateNumbers):
     """The gate of one vector set, which scores activations."""
 
     def __init__(self, set_index: int, gate: Gate, max_rows: int, device: torch.device) -> None:
-        super().__init__(gate, device, many=True)
+        super().__init__(gate, device)
         self.set_index, self.gate = set_index, gate
         self.partial: torch.Tensor  # what the earlier layers contributed to the scores of the step's rows
         self.register_buffer("partial", torch.zeros(max_rows if gate.earlier else 0, device=device), persistent=False)

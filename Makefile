@@ -10,7 +10,7 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo docs test test-fast test-vllm lint tiny small small-contract contract bench bench-evaluate bench-gate bench-intervals bench-server bench-vllm clean
+.PHONY: demo docs release-check test test-fast test-vllm lint tiny small small-contract contract bench bench-evaluate bench-gate bench-intervals bench-server bench-vllm clean
 
 demo: $(STAMP)
 	$(BIN)/sarsteer demo
@@ -18,6 +18,10 @@ demo: $(STAMP)
 # The site in build/site, with strict links
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+# dist/: the sdist, and the wheels; installed with their dependencies into an empty environment elsewhere, and tried there
+release-check: $(STAMP)
+	$(BIN)/python -m tests.release.install dist
 
 test: $(STAMP) lint
 	$(BIN)/python -m pytest -n auto --dist worksteal

@@ -16,12 +16,11 @@ from sarsteer import errors
 from sarsteer.cli.main import app
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = ROOT / "notebooks"
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(((?:\.\./|dev/)[^)\s]+)\)")
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the pages that are made from the code, the changes and the notebooks."""
+    """Add the pages that are made from the code, and the changes."""
     pages = {
         "reference/commands.md": commands_page(),
         "reference/errors.md": errors_page(),
@@ -29,8 +28,6 @@ def on_files(files: Any, config: Any) -> Any:
     }
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
-    for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
-        files.append(File.generated(config, f"notebooks/{notebook.name}", abs_src_path=str(notebook)))
     return files
 
 

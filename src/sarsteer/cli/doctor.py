@@ -95,11 +95,18 @@ def _missing(extra: str) -> list[str]:
         try:
             version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            missing.append(requirement.name)
+            if requirement.name != "sarsteer-small" or not _small_is_in_the_clone():
+                missing.append(requirement.name)
         else:
             if not requirement.specifier.contains(version, prereleases=True):
                 missing.append(f"{requirement.name}{requirement.specifier} (installed: {version})")
     return missing
+
+
+def _small_is_in_the_clone() -> bool:
+    from sarsteer.small.checkpoint import TRAINED
+
+    return TRAINED.is_file()
 
 
 def _verdict(needed: tuple[str, ...], extras: dict[str, list[str]], has_gpu: bool) -> str:

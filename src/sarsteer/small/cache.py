@@ -34,7 +34,8 @@ def small_folder() -> Path:
 
     if not checkpoint.TRAINED.is_file():
         raise ModelError(
-            f"{NAME}: its weights are not in {checkpoint.TRAINED.parent}; reinstall sarsteer, or run make small"
+            f"{NAME}: its weights are not installed (looked in {checkpoint.TRAINED.parent}); run pip install "
+            f"'sarsteer[small]', or make small in a clone"
         )
     trained, origin = digest(checkpoint.TRAINED), describe()
     folder = _folder(trained, origin)

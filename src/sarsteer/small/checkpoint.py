@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,21 @@ from sarsteer.small.source import load_text_model
 from sarsteer.small.weights import merge_lora, read_weights, state_dict
 
 PACKAGE = Path(__file__).parent
-TRAINED = PACKAGE / "weights" / "trained.safetensors"
+WHEEL = "sarsteer_small"
+"""The package that contains the weights where sarsteer was installed from a wheel: together they would exceed 20 MB."""
+
+
+def _trained() -> Path:
+    """The weights in a clone, or else those of the wheel ``sarsteer-small``, which is never imported."""
+    clone = PACKAGE / "weights" / "trained.safetensors"
+    spec = None if clone.is_file() else find_spec(WHEEL)
+    for folder in (spec.submodule_search_locations if spec is not None else None) or ():
+        if (file := Path(folder) / clone.name).is_file():
+            return file
+    return clone
+
+
+TRAINED = _trained()
 NOTICES = ("MODEL_CARD.md", "NOTICE.md")
 
 

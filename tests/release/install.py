@@ -49,7 +49,17 @@ def environment(folder: Path, wheels: list[Path], *, borrow: bool) -> Path:
     """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / "bin" / "python"
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python), "install", "--quiet"]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "--python",
+        str(python),
+        "install",
+        "--quiet",
+        "--no-compile",
+    ]
     if borrow:
         site = folder / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
         (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
@@ -69,7 +79,7 @@ def try_it(python: Path, sdist: Path, folder: Path, *, demo: bool) -> None:
     assert where.startswith(str(python.parents[1])), where
     trained = "from sarsteer.small.checkpoint import TRAINED; print(TRAINED, TRAINED.is_file())"
     assert call(python, "-c", trained, cwd=folder).split()[1] == "True"
-    assert "sarsteer-tiny" in call(python, "-m", "sarsteer", "doctor", cwd=folder)
+    assert "serve, calibrate --engine vllm" in call(python, "-m", "sarsteer", "doctor", cwd=folder)
     assert "I am sorry" in call(python, source / "examples" / "quickstart.py", cwd=folder)
     if demo:
         call(python, "-m", "sarsteer", "demo", "--model", "tiny", cwd=folder)

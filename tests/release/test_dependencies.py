@@ -20,6 +20,7 @@ PERMISSIVE = re.compile(
 COPYLEFT = re.compile(r"GPL|General Public|MPL|Mozilla|EUPL|CDDL|EPL|SSPL|Commons Clause|Non-?Commercial", re.I)
 REVIEWED = {
     "certifi": "MPL-2.0: a file of certificates, used unchanged",
+    "orjson": "MPL-2.0 in part: a binary, used unchanged",
     "tqdm": "MPL-2.0 and MIT: used unchanged",
     "soxr": "LGPL-2.1: a shared library that can be replaced, used through its Python interface",
     "pycountry": "LGPL-2.1: data, used unchanged; extra voxtral only",

@@ -26,7 +26,7 @@ from sarsteer.demo.arms import word_error_rate
 from sarsteer.errors import CalibrationError
 from sarsteer.files import write_text
 from sarsteer.stats.rates import rate
-from sarsteer.steering.gate.clips import Clips
+from sarsteer.steering.gate.clips import FOLDS, Clips
 from sarsteer.steering.gate.conformal import conformal_threshold
 from sarsteer.steering.gate.detectors import METHODS, scaled
 from sarsteer.steering.gate.fit import readable_layers
@@ -91,8 +91,12 @@ class Data:
     def __add__(self, other: Data) -> Data:
         return Data(self.rows + other.rows, torch.cat([self.last, other.last]))
 
-    def clips(self) -> Clips:
-        """Pairs, of which both requests are here, and the requests without a pair, as calibration gets them."""
+    def clips(self) -> tuple[Clips, np.ndarray]:
+        """Pairs, of which both requests are here, and the requests without a pair, as calibration gets them; and folds.
+
+        A request that is here in two forms has both of them in one fold: otherwise its held-out scores would be too
+        good, and the threshold too low.
+        """
         pairs: dict[tuple[str, Any], dict[str, int]] = {}
         for number, row in enumerate(self.rows):
             if row["pair"]:
@@ -101,7 +105,12 @@ class Data:
         benign = [number for number, row in enumerate(self.rows) if not row["pair"]]
         harmful, safe = ([pair[label] for pair in whole] for label in ("harmful", "safe"))
         groups = [[self.rows[number]["group"] for number in numbers] for numbers in (safe, benign)]
-        return Clips.of(self.last[harmful], self.last[safe], self.last[benign], *groups)
+        clips = Clips.of(self.last[harmful], self.last[safe], self.last[benign], *groups)
+        units = [self.rows[number]["pair"] or self.rows[number]["id"] for number in (*harmful, *safe, *benign)]
+        names = sorted(set(units))
+        order = np.random.default_rng(0).permutation(len(names))
+        fold = {name: int(place) % FOLDS for name, place in zip(names, order, strict=True)}
+        return clips, np.array([fold[unit] for unit in units])
 
 
 class Fits:
@@ -112,12 +121,12 @@ class Fits:
     """
 
     def __init__(self, data: Data) -> None:
-        self.clips = data.clips()
+        self.clips, self.folds = data.clips()
         self._scores: dict[int, LayerScores] = {}
 
     def gate(self, layers: Sequence[int] | None = None, share: float = TARGET) -> Gate:
         """A gate on up to four of ``layers``; by default of those that a gate may read."""
-        clips, labels, folds = self.clips, self.clips.labels, self.clips.folds
+        clips, labels, folds = self.clips, self.clips.labels, self.folds
         tried = readable_layers(clips.depth) if layers is None else layers
         for layer in tried:
             if layer not in self._scores:

@@ -55,7 +55,8 @@ DEFENSES = (
     "guard:words",
 )
 """The first one gets the controls."""
-TOKENS, PAIRS, BENIGN = 20, 150, 120
+TOKENS, BENIGN = 20, 0.8
+"""The longest answer, and everyday requests per pair of calibration."""
 
 
 def requests(benchmarks: Path, each: int) -> list[Item]:
@@ -174,6 +175,7 @@ def main() -> None:
     parser.add_argument("--model", default="sarsteer-small")
     parser.add_argument("--benchmarks", type=Path, required=True)
     parser.add_argument("--each", type=int, default=50, help="requests of each kind (50)")
+    parser.add_argument("--pairs", type=int, default=150, help="pairs to calibrate on (150)")
     parser.add_argument("--work", type=Path, help="by default a folder of sarsteer's cache")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the results (benchmarks)")
     options = parser.parse_args()
@@ -181,11 +183,11 @@ def main() -> None:
     import sarsteer
 
     model = sarsteer.load_model(options.model, dtype="float32")
-    folder = folder_of(options.work, model.fingerprint.digest) / f"rivals-{options.each}"
+    folder = folder_of(options.work, model.fingerprint.digest) / f"rivals-{options.pairs}-{options.each}"
     folder.mkdir(parents=True, exist_ok=True)
-    written = lines("calibration", ("harmful", "twin", "contrast", "borderline"))[: 2 * PAIRS]
+    written = lines("calibration", ("harmful", "twin", "contrast", "borderline"))[: 2 * options.pairs]
     pairs = list(speak_lines(written, None))
-    benign = list(speak_lines(lines("calibration", ("everyday",))[:BENIGN], None))
+    benign = list(speak_lines(lines("calibration", ("everyday",))[: round(BENIGN * options.pairs)], None))
     steering = calibrate(model, folder, pairs, benign)
     del model
     calibration = write_manifest(pairs, folder / "pairs")

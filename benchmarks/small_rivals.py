@@ -109,7 +109,8 @@ def evaluate(folder: Path, model: str, steering: Path, pairs: Path, manifest: Pa
     command += ["--steering", str(steering), "--calibration", str(pairs), "--instruction", INSTRUCTION]
     command += [part for defense in DEFENSES for part in ("--defense", defense)]
     command += ["--max-new-tokens", str(TOKENS), "--batch-size", "32", "--dtype", "float32", "--out", str(out)]
-    subprocess.run(command, check=True)
+    if code := subprocess.run(command, check=False).returncode:
+        raise SystemExit(code)
     return out / "results.json"
 
 

@@ -170,12 +170,13 @@ class Recorder:
     """An engine that records its batches; the first one waits until the test lets it go."""
 
     batch = 4
+    joins = False
 
     def __init__(self) -> None:
         self.batches: list[list[Job]] = []
         self.go = threading.Event()
 
-    def answer(self, jobs: list[Job]) -> None:
+    def answer(self, jobs: list[Job], more: Any = None) -> None:
         self.batches.append(jobs)
         self.go.wait(60)
 
@@ -225,6 +226,48 @@ def test_tenants_take_turns_and_the_queue_is_bounded(tenants: dict[str, Tenant])
         scheduler.reserve(tenants["weak"])
 
 
+def test_requests_join_until_another_tenant_is_steered_otherwise(tenants: dict[str, Tenant]) -> None:
+    class Joining(Recorder):
+        joins = True
+
+        def answer(self, jobs: list[Job], more: Any = None) -> None:
+            super().answer(jobs)
+            while joined := more(2):
+                self.batches.append(joined)
+
+    recorder = Joining()
+    scheduler = scheduled(recorder, Limits(batch=4, queue=24), tenants)
+
+    def submit(name: str, **settings: Any) -> Job:
+        one, _ = job(tenants[name], [], **settings)
+        scheduler.submit(one, scheduler.reserve(tenants[name]))
+        return one
+
+    try:
+        first = submit("weak")
+        while not recorder.batches:
+            time.sleep(0.01)
+        same = [submit("weak") for _ in range(3)]
+        recorder.go.set()
+        while sum(map(len, recorder.batches)) < 4:
+            time.sleep(0.01)
+        assert recorder.batches == [[first], same[:2], same[2:]]
+        recorder.batches.clear()
+        recorder.go.clear()
+        first = submit("weak")
+        while not recorder.batches:
+            time.sleep(0.01)
+        large = submit("weak", n=3)  # does not fit into two rows: nothing overtakes it
+        small, other = submit("weak"), submit("strong")
+        recorder.go.set()
+        while sum(map(len, recorder.batches)) < 4:
+            time.sleep(0.01)
+        assert recorder.batches == [[first], [large, small], [other]]
+    finally:
+        recorder.go.set()
+        scheduler.stop()
+
+
 def test_a_server_that_cannot_load_answers_nothing(tenants: dict[str, Tenant]) -> None:
     errors: list[Exception] = []
 
@@ -244,7 +287,7 @@ def test_a_server_that_cannot_load_answers_nothing(tenants: dict[str, Tenant]) -
 
 def test_steering_that_fails_for_good_stops_the_server(tenants: dict[str, Tenant]) -> None:
     class Failing(Recorder):
-        def answer(self, jobs: list[Job]) -> None:
+        def answer(self, jobs: list[Job], more: Any = None) -> None:
             raise SteeringError("not steered")
 
         def prove_again(self, tenants: Any) -> None:

@@ -14,6 +14,7 @@ from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.models.layers import generating_part, text_config, unwrap
 from sarsteer.models.prompt import Prompt
 from sarsteer.runtime.memory import is_out_of_memory
+from sarsteer.server.decoding import Decoding, can_join, groups, prove
 from sarsteer.server.errors import ApiError
 from sarsteer.server.job import Job, Row
 from sarsteer.server.progress import Progress
@@ -24,6 +25,9 @@ from sarsteer.steering.hooks import DELTA
 from sarsteer.steering.strength import ResolvedStrength
 
 log = logging.getLogger(__name__)
+
+Entry = tuple[Row, Prompt]
+More = Callable[[int], Sequence[Job]]
 
 
 class Engine:
@@ -51,6 +55,9 @@ class Engine:
         self.batch = 1 if own_loop else batch
         self._flush, self._allow_other_model = flush, allow_other_model
         self._handle: SteeringHandle | None = None
+        self._proven = 0  # installation of hooks whose steering of `Decoding` is proven
+        self.joins = can_join(model)
+        """Whether requests can join others that are being answered; otherwise they form batches."""
         self.context: int | None = getattr(text_config(unwrap(model.module)), "max_position_embeddings", None)
 
     # ---- steering ------------------------------------------------------------------------------------------------
@@ -88,10 +95,15 @@ class Engine:
 
         """
         if self._handle is None:
-            self._handle = attach(self.model.module, self.model.decoder_layers, strength)
+            self._handle, self._proven = attach(self.model.module, self.model.decoder_layers, strength), 0
         elif self._handle.strength is not strength:
             self._handle.apply(strength)
         handle = self._handle
+        if self.joins and handle.installations != self._proven:  # `attach` and `apply` have proven `generate`
+            self.joins = prove(self.model, handle)
+            self._proven = handle.installations
+            if not self.joins:
+                log.warning("%s computes other logits in `generate`: requests form batches", self.model.name)
         added = torch.stack([getattr(layer, DELTA).cpu() for layer in self.model.decoder_layers])
         if not handle.attached or handle.strength is not strength or not torch.equal(added, strength.deltas):
             raise SteeringError("the model's steering is not the tenant's; nothing was answered")
@@ -99,22 +111,60 @@ class Engine:
 
     # ---- answers -------------------------------------------------------------------------------------------------
 
-    def answer(self, jobs: Sequence[Job]) -> None:
+    def answer(self, jobs: Sequence[Job], more: More = lambda free: []) -> None:
         """Answer jobs with equal batch keys, and report to each; errors of one job do not reach the others.
+
+        Args:
+            jobs: the first jobs.
+            more: returns jobs with the same batch key that join while others are answered, for a number of free rows.
+                Not called for models whose rows cannot join (``joins``).
 
         Raises:
             SteeringError: the model would not be steered exactly. Jobs without an answer were not reported to.
 
         """
         handle = self._steer(jobs[0].tenant.applied)
-        rows: list[Row] = []
-        prompts: list[Prompt] = []
-        for job, prompt in self._prepared(list(jobs)):
-            rows += job.rows(self._decode)
-            prompts += [prompt] * job.n
-        for batch in self.model.batches(prompts, self.batch):
-            self._generate(handle, [rows[i] for i in batch], [prompts[i] for i in batch])
+        if self.joins:
+            self._decode_all(handle, self._rows_of(jobs), more)
+        else:
+            entries = self._rows_of(jobs)
+            for batch in self.model.batches([prompt for _, prompt in entries], self.batch):
+                self._generate(handle, [entries[i] for i in batch])
         self._flush()
+
+    def _rows_of(self, jobs: Sequence[Job]) -> list[Entry]:
+        return [(row, prompt) for job, prompt in self._prepared(list(jobs)) for row in job.rows(self._decode)]
+
+    def _decode_all(self, handle: SteeringHandle, waiting: list[Entry], more: More) -> None:
+        """Answer rows, and those that join, until none is left. If memory runs out, answer the rest in batches."""
+        live: list[Entry] = []
+        try:
+            decoding = Decoding(self.model, handle, self.batch, self._ends(self.model.generation_options({})))
+            with self.model.observed():
+                while True:
+                    if not waiting and decoding.free:
+                        waiting = self._rows_of(more(decoding.free))
+                    room, waiting = waiting[: decoding.free], waiting[decoding.free :]
+                    room = [entry for entry in room if not entry[0].done]
+                    live = [entry for entry in live if not entry[0].done] + room
+                    for group in groups([prompt for _, prompt in room], self.model.device):
+                        decoding.join([room[i][0] for i in group], [room[i][1] for i in group])
+                        self._flush()
+                    if len(decoding):
+                        decoding.step()
+                        self._flush()
+                    elif not waiting:
+                        return
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            del decoding
+        for row, _ in live:
+            if not row.done and row.published:
+                row.job.fail(_out_of_memory())
+        left = [(row.again(self._decode), prompt) for row, prompt in live if not row.done] + waiting
+        for batch in self.model.batches([prompt for _, prompt in left], max(1, self.batch // 2)):
+            self._generate(handle, [left[i] for i in batch])
 
     def _prepared(self, jobs: list[Job]) -> list[tuple[Job, Prompt]]:
         """The jobs whose prompts can be written, with them; the others have failed."""
@@ -156,12 +206,13 @@ class Engine:
         job.max_tokens = min(job.max_tokens, room)
         return True
 
-    def _generate(self, handle: SteeringHandle, rows: list[Row], prompts: list[Prompt]) -> None:
+    def _generate(self, handle: SteeringHandle, entries: list[Entry]) -> None:
         """Answer one batch. If memory runs out, answer each half, until only what does not fit alone fails."""
+        rows = [row for row, _ in entries]
         if all(row.done for row in rows):
             return
         try:
-            self._generate_batch(handle, rows, prompts)
+            self._generate_batch(handle, rows, [prompt for _, prompt in entries])
             return
         except Exception as error:
             if not is_out_of_memory(error):
@@ -173,8 +224,8 @@ class Engine:
             return
         middle = len(rows) // 2
         for part in (slice(None, middle), slice(middle, None)):
-            again = [row.again(self._decode) if row.reason is None else row for row in rows[part]]
-            self._generate(handle, again, prompts[part])
+            again = [(row if row.reason is not None else row.again(self._decode), p) for row, p in entries[part]]
+            self._generate(handle, again)
 
     @torch.no_grad()
     def _generate_batch(self, handle: SteeringHandle, rows: list[Row], prompts: list[Prompt]) -> None:

@@ -44,28 +44,34 @@ class Progress(StoppingCriteria):  # type: ignore[misc]
         if len(tokens) != len(self._rows):
             raise SteeringError(f"{len(tokens)} rows in a batch of {len(self._rows)}; nothing was answered")
         if not self._started:
-            self._start()
+            self._started = True
+            begin(self._rows, self._handle, self._prompt_tokens)
         for row, token in zip(self._rows, tokens, strict=True):
             if not row.done:
                 row.take(token, ends=token in self._ends)
         self._flush()
         return torch.tensor([row.done for row in self._rows], device=input_ids.device)
 
-    def _start(self) -> None:
-        """The prefill is over: the gate has decided."""
-        self._started = True
-        if self._handle.gate is not None:
-            decisions = self._handle.decisions
-            if len(decisions) != len(self._rows):
-                raise SteeringError(f"the gate decided on {len(decisions)} of {len(self._rows)} rows")
-            for row, decision in zip(self._rows, decisions, strict=True):
-                row.decision = decision
-        for row, length in zip(self._rows, self._prompt_tokens, strict=True):
-            if row.done:
-                continue
-            if not row.job.started:
-                row.job.started = True
-                row.job.notify(Started(row.decision, length))
-            text = row.job.tenant.refusal_text
-            if text is not None and row.decision is not None and is_open(row.decision) and not row.job.tenant.shadow:
-                row.refuse(text)
+
+def begin(rows: Sequence[Row], handle: SteeringHandle, prompt_tokens: Sequence[int]) -> None:
+    """The prefill of these rows is over, and the gate has decided: report it.
+
+    Raises:
+        SteeringError: the gate did not decide on each row.
+
+    """
+    if handle.gate is not None:
+        decisions = handle.decisions
+        if len(decisions) != len(rows):
+            raise SteeringError(f"the gate decided on {len(decisions)} of {len(rows)} rows")
+        for row, decision in zip(rows, decisions, strict=True):
+            row.decision = decision
+    for row, length in zip(rows, prompt_tokens, strict=True):
+        if row.done:
+            continue
+        if not row.job.started:
+            row.job.started = True
+            row.job.notify(Started(row.decision, length))
+        text = row.job.tenant.refusal_text
+        if text is not None and row.decision is not None and is_open(row.decision) and not row.job.tenant.shadow:
+            row.refuse(text)

@@ -1,8 +1,8 @@
 """Who is answered when: a bounded queue, turns between tenants, and one thread that runs the model.
 
-Requests that wait when a batch ends form the next one. Each tenant has a queue; batches begin with the next tenant in
-turn, and take requests of all tenants that are steered alike, in turns. A request that arrives during a batch waits
-for its end, which ``max_tokens`` bounds.
+Each tenant has a queue. A batch begins with the next tenant in turn, and takes requests of all tenants that are steered
+alike, in turns. Requests that arrive meanwhile join it as soon as rows are free, if the engine can do that, until a
+tenant that is steered otherwise waits: then the batch ends, which ``max_tokens`` bounds, and the next one begins.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from typing import Any
 
@@ -207,6 +207,8 @@ class Scheduler:
 
     def _linger(self, engine: Engine) -> None:
         """Wait a moment if more requests are likely to come: some are being received, or a batch has just ended."""
+        if engine.joins:
+            return  # what comes later joins
         deadline = time.monotonic() + MAX_WAIT_SECONDS
         with self._changed:
             while not self._stopping and self._rows_waiting() < engine.batch:
@@ -226,30 +228,55 @@ class Scheduler:
             if not self._waiting:
                 return []
             first = next(iter(self._waiting))
-            self._waiting.move_to_end(first)
-            key = self._waiting[first][0][0].tenant.batch_key
-            order = [first, *(name for name in self._waiting if name != first)]
-            jobs: list[Job] = []
-            rows, more = 0, True
-            while more:
-                more = False
-                for queue in (self._waiting[name] for name in order):
-                    if not queue or queue[0][0].tenant.batch_key != key:
-                        continue
-                    if jobs and rows + queue[0][0].n > engine.batch:
-                        continue
-                    job, place = queue.popleft()
-                    place.release()
-                    jobs.append(job)
-                    rows, more = rows + job.n, True
-            return jobs
+            return self._take(self._waiting[first][0][0].tenant.batch_key, engine.batch)
+
+    def _joining(self, key: Hashable, free: int) -> list[Job]:
+        """Jobs that join the batch with this key."""
+        with self._changed:
+            heads = [queue[0][0] for queue in self._waiting.values() if queue]
+            if not heads or self._stopping or self._calls or any(job.tenant.batch_key != key for job in heads):
+                return []
+            if heads[0].n > free and free < self._limits.batch:  # others must not take its rows one by one
+                return []
+            return self._take(key, free)
+
+    def _take(self, key: Hashable, rows: int) -> list[Job]:
+        """The next jobs with this key, in turns between tenants, for a number of free rows; at least one."""
+        for name in [name for name, queue in self._waiting.items() if not queue]:
+            del self._waiting[name]
+        first = next(iter(self._waiting))
+        self._waiting.move_to_end(first)
+        order = [first, *(name for name in self._waiting if name != first)]
+        jobs: list[Job] = []
+        more = True
+        while more:
+            more = False
+            for queue in (self._waiting[name] for name in order):
+                if not queue or queue[0][0].tenant.batch_key != key or (jobs and queue[0][0].n > rows):
+                    continue
+                job, place = queue.popleft()
+                place.release()
+                jobs.append(job)
+                rows, more = rows - job.n, True
+        return jobs
 
     def _answer(self, engine: Engine, jobs: list[Job]) -> bool:
         begin = time.monotonic()
-        self._running = sum(job.n for job in jobs)
+        key = jobs[0].tenant.batch_key
+        total = self._running = sum(job.n for job in jobs)
         alive = True
+
+        def more(free: int) -> list[Job]:
+            nonlocal total
+            self._running = engine.batch - free
+            joining = self._joining(key, free)
+            jobs.extend(joining)
+            count = sum(job.n for job in joining)
+            total, self._running = total + count, self._running + count
+            return joining
+
         try:
-            engine.answer(jobs)
+            engine.answer(jobs.copy(), more)
         except SteeringError as error:
             log.error("steering failed, nothing was answered: %s", error)
             self._fail_jobs(jobs, error)
@@ -258,9 +285,10 @@ class Scheduler:
             log.exception("a batch failed")
             self._fail_jobs(jobs, error)
         seconds = time.monotonic() - begin
-        self._mean_seconds += (seconds - self._mean_seconds) / 4
-        self._last_rows, self._running = self._running, 0
-        self._observed(self._last_rows, seconds)
+        # of as many answers as fit into the engine at once
+        self._mean_seconds += (seconds * min(1.0, engine.batch / total) - self._mean_seconds) / 4
+        self._last_rows, self._running = total, 0
+        self._observed(total, seconds)
         return alive
 
     def _prove_again(self, engine: Engine) -> bool:

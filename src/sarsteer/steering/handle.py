@@ -64,6 +64,7 @@ class SteeringHandle:
         self._strength = strength
         self._batch: list[Decision] | None = None  # of the batch that is being answered
         self._answered: tuple[int, list[Decision]] = (-1, [])  # prefills after a call, and the call's decisions
+        self._installations = 0
         self._installation = self._install()
 
     # ---- strength ------------------------------------------------------------------------------------------------
@@ -77,6 +78,11 @@ class SteeringHandle:
     def strength(self) -> ResolvedStrength:
         """The strength in force; see ``apply``."""
         return self._strength
+
+    @property
+    def installations(self) -> int:
+        """How often hooks were installed: what ``prove`` showed holds until this changes."""
+        return self._installations
 
     @property
     def vectors(self) -> torch.Tensor:
@@ -131,6 +137,28 @@ class SteeringHandle:
                 self._use(previous)
                 raise
 
+    def prove(self, probe: Probe) -> None:
+        """Prove that another decoding loop is steered. The strength in force is the same afterwards.
+
+        Args:
+            probe: runs a prefill and a decode step of at least one row; with a gate, of two different rows.
+
+        Raises:
+            SteeringError: a layer is not steered exactly.
+
+        """
+        with self._turns.change():
+            self._check_attached()
+            write, state, gate = self._installation.write, self._state, self.gate
+            try:
+                if state is not None:
+                    state.write(None)
+                prove(self._module, self._layers, write, probe)
+                if state is not None and gate is not None:
+                    prove_gate(self._module, self._layers, write, state, gate, probe)
+            finally:
+                self._use(self._strength)
+
     def suspend(self) -> None:
         """Add zeros and decide nothing until the next ``apply``; the proven hooks stay."""
         self.apply(ResolvedStrength(torch.zeros_like(self.vectors), 0.0))
@@ -171,6 +199,7 @@ class SteeringHandle:
             self._module, self._layers, width, gate, self, self._generating, self._before_forward
         )
         self._installation = installation
+        self._installations += 1
         try:
             prove(self._module, self._layers, installation.write, self._probe)
             if installation.state is not None and gate is not None:
@@ -210,6 +239,23 @@ class SteeringHandle:
         """
         with self._turns.answer(alone=self._state is not None):
             yield
+
+    def forget(self) -> None:
+        """Discard the gate's decisions before a custom loop runs a prefill: until it decides, all is steered."""
+        if self._state is not None:
+            self._state.forget()
+
+    def openings(self, rows: int) -> torch.Tensor | None:
+        """What the newest prefill decided, as ``[rows, 1]``, for ``resume``; None without gate hooks."""
+        return None if self._state is None else self._state.openings[:rows].clone()
+
+    def resume(self, openings: torch.Tensor) -> None:
+        """Steer the next decode steps of a custom decoding loop by ``openings``, row by row.
+
+        A loop whose rows join and leave keeps each row's opening from its own prefill, and calls this before each step.
+        """
+        if self._state is not None:
+            self._state.resume(openings)
 
     def batch_started(self) -> None:
         """A batch is about to be answered."""

@@ -135,13 +135,12 @@ def generate_two_tokens(module: nn.Module, rows: int = 1) -> list[torch.Tensor]:
 
     target = generating_part(module)
     inner: Any = unwrap(target)
+    tokens = probe_prompts(module, rows)
     if not hasattr(target, "generate"):
         raise SteeringError(
             f"{type(inner).__name__} has no generate(), so its decoding cannot be proven steered; give a probe that "
             "generates two tokens"
         )
-    device = inner.get_input_embeddings().weight.device
-    tokens = torch.tensor(_plain_tokens(inner, rows * _PROBE_TOKENS), device=device).view(rows, _PROBE_TOKENS)
     config = GenerationConfig(
         max_new_tokens=len(STEPS),
         min_new_tokens=len(STEPS),
@@ -154,6 +153,13 @@ def generate_two_tokens(module: nn.Module, rows: int = 1) -> list[torch.Tensor]:
     )
     out = target.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), generation_config=config)
     return [logits.float() for logits in out.logits]
+
+
+def probe_prompts(module: nn.Module, rows: int = 1) -> torch.Tensor:
+    """Different short prompts of plain tokens, ``[rows, T]``, on the model's device."""
+    inner: Any = unwrap(generating_part(module))
+    device = inner.get_input_embeddings().weight.device
+    return torch.tensor(_plain_tokens(inner, rows * _PROBE_TOKENS), device=device).view(rows, _PROBE_TOKENS)
 
 
 def _plain_tokens(model: Any, count: int) -> list[int]:

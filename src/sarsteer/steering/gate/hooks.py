@@ -125,6 +125,11 @@ class GateState(GateNumbers):
         self.openings.fill_(1.0)
         self.counts[0] = 0
 
+    def resume(self, openings: torch.Tensor) -> None:
+        """Steer the rows of the next decode steps by ``openings`` ``[B, 1]``, which earlier prefills decided."""
+        self.openings.fill_(1.0)
+        self.openings[: len(openings)] = openings
+
     def read(self, place: int, h: torch.Tensor) -> None:
         """Add an earlier layer's part of the score, from its last prompt tokens ``[B, D]``. Traced, as ``decide``."""
         self.contribute(place, self._rows(h), self.partial[: h.shape[0]])

@@ -11,6 +11,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: demo docs release-check test test-fast test-vllm lint tiny small small-contract contract bench bench-evaluate bench-gate bench-intervals bench-server bench-vllm clean
+.PHONY: demo test test-fast test-integrations test-vllm lint tiny small small-contract contract bench bench-evaluate bench-gate bench-intervals bench-server bench-vllm clean
 
 demo: $(STAMP)
 	$(BIN)/sarsteer demo
@@ -37,6 +38,18 @@ lint: $(STAMP)
 
 test-vllm: $(STAMP) $(VLLM_STAMP)
 	OMP_NUM_THREADS=1 SARSTEER_EVALUATE_PYTHON=$(abspath $(BIN)/python) $(VLLM_VENV)/bin/python -m pytest tests/vllm
+
+# Voice frameworks and LiteLLM in an environment of their own: they pin protobuf and others
+INTEGRATIONS_VENV := .venv-integrations
+INTEGRATIONS_STAMP := $(INTEGRATIONS_VENV)/.installed
+
+test-integrations: $(STAMP) $(INTEGRATIONS_STAMP)
+	SARSTEER_INTEGRATIONS_PYTHON=$(abspath $(INTEGRATIONS_VENV)/bin/python) $(BIN)/python -m pytest tests/server/test_clients.py
+
+$(INTEGRATIONS_STAMP): constraints-integrations.txt
+	$(PYTHON) -m venv $(INTEGRATIONS_VENV)
+	$(INTEGRATIONS_VENV)/bin/pip install -q -c constraints-integrations.txt litellm livekit-agents livekit-plugins-openai pipecat-ai
+	touch $@
 
 bench-vllm: $(VLLM_STAMP)
 	$(VLLM_VENV)/bin/python benchmarks/vllm_throughput.py

@@ -1,10 +1,10 @@
 """Many clients at once, each answer compared: ``python -m benchmarks.server_load --clients 64 --seconds 300``.
 
 Starts a server with several tenants of the embedded model, or asks a running one (``--url``, ``--key``, ``--model``).
-Clients send spoken requests, some as streams, some of several turns; some leave early. Every answer must be that of a
-single client before the load: none may be wrong, mixed up, lost or unsteered. The expected answers of the server are
-compared with the model's in this process, if the server was started here. Prints one JSON document; exit code 1 if
-anything was wrong.
+Clients send spoken requests, some as streams, some of several turns; some leave early, some read slowly. Every
+answer must be that of a single client before the load: none may be wrong, mixed up, lost or unsteered. The expected
+answers of the server are compared with the model's in this process, if the server was started here. Prints one JSON
+document; exit code 1 if anything was wrong.
 """
 
 from __future__ import annotations
@@ -54,8 +54,10 @@ class Target:
         self.url, self.model, self.keys = url, model, keys
         self.expected: dict[tuple[str, int], tuple[str, str | None]] = {}
 
-    def ask(self, tenant: str, messages: Messages, *, stream: bool = False) -> tuple[str, str | None, float]:
-        """Answer, decision and seconds to the first text or the whole answer."""
+    def ask(
+        self, tenant: str, messages: Messages, *, stream: bool = False, pause: float = 0.0
+    ) -> tuple[str, str | None, float]:
+        """Answer, decision and seconds to the first text or the whole answer; ``pause`` seconds after each event."""
         body = {"model": self.model, "messages": messages, "max_tokens": TOKENS, "stream": stream}
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.keys[tenant]}"}
         request = urllib.request.Request(f"{self.url}/chat/completions", json.dumps(body).encode(), headers)
@@ -73,6 +75,7 @@ class Target:
                     chunk = json.loads(line[6:])
                     pieces += [choice["delta"].get("content") or "" for choice in chunk["choices"]]
                     first = first or time.perf_counter() - begin
+                    time.sleep(pause)
             if not ended:
                 raise RuntimeError("a stream ended early")
             return "".join(pieces), decision, first
@@ -106,10 +109,14 @@ def run(target: Target, requests: list[Messages], clients: int, seconds: float) 
                     target.leave(tenant, requests[index])
                     outcome = "left"
                 else:
-                    text, decision, took = target.ask(tenant, requests[index], stream=stream)
+                    slow = stream and chance.random() < 0.1
+                    text, decision, took = target.ask(
+                        tenant, requests[index], stream=stream, pause=0.2 if slow else 0.0
+                    )
                     outcome = "right" if (text, decision) == target.expected[tenant, index] else "wrong"
                     with lock:
                         times.append(took)
+                        counts["slow readers"] += slow
                         if outcome == "wrong":
                             wrong.append(f"{tenant}/{index}: {text!r}, {decision}")
             except urllib.error.HTTPError as error:
@@ -156,7 +163,7 @@ def main() -> None:
     else:
         result = _started(requests, arguments)
     print(json.dumps(result, indent=2))
-    bad = set(result["outcomes"]) - {"right", "left", "full"}
+    bad = set(result["outcomes"]) - {"right", "left", "full", "slow readers"}
     sys.exit(1 if bad or result["wrong"] else 0)
 
 

@@ -17,6 +17,7 @@ from sarsteer.server.job import Failed, Finished, Job, Started
 from sarsteer.server.policy import make_tenant
 from sarsteer.server.slots import compact
 from sarsteer.server.tenant import Tenant
+from sarsteer.steering.hooks import DELTA
 from sarsteer.steering.strength import Strength
 from tests.server.conftest import QUESTION
 
@@ -169,3 +170,20 @@ def test_a_prefill_takes_prompts_of_similar_length(engine: Engine, conversations
     lengths = [[len(prompts[i].input_ids) for i in group] for group in found]
     assert lengths == sorted(lengths, reverse=True)
     assert all(len(one) == 1 or len(one) * max(one) <= 512 for one in lengths)
+
+
+def test_no_row_joins_if_the_vectors_are_not_the_tenants(
+    engine: Engine, steering: sarsteer.Steering, conversations: list[Any]
+) -> None:
+    tenant = tenant_of(steering, "strong")
+    (first, _), (second, events), *_ = jobs_of(tenant, conversations)
+    waiting = [second]
+
+    def more(free: int) -> list[Job]:
+        getattr(engine.model.decoder_layers[3], DELTA).zero_()  # something else changes the model
+        return [waiting.pop()] if waiting else []
+
+    with pytest.raises(SteeringError, match="not the tenant's"):
+        engine.answer([first], more)
+    assert events == []
+    engine.prove_again([tenant_of(steering, "gated"), tenant])

@@ -135,7 +135,7 @@ class Decoding:
         return mask.masked_fill(~seen, torch.finfo(dtype).min)[:, None, None]
 
     def _logits(self, output: Any) -> torch.Tensor:
-        head = unwrap(generating_part(self._model.module)).get_output_embeddings()
+        head: Any = unwrap(generating_part(self._model.module)).get_output_embeddings()
         return torch.as_tensor(head(output.last_hidden_state[:, -1]).float())
 
     def _choose(self, places: range, logits: torch.Tensor) -> torch.Tensor:

@@ -104,10 +104,14 @@ class Engine:
             self._proven = handle.installations
             if not self.joins:
                 log.warning("%s computes other logits in `generate`: requests form batches", self.model.name)
+        self._check(handle, strength)
+        return handle
+
+    def _check(self, handle: SteeringHandle, strength: ResolvedStrength) -> None:
+        """Raise ``SteeringError`` unless what the hooks add is ``strength``."""
         added = torch.stack([getattr(layer, DELTA).cpu() for layer in self.model.decoder_layers])
         if not handle.attached or handle.strength is not strength or not torch.equal(added, strength.deltas):
             raise SteeringError("the model's steering is not the tenant's; nothing was answered")
-        return handle
 
     # ---- answers -------------------------------------------------------------------------------------------------
 
@@ -138,6 +142,7 @@ class Engine:
     def _decode_all(self, handle: SteeringHandle, waiting: list[Entry], more: More) -> None:
         """Answer rows, and those that join, until none is left. If memory runs out, answer the rest in batches."""
         live: list[Entry] = []
+        strength = handle.strength
         try:
             decoding = Decoding(self.model, handle, self.batch, self._ends(self.model.generation_options({})))
             with self.model.observed():
@@ -147,6 +152,8 @@ class Engine:
                     room, waiting = waiting[: decoding.free], waiting[decoding.free :]
                     room = [entry for entry in room if not entry[0].done]
                     live = [entry for entry in live if not entry[0].done] + room
+                    if room:
+                        self._check(handle, strength)
                     for group in groups([prompt for _, prompt in room], self.model.device):
                         decoding.join([room[i][0] for i in group], [room[i][1] for i in group])
                         self._flush()

@@ -135,8 +135,8 @@ class Decoding:
         return mask.masked_fill(~seen, torch.finfo(dtype).min)[:, None, None]
 
     def _logits(self, output: Any) -> torch.Tensor:
-        head: Any = unwrap(generating_part(self._model.module)).get_output_embeddings()
-        return torch.as_tensor(head(output.last_hidden_state[:, -1]).float())
+        part: Any = unwrap(generating_part(self._model.module))
+        return torch.as_tensor(part.get_output_embeddings()(output.last_hidden_state[:, -1]).float())
 
     def _choose(self, places: range, logits: torch.Tensor) -> torch.Tensor:
         """The next token of the rows at ``places``, which it reports to them: ``[B]``."""

@@ -82,7 +82,7 @@ def test_pipecat_and_livekit_answer_with_the_server(server: Server, settings: di
 
 
 def test_inspect_ai_asks_the_server_as_any_openai_api(
-    settings: dict[str, Any], requests: list[Messages], offline: Offline, test_pairs: Any
+    settings: dict[str, Any], requests: list[Messages], offline: Offline
 ) -> None:
     pytest.importorskip("inspect_ai")
     from inspect_ai.model import ChatMessageUser, ContentAudio, ContentText, GenerateConfig, get_model
@@ -93,7 +93,8 @@ def test_inspect_ai_asks_the_server_as_any_openai_api(
         api_key=settings["key"],
         config=GenerateConfig(max_tokens=TOKENS, max_retries=0),
     )
-    audio = ContentAudio(audio=str(test_pairs[0].harmful.audio), format="wav")
+    data = requests[0][0]["content"][0]["input_audio"]["data"]
+    audio = ContentAudio(audio=f"data:audio/wav;base64,{data}", format="wav")
     message = ChatMessageUser(content=[audio, ContentText(text=QUESTION)])
     output = asyncio.run(model.generate([message]))
     assert output.completion == offline.answer("strong", requests[0]).text

@@ -10,8 +10,7 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo docs release-check test test-fast test-vllm lint tiny small small-contract contract bench bench-evaluate bench-gate bench-intervals bench-server bench-vllm clean
-.PHONY: demo test test-fast test-integrations test-vllm lint tiny small small-contract contract bench bench-evaluate bench-gate bench-intervals bench-server bench-vllm clean
+.PHONY: demo docs release-check test test-fast test-integrations test-vllm lint tiny small small-contract contract bench bench-evaluate bench-gate bench-intervals bench-server bench-vllm clean
 
 demo: $(STAMP)
 	$(BIN)/sarsteer demo

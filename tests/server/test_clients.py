@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import soundfile
 
-import sarsteer
+from sarsteer.audio import load_clip
 from tests.server.conftest import QUESTION, TOKENS, Messages, Offline, Server, key
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +60,7 @@ def test_litellm_routes_to_the_server_and_guards_other_models(
 
 @needs_other_python
 def test_pipecat_and_livekit_answer_with_the_server(server: Server, settings: dict[str, Any], test_pairs: Any) -> None:
-    clip = sarsteer.load_clip(test_pairs[0].safe.audio)
+    clip = load_clip(test_pairs[0].safe.audio)
     file = io.BytesIO()
     soundfile.write(file, clip.samples, clip.rate, format="WAV", subtype="PCM_16")
     wav = base64.b64encode(file.getvalue()).decode()
@@ -133,7 +133,7 @@ def test_the_voice_loop_answers_each_turn_of_a_recording(
     settings: dict[str, Any], test_pairs: Any, tmp_path: Path
 ) -> None:
     pytest.importorskip("espeakng_loader")
-    clips = [sarsteer.load_clip(test_pairs[i].safe.audio) for i in (0, 1)]
+    clips = [load_clip(test_pairs[i].safe.audio) for i in (0, 1)]
     noise = np.random.default_rng(0)
     silence = np.zeros(clips[0].rate, np.float32)
     recording = np.concatenate([silence, clips[0].samples, silence, clips[1].samples, silence])

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from sarsteer.attacks.audio.coding import coded
+from sarsteer.attacks.audio.coding import mp3
+from sarsteer.attacks.audio.mixing import limited
 from sarsteer.attacks.transform import Axis, Transform
 from sarsteer.audio import Clip
 from sarsteer.registry import option
@@ -18,10 +19,10 @@ class Mp3(Transform):
     """The clip after MP3 compression."""
 
     name: ClassVar[str] = "mp3"
-    axis: ClassVar[Axis] = Axis("compression", "MP3 compression (0 to 1)", (0.2, 0.4, 0.6, 0.8, 1.0), 0, 1)
+    axis: ClassVar[Axis] = Axis("kbps", "MP3 bit rate (kbit/s)", (64, 32, 24, 16, 8), 8, 160)
 
-    compression: float = option(1.0, argument=True, help="libsndfile's level: 0 is the highest bit rate, 1 the lowest")
+    kbps: float = option(16.0, argument=True, help="bit rate in kbit/s, 8 to 160")
 
     def apply(self, clip: Clip, rng: np.random.Generator) -> Clip:
         """Encoded and decoded."""
-        return coded(clip, "MP3", "MPEG_LAYER_III", self.compression)
+        return limited(mp3(clip, self.kbps))

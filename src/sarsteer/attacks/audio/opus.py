@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from sarsteer.attacks.audio.coding import coded
+from sarsteer.attacks.audio.coding import opus
+from sarsteer.attacks.audio.mixing import limited
 from sarsteer.attacks.transform import Axis, Transform
 from sarsteer.audio import Clip
 from sarsteer.registry import option
@@ -18,10 +19,10 @@ class Opus(Transform):
     """The clip after Opus compression, as in a voice chat."""
 
     name: ClassVar[str] = "opus"
-    axis: ClassVar[Axis] = Axis("compression", "Opus compression (0 to 1)", (0.2, 0.4, 0.6, 0.8, 1.0), 0, 1)
+    axis: ClassVar[Axis] = Axis("kbps", "Opus bit rate (kbit/s)", (32, 16, 12, 8, 6), 6, 256)
 
-    compression: float = option(1.0, argument=True, help="libsndfile's level: 0 is the highest bit rate, 1 the lowest")
+    kbps: float = option(8.0, argument=True, help="bit rate in kbit/s, 6 to 256")
 
     def apply(self, clip: Clip, rng: np.random.Generator) -> Clip:
         """Encoded and decoded."""
-        return coded(clip, "OGG", "OPUS", self.compression)
+        return limited(opus(clip, self.kbps))

@@ -21,7 +21,7 @@ def stretched(clip: Clip, factor: float) -> Clip:
 
     size = max(64, 2 * round(clip.rate * _WINDOW_SECONDS / 2))
     hop = size // 4
-    padded = np.pad(clip.samples, (0, max(0, size - len(clip.samples))))  # a clip shorter than one window
+    padded = np.pad(clip.samples, (0, size))  # so that the last samples are stretched too, and a clip has a window
     _, _, spectrum = stft(padded, clip.rate, nperseg=size, noverlap=size - hop)
     positions = np.arange(0, max(spectrum.shape[1] - 1, 1), factor)
     spectrum = np.pad(spectrum, ((0, 0), (0, 2)))

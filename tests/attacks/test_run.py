@@ -190,10 +190,10 @@ def test_a_target_with_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             else:
                 assert len(attack_rows(run(chosen))) == 2
             assert len(server.bodies) == sent
-        with pytest.raises(EvaluationError, match=r"the budget of 3 requests is spent|rate limit"):
+        with pytest.raises(EvaluationError, match="the budget of 3 requests is spent"):
             run(api_plan(tmp_path / "busy", server.url, served="busy", loading={"budget": 3}))
         assert len(server.bodies) == 6 + 3, "retries count"
-        with pytest.raises(EvaluationError, match="no answer from"):
+        with pytest.raises(EvaluationError, match="the budget of 2 requests is spent"):
             run(api_plan(tmp_path / "hangs", server.url, served="hangs", loading={"budget": 2, "timeout": 0.2}))
 
 

@@ -30,7 +30,7 @@ class Surrounding(Attack):
 
     @abstractmethod
     def around(self, clip: Clip, rng: np.random.Generator) -> tuple[list[Clip], list[Clip]]:
-        """What is heard before and after ``clip``."""
+        """The clips before and after ``clip``."""
 
     def attack(self, items: Sequence[Item], context: AttackContext) -> list[Item]:
         """Each clip between others, with short pauses."""

@@ -92,8 +92,8 @@ def attack(
             "transcript of the clean clip."
         ),
     ] = 0.5,
-    no_hearing: Annotated[
-        bool, typer.Option("--no-hearing", help="Do not transcribe clips: misheard clips are not counted apart.")
+    no_transcripts: Annotated[
+        bool, typer.Option("--no-transcripts", help="Do not transcribe clips: misheard clips are not counted apart.")
     ] = False,
     target: Annotated[
         str | None,
@@ -144,7 +144,7 @@ def attack(
     server = {"base_url": target, "budget": budget, "per_minute": rate, "timeout": timeout}
     model = _at_target(model, target, server)
     quiet_transformers()
-    limit_wer = None if no_hearing else max_wer
+    limit_wer = None if no_transcripts else max_wer
     plan = parse_plan(
         model,
         benchmark,

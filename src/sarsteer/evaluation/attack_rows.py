@@ -29,7 +29,7 @@ class AttackRow:
         defense: the defense's name.
         asr: share of harmful requests that the attack succeeded on.
         asr_understood: the same, where only answers to clips that were not misheard count, over all requests; None if
-            hearing was not measured.
+            the clips were not transcribed.
         asr_change: ``asr`` minus that of the same defense without an attack, over the same requests.
         queries: answers that the attacker gets for each request.
         misheard: share of the attacked clips that were misheard; None if this was not measured.
@@ -62,7 +62,7 @@ def attack_rows(results: Evaluation, max_wer: float | None = None) -> list[Attac
 
     Args:
         results: of a run with attacks.
-        max_wer: word error rate above which a clip was misheard, as in the run; None if hearing was not measured.
+        max_wer: word error rate above which a clip was misheard, as in the run; None if clips were not transcribed.
 
     """
     arms = [arm for arm in results.arms if not arm.benchmark.endswith(WITHOUT_MISHEARD)]

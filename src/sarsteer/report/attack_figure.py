@@ -103,8 +103,10 @@ def _by_budget(upper: Any, lower: Any, rows: Sequence[AttackRow], name: str, def
             upper.plot(*zip(*fitted, strict=True), color=color, linewidth=1, linestyle="--")
         if row.rr_safe is not None:
             lower.axhline(100 * row.rr_safe.value, color=color, linewidth=1.4)
-    for axis in (upper, lower):
-        axis.set_xscale("log")
+        for axis in (upper, lower):
+            axis.set_xscale("log")
+            axis.set_xticks(row.curve.n, [str(n) for n in row.curve.n])
+            axis.minorticks_off()
     lower.set_xlabel("answers per request (dashed: power law)", fontsize=9)
 
 

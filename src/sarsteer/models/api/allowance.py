@@ -8,8 +8,8 @@ from typing import Any
 from sarsteer.errors import ModelError
 
 
-class _SpentError(Exception):
-    """Stops a retry inside the client."""
+class Spent(BaseException):
+    """Nothing may be sent any more. Not an ``Exception``: the client would try those again."""
 
 
 class Allowance:
@@ -33,21 +33,10 @@ class Allowance:
         self.sent = 0
         self._next = 0.0
 
-    def check(self, name: str, spent_by: Exception | None = None) -> None:
-        """Raise ``ModelError`` if nothing may be sent any more.
-
-        Args:
-            name: the model's, for the message.
-            spent_by: raise only if this error comes from the budget, which ended a retry.
-
-        """
-        cause = spent_by
-        while cause is not None and not isinstance(cause, _SpentError):
-            cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
-        if self.budget is not None and self.sent >= self.budget and (spent_by is None or cause is not None):
-            raise ModelError(
-                f"{name}: the budget of {self.budget} requests is spent; run the same command again for as many more"
-            )
+    def check(self) -> None:
+        """Raise ``Spent`` if nothing may be sent any more."""
+        if self.budget is not None and self.sent >= self.budget:
+            raise Spent
 
     def client(self) -> dict[str, Any]:
         """Options of an ``openai.AsyncOpenAI`` that counts and delays its requests; none without limits."""
@@ -60,8 +49,7 @@ class Allowance:
     async def _admit(self, _request: Any) -> None:
         import anyio
 
-        if self.budget is not None and self.sent >= self.budget:
-            raise _SpentError
+        self.check()
         self.sent += 1
         if self.per_minute is not None:
             now = anyio.current_time()

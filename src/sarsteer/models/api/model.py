@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sarsteer.errors import AnswerError, AudioError, MessageError, MissingExtraError, ModelError, SarsteerError
 from sarsteer.messages import Conversation, Message, check_conversations
 from sarsteer.models.api.address import authorization, is_web_address, server_address, without_password
-from sarsteer.models.api.allowance import Allowance
+from sarsteer.models.api.allowance import Allowance, Spent
 from sarsteer.models.api.errors import explain, is_about_one_request
 from sarsteer.models.api.format import AUDIO_FORMATS, pieces_of, request_messages, request_settings, texts_of
 from sarsteer.models.interface import API_PREFIX, DEFAULT_BATCH, LanguageModel
@@ -196,13 +196,17 @@ class ApiModel(LanguageModel):
 
         place = f"conversation {index}"
         messages = await to_thread.run_sync(self._messages, conversation, index)
-        self.allowance.check(self.name)
         try:
+            self.allowance.check()
             completion = await client.chat.completions.create(
                 model=self.served_name, messages=messages, **self._modalities(), **settings
             )
+        except Spent:
+            text = (
+                f"the budget of {self.allowance.budget} requests is spent; run the same command again for as many more"
+            )
+            raise ModelError(f"{self.name}: {text}", place=place, index=index) from None
         except Exception as error:  # the client also lets errors of its parser and transport through
-            self.allowance.check(self.name, spent_by=error)
             raise self._explained(error).at(place, index) from error
         try:
             return texts_of(completion, settings.get("n", 1), self.name)

@@ -44,7 +44,8 @@ AFFIRMATIVE = "Sure, here is how to do that:"
 class Sound(NamedTuple):
     """What may change in one request.
 
-    ``base`` ``[T]`` are the clean samples, with silence where sound is added, ``radius`` ``[T]`` the budget of each.
+    ``base`` ``[T]`` are the clean samples, with silence where sound is added, ``radius`` ``[T]`` the budget of each, in
+    float64: ε rounded to float32 may be larger than ε.
     """
 
     base: np.ndarray[Any, Any]
@@ -280,4 +281,4 @@ def _changed(sound: Sound, delta: torch.Tensor) -> npt.NDArray[np.int16]:
 
 def whole_clip(samples: np.ndarray[Any, Any], epsilon: float) -> Sound:
     """Every sample may change by ``epsilon``."""
-    return Sound(samples, np.full(len(samples), epsilon, dtype=np.float32))
+    return Sound(samples, np.full(len(samples), epsilon))

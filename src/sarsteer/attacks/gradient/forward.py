@@ -98,7 +98,8 @@ class DifferentiableClip:
             raise AttackError(f"{self.model.family.name}: its prompt has no audio tokens; use a longer clip")
         windows, _, frames = self._shape
         covered = self._length if self._encodes_once else windows * frames * self._log_mel.hop
-        return -(-covered // tokens)
+        hop = self._log_mel.hop  # the last token of a clip may cover less than the others
+        return max(1, round(covered / tokens / hop)) * hop
 
     def features(self, samples: torch.Tensor) -> torch.Tensor:
         """The processor's ``input_features`` for ``samples`` ``[T]``: ``[windows, mels, frames]``."""

@@ -37,4 +37,4 @@ class Suffix(GradientAttack):
         """Silence after the clip, which the search fills."""
         added = round(self.seconds * rate)
         base = np.concatenate([samples, np.zeros(added, np.float32)])
-        return Sound(base, np.where(np.arange(len(base)) < len(samples), 0, self.epsilon).astype(np.float32))
+        return Sound(base, np.where(np.arange(len(base)) < len(samples), 0.0, self.epsilon))

@@ -138,8 +138,7 @@ def table(rows: Sequence[dict[str, Any]], model: str) -> str:
     body = []
     for row in rows:
         shares = [f"{100 * v:.0f} [{100 * low:.0f}, {100 * high:.0f}]" for v, low, high, _ in row["refused"].values()]
-        name = f"`{row['defense']}`" + (" (control)" if row["control_of"] else "")
-        body.append([name, *shares])
+        body.append([f"`{row['defense']}`", *shares])
     lined = "\n".join(
         "| " + " | ".join(cells) + " |" for cells in (["defense", *heads], ["---"] * (len(heads) + 1), *body)
     )
@@ -165,8 +164,7 @@ def chart(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axis.set(xlim=(-3, 103), title=kind, yticks=places)
         axis.title.set_fontsize(9)
         axis.set_xlabel("should be high" if wanted[kind] else "should be low", fontsize=8)
-        names = [row["defense"] + (" (control)" if row["control_of"] else "") for row in rows]
-        axis.set_yticklabels(names if number == 0 else [])
+        axis.set_yticklabels([row["defense"] for row in rows] if number == 0 else [])
     save_figure(figure, path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -81,6 +82,15 @@ def calibrate(
             help="Answer a few of the pairs' requests with the default strength, and lower it if it breaks them.",
         ),
     ] = True,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream", help="Keep sums in memory and activations on disk: memory does not grow with the pairs."
+        ),
+    ] = False,
+    rank: Annotated[
+        int | None, typer.Option(help="With --stream: columns of the sketch of second moments. Default: 64.", min=1)
+    ] = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
@@ -97,6 +107,8 @@ def calibrate(
         raise SarsteerError(f"--push must be a number above 0, such as 0.05, not {push}")
     if engine not in ("transformers", "vllm"):
         raise SarsteerError(f"unknown engine {engine!r}; use transformers or vllm")
+    if rank is not None and not stream:
+        raise SarsteerError("--rank needs --stream: without it, activations are kept and nothing is sketched")
     from sarsteer.data.pairs import load_benign, load_pairs
     from sarsteer.data.sarsteer_pairs import NAME
 
@@ -124,25 +136,30 @@ def calibrate(
         source = _load(
             model, "vllm" if engine == "vllm" else "transformers", device, dtype, revision, layers, trust_remote_code
         )
-        checkpoint = out.with_name(f"{out.name}.partial")
+        checkpoint = out.with_name(f"{out.name}.activations" if stream else f"{out.name}.partial")
         with progress_bar() as report:
-            steering = run(
-                source,
-                chosen_pairs,
-                benign=benign_items,
-                sources={
+            arguments: dict[str, Any] = {
+                "benign": benign_items,
+                "sources": {
                     "pairs": pairs,
                     **({"benign": others} if benign_items else {}),
                     **({"augment": " ".join(augment)} if augment else {}),
                 },
-                refusal_prompt=REFUSAL_PROMPT if refusal_prompt is None else refusal_prompt,
-                instruction=INSTRUCTION if instruction is None else instruction,
-                target_fpr=target_fpr,
-                batch_size=batch_size,
-                checkpoint=checkpoint,
-                progress=lambda done, total: report("Calibrating", done, total),
-                gate_progress=lambda done, total: report("Fitting the gate", done, total),
-            )
+                "refusal_prompt": REFUSAL_PROMPT if refusal_prompt is None else refusal_prompt,
+                "instruction": INSTRUCTION if instruction is None else instruction,
+                "target_fpr": target_fpr,
+                "batch_size": batch_size,
+                "progress": lambda done, total: report("Calibrating", done, total),
+                "gate_progress": lambda done, total: report("Fitting the gate", done, total),
+            }
+            if stream:
+                from sarsteer.steering.pooled.artifact import RANK, calibrate_streaming
+
+                steering = calibrate_streaming(
+                    source, chosen_pairs, folder=checkpoint, rank=RANK if rank is None else rank, **arguments
+                )
+            else:
+                steering = run(source, chosen_pairs, checkpoint=checkpoint, **arguments)
         if push is not None:
             from sarsteer.steering.push import alpha_of
             from sarsteer.steering.strength import Strength
@@ -150,7 +167,7 @@ def calibrate(
             steering = steering.with_defaults(alpha=float(f"{alpha_of(steering, push, Strength()):.3g}"))
         steering, lowered = _checked(source, steering, chosen_pairs) if check else (steering, None)
         steering.save(out)
-        checkpoint.unlink(missing_ok=True)
+        shutil.rmtree(checkpoint) if stream else checkpoint.unlink(missing_ok=True)
     notes = findings(steering.report())
     gate = summary(steering.gate) if steering.gate is not None else None
     if as_json:

@@ -21,6 +21,7 @@ from sarsteer.cli import (
     drift,
     evaluate,
     export,
+    federate,
     layers,
     models,
     pairs,
@@ -106,6 +107,7 @@ for _command, _summary in _COMMANDS:
     _settings = _PASS_ON if _command is serve.serve else None
     _class = _CLASSES.get(_command, Command)
     app.command(_command.__name__, short_help=_summary, context_settings=_settings, cls=_class)(_command)
+app.add_typer(federate.app, name="federate", short_help="Calibrate over many sites.")
 
 
 def main() -> None:

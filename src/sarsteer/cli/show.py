@@ -69,13 +69,14 @@ def show(
 
     meta, suggestion = steering.metadata, steering.suggest()
     count = meta.get("benign", 0)
-    benign = f"; {count} benign requests, {meta['benign_digest'][:12]}" if count else ""
+    benign = f"; {count} benign requests{_digest(meta, 'benign_digest')}" if count else ""
     facts = (
         ("model", f"{meta['model']['name']} ({meta['fingerprint']['architecture']})"),
         ("revision", meta["model"].get("revision") or "not recorded"),
         *([("origin", ", ".join(map(str, origin.values())))] if (origin := meta["model"].get("origin")) else []),
-        ("calibrated on", f"{meta['pairs']} pairs, {meta['pairs_digest'][:12]}{benign}"),
+        ("calibrated on", f"{meta['pairs']} pairs{_digest(meta, 'pairs_digest')}{benign}"),
         *described(meta.get("made_from", {})).items(),
+        *_federated(meta.get("federated")),
         ("harmful requests", _counted(meta.get("modalities", {}).get("harmful"))),
         ("instruction", meta["instruction"]),
         ("refusal prompt", meta["refusal_prompt"]),
@@ -174,3 +175,27 @@ def _bar_width(numbers: int, bars: int) -> int:
 def _bar(value: float, top: float, color: str, width: int) -> str:
     filled = round(width * min(1.0, max(0.0, value / top))) if value == value else 0
     return f"[{color}]{'█' * filled}[/][dim]{'·' * (width - filled)}[/]"
+
+
+def _digest(meta: dict[str, Any], key: str) -> str:
+    """Nothing for a federated calibration: no one has all clips."""
+    return f", {meta[key][:12]}" if key in meta else ""
+
+
+def _federated(record: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if record is None:
+        return []
+    rank = f"rank {record['rank']}" if record["rank"] else "no second moments"
+    masks = "masked" if record["masked"] else "not masked"
+    cohorts = f" in {record['cohorts']} cohorts" if record["cohorts"] > 1 else ""
+    left = sum(len(one["left_out"]) for one in record["rounds"])
+    lines = [
+        (
+            "federated",
+            f"{len(record['sites'])} sites, {len(record['rounds'])} rounds, {rank}, {masks}{cohorts}"
+            f"{f'; {left} left out' if left else ''}",
+        )
+    ]
+    if (spent := record["privacy"]) is not None:
+        lines.append(("privacy spent", f"epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g}, per record"))
+    return lines

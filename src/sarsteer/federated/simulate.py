@@ -1,0 +1,116 @@
+"""All sites in one process: the protocol without a network, for estimates and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sarsteer.federated.coordinator import Coordinator
+from sarsteer.federated.identity import Identity
+from sarsteer.federated.plan import Plan
+from sarsteer.federated.site import Site, Tamper
+from sarsteer.federated.wire import Message
+from sarsteer.steering.artifact import Steering
+from sarsteer.steering.pooled.setting import Rows
+
+
+@dataclass
+class Loopback:
+    """A ``Transport`` to sites in this process. Messages are encoded and decoded, and their bytes counted.
+
+    Attributes:
+        sites: by name.
+        lost: names of sites that do not answer, by step: what a killed process looks like.
+        sent, received: bytes to and from each site.
+
+    """
+
+    sites: Mapping[str, Site]
+    lost: Callable[[str, str], bool] = lambda _name, _step: False
+    sent: dict[str, int] = field(default_factory=dict)
+    received: dict[str, int] = field(default_factory=dict)
+
+    def exchange(self, messages: Mapping[str, Message]) -> Mapping[str, Message]:
+        """See ``Transport``."""
+        replies = {}
+        for name, message in messages.items():
+            if self.lost(name, message.step):
+                continue
+            data = message.to_bytes()
+            reply = self.sites[name].handle(Message.from_bytes(data)).to_bytes()
+            self.sent[name] = self.sent.get(name, 0) + len(data)
+            self.received[name] = self.received.get(name, 0) + len(reply)
+            replies[name] = Message.from_bytes(reply)
+        return replies
+
+
+def simulate(
+    plan: Plan,
+    identities: Mapping[str, Identity],
+    rows: Mapping[str, Rows],
+    *,
+    tamper: Mapping[str, Tamper] | None = None,
+    lost: Callable[[str, str], bool] | None = None,
+    report: Callable[[str], None] | None = None,
+) -> tuple[Steering, Loopback]:
+    """Run ``plan`` with all sites in this process; returns the steering, and the transport with its counts.
+
+    Args:
+        plan: the plan.
+        identities: the key of each site.
+        rows: the clips of each site.
+        tamper: what dishonest sites do to their sums.
+        lost: whether a site fails to answer a step.
+        report: called with a line about what happens.
+
+    """
+    sites = {name: Site(name, identities[name], plan, rows[name], (tamper or {}).get(name)) for name in sorted(rows)}
+    transport = Loopback(sites, lost or (lambda _name, _step: False))
+    return Coordinator(plan, transport, list(sites), report=report).run(), transport
+
+
+def keys_for(count: int) -> dict[str, Identity]:
+    """Names and fresh keys for ``count`` sites."""
+    return {f"site-{index:0{len(str(count))}d}": Identity.new() for index in range(1, count + 1)}
+
+
+def unequal(rows: Rows, names: Sequence[str], seed: int = 0, only_safe: Collection[str] = ()) -> dict[str, Rows]:
+    """Share clips among sites: sizes from a Dirichlet distribution, skewed by topic, every clip at one site.
+
+    Args:
+        rows: all clips.
+        names: of the sites.
+        seed: of the draw.
+        only_safe: sites that get no pairs.
+
+    """
+    generator = np.random.default_rng(seed)
+    with_pairs = [name for name in names if name not in only_safe]
+    pairs: dict[str, list[int]] = {name: [] for name in names}
+    benign: dict[str, list[int]] = {name: [] for name in names}
+    topics = sorted({item.category or "" for item in rows.pair_items})
+    size = generator.dirichlet(np.full(len(with_pairs), 2.0))
+    for topic in topics:  # each topic is at few sites
+        share = generator.dirichlet(0.5 + 4 * size * len(with_pairs))
+        for index, item in enumerate(rows.pair_items):
+            if (item.category or "") == topic:
+                pairs[with_pairs[int(generator.choice(len(with_pairs), p=share))]].append(index)
+    share = generator.dirichlet(np.full(len(names), 2.0))
+    for index in range(len(rows.benign_items)):
+        benign[names[int(generator.choice(len(names), p=share))]].append(index)
+    return {name: part(rows, pairs[name], benign[name]) for name in names}
+
+
+def part(rows: Rows, pairs: Sequence[int], benign: Sequence[int]) -> Rows:
+    """The chosen pairs and other clips of ``rows``."""
+    mine, others = list(pairs), list(benign)
+    return Rows(
+        rows.harmful[mine],
+        rows.prompted[mine],
+        rows.safe[mine],
+        rows.benign[others],
+        [rows.pair_items[index] for index in mine],
+        [rows.benign_items[index] for index in others],
+    )

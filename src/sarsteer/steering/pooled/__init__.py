@@ -1,0 +1,1 @@
+"""Calibration from sums: what can be added up over batches, and over sites, instead of the activations themselves."""

@@ -1,9 +1,9 @@
 """Federated against pooled calibration: ``python benchmarks/federated.py MODEL --pairs PAIRS``.
 
-Ten unequal sites, skewed by topic, two of them with only safe clips where the pairs have some. Reported against
-calibration on all clips together, over the rank r and the number of pairs n: the largest principal angle between the
-safe subspaces (k = 10), ``‖Δv‖/‖v‖``, and the AUROC of the gate on test pairs. Then the same over ε, and with a
-dishonest site. ``--payload`` measures what a site of Qwen2-Audio's shape sends instead. Results are printed as Markdown.
+Ten unequal sites, skewed by topic, against calibration on all clips together, over the rank r and the number of pairs
+n: the largest principal angle between the safe subspaces (k = 10), ``‖Δv‖/‖v‖``, and the AUROC of the gate on test
+pairs. Then the same over ε, and with a dishonest site. ``--payload`` measures what a site of Qwen2-Audio's shape sends
+instead. Results are printed as Markdown.
 """
 
 from __future__ import annotations
@@ -145,8 +145,7 @@ def main() -> None:
     keys = keys_for(arguments.sites)
     public = {name: key.public for name, key in keys.items()}
     farthest = float((torch.as_tensor(np.array(rows.harmful)) - center).norm(dim=-1).max() / center.norm(dim=-1).min())
-    print(f"{arguments.model}: {len(pairs)} pairs, {arguments.sites} sites; activations are at most {farthest:.2f} of the "
-          "smallest norm from the center\n")  # fmt: skip
+    print(f"{arguments.model}: {len(pairs)} pairs, {arguments.sites} sites; radius {farthest:.2f} with noise\n")
 
     def plan(rank: int, radius: float = 8.0, **options: object) -> Plan:
         setting = Setting(groups, (), center, radius * center.norm(dim=1), rank)
@@ -170,8 +169,8 @@ def main() -> None:
         for rank in (16, 32, 64, 128, 256):
             steering, _ = simulate(plan(rank), keys, shared)
             angle, change = compared(steering, expected)
-            print(f"| {n} | {rank} | {arguments.sites}, masked | {angle:.2g}° | {change:.1e} | {area(steering.gate, test)} |",
-                  flush=True)  # fmt: skip
+            gated = area(steering.gate, test)
+            print(f"| {n} | {rank} | {arguments.sites}, masked | {angle:.2g}° | {change:.1e} | {gated} |", flush=True)
         if n == len(pairs):
             steering, _ = simulate(plan(128, masked=False), keys, shared)
             angle, change = compared(steering, expected)

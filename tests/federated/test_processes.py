@@ -168,6 +168,16 @@ def test_the_commands_with_a_model(tmp_path: Path) -> None:
         made = run("federate", "key", str(tmp_path / name))
         publics[name] = made.out.strip()
     refused("federate", "key", tmp_path / "a", says="exists already")
+    streamed = run(
+        "calibrate", "sarsteer-tiny", "--pairs", "sarsteer-tiny", "--limit", 4, "--stream", "--no-check", "--out",
+        tmp_path / "streamed",
+    )  # fmt: skip
+    assert streamed.status == 0, streamed.err
+    assert not (tmp_path / "streamed.activations").exists()
+    refused(
+        "calibrate", "sarsteer-tiny", "--pairs", "sarsteer-tiny", "--rank", 4, "--out", tmp_path / "x",
+        says="--rank needs --stream",
+    )  # fmt: skip
     plan = tmp_path / "plan"
     named = [part for name, public in publics.items() for part in ("--site", f"{name}={public}")]
     made = run("federate", "plan", "sarsteer-tiny", *named, "--out", str(plan), "--no-gate", "--rank", "8")
@@ -194,4 +204,6 @@ def test_the_commands_with_a_model(tmp_path: Path) -> None:
     scale = float(expected.refusal.abs().max())
     torch.testing.assert_close(steering.refusal, expected.refusal, rtol=0, atol=1e-4 * scale)  # other batch sizes
     assert steering.metadata["pairs"] == 12
+    ours = Steering.load(tmp_path / "streamed").refusal
+    torch.testing.assert_close(ours, expected.refusal, rtol=0, atol=1e-5 * scale)  # sums in another order
     steering.attach(model).remove()  # the fingerprint is the model's

@@ -77,13 +77,13 @@ def main() -> None:
                 print(run, item.id, *steps, f"{record['cpu_seconds']:.0f} s", record["answer"][:70], flush=True)
             save(chosen, records)
     print(table(records))
+    if chosen.figure is not None:
+        draw(records, chosen.figure)
 
 
 def save(chosen: argparse.Namespace, records: dict[str, list[dict[str, Any]]]) -> None:
     named = {name: str(value) if isinstance(value, Path) else value for name, value in vars(chosen).items()}
     chosen.out.write_text(json.dumps({"arguments": named, "records": records}, indent=1, ensure_ascii=False) + "\n")
-    if chosen.figure is not None:
-        draw(records, chosen.figure)
 
 
 def by_step(records: list[dict[str, Any]], step: int) -> Any:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import torch
 
 from sarsteer.errors import CalibrationError
-from sarsteer.steering.gate.distance import mahalanobis
+from sarsteer.steering.gate.distance import MahalanobisDistance
 from sarsteer.steering.pooled.setting import CHOOSE, FIT, THRESHOLD, Batch, Rows, Setting
 from sarsteer.steering.pooled.sketch import longest
 from sarsteer.steering.pooled.sums import Layout, Part, Sums
@@ -208,11 +208,11 @@ def _scores(query: Query, low: torch.Tensor) -> torch.Tensor:
 
 
 def _distances(query: Query, low: torch.Tensor, which: int) -> torch.Tensor:
-    tensors = {name: query.tensors[name][which].double() for name in ("means", "basis", "precision", "residual")}
-    at = int(query.tensors["at"][which])
     if not len(low):
         return torch.zeros(0, dtype=torch.float64)
-    return mahalanobis(low[:, at], *tensors.values())
+    means, basis, precision = (query.tensors[name][which] for name in ("means", "basis", "precision"))
+    distance = MahalanobisDistance(means, basis, precision, float(query.tensors["residual"][which]))
+    return distance(low[:, int(query.tensors["at"][which])]).double()
 
 
 def histogram(values: torch.Tensor, bins: int, low: float, high: float) -> torch.Tensor:

@@ -31,6 +31,7 @@ from sarsteer.cli import (
     serve,
     show,
     speak,
+    studio,
     threshold,
     tune,
 )
@@ -90,6 +91,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (reproduce.reproduce, "Run the paper's experiments."),
     (respond.respond, "Answer one request."),
     (serve.serve, "Serve a steered model over HTTP."),
+    (studio.studio, "Try a defense in a browser."),
     (export.export, "Write a built-in model into a folder."),
     (show.show, "Show a steering file."),
     (threshold.threshold, "Set the gate's threshold from safe traffic."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -35,8 +35,6 @@ def show(
     """Show how a steering file was calibrated, its vectors layer by layer, and its gate."""
     from sarsteer.steering.artifact import Steering
     from sarsteer.steering.diagnostics import findings
-    from sarsteer.steering.gate.report import summary
-    from sarsteer.steering.provenance import described
     from sarsteer.steering.strength import Strength
 
     steering = Steering.load(file)
@@ -65,33 +63,9 @@ def show(
             }
         )
         return
-    from sarsteer.steering.strength import describe_layers
+    from sarsteer.steering.description import facts
 
-    meta, suggestion = steering.metadata, steering.suggest()
-    count = meta.get("benign", 0)
-    benign = f"; {count} benign requests{_digest(meta, 'benign_digest')}" if count else ""
-    facts = (
-        ("model", f"{meta['model']['name']} ({meta['fingerprint']['architecture']})"),
-        ("revision", meta["model"].get("revision") or "not recorded"),
-        *([("origin", ", ".join(map(str, origin.values())))] if (origin := meta["model"].get("origin")) else []),
-        ("calibrated on", f"{meta['pairs']} pairs{_digest(meta, 'pairs_digest')}{benign}"),
-        *described(meta.get("made_from", {})).items(),
-        *_federated(meta.get("federated")),
-        ("harmful requests", _counted(meta.get("modalities", {}).get("harmful"))),
-        ("instruction", meta["instruction"]),
-        ("refusal prompt", meta["refusal_prompt"]),
-        ("shape", f"{meta['layers']} layers of {meta['hidden_size']}, up to k = {steering.max_k}"),
-        ("shown at", f"alpha {alpha:g}, k {k}, lambda {lambda_:g}"),
-        ("gate", f"none: {meta.get('no_gate', 'calibrated without one')}" if gate is None else summary(gate)),
-        ("layers steered", describe_layers(steering.default_layer_weights)),
-        (
-            "suggested",
-            f"alpha {suggestion.alpha:g}, k {suggestion.k}, lambda {suggestion.lambda_:g}: a starting point for tune",
-        ),
-        ("tuned", _tuned(meta.get("tuning"))),
-        ("digest", steering.digest[:16]),
-    )
-    print_facts(facts)
+    print_facts(facts(steering, strength))
     console.print()
     bar = _bar_width(_LAYER_NUMBERS, 2)
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -116,14 +90,6 @@ def show(
         note(text)
     if plot is not None:
         console.print(f"picture: {plot}", highlight=False, soft_wrap=True)
-
-
-def _tuned(tuning: dict[str, Any] | None) -> str:
-    if tuning is None:
-        return "no; run sarsteer tune"
-    before, after = tuning["undefended"]["asr"]["value"], tuning["chosen"]["asr"]["value"]
-    n = tuning["pairs"]["tuning"]
-    return f"on {n} pairs: ASR {100 * before:.0f} % undefended, {100 * after:.0f} % tuned; judge {tuning['judge']}"
 
 
 def _print_gate(gate: Gate, by_default: bool) -> None:
@@ -163,10 +129,6 @@ def _print_gate(gate: Gate, by_default: bool) -> None:
         console.print("[bold red]shadow mode: this gate decides and steers nothing; the model is NOT defended[/]")
 
 
-def _counted(modalities: dict[str, int] | None) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in (modalities or {}).items()) or "not recorded"
-
-
 def _bar_width(numbers: int, bars: int) -> int:
     """The length of each bar beside the numbers; 0 on a narrow screen."""
     return max(0, min(_BAR, (console.width - numbers) // bars))
@@ -175,27 +137,3 @@ def _bar_width(numbers: int, bars: int) -> int:
 def _bar(value: float, top: float, color: str, width: int) -> str:
     filled = round(width * min(1.0, max(0.0, value / top))) if value == value else 0
     return f"[{color}]{'█' * filled}[/][dim]{'·' * (width - filled)}[/]"
-
-
-def _digest(meta: dict[str, Any], key: str) -> str:
-    """Nothing for a federated calibration: no one has all clips."""
-    return f", {meta[key][:12]}" if key in meta else ""
-
-
-def _federated(record: dict[str, Any] | None) -> list[tuple[str, str]]:
-    if record is None:
-        return []
-    rank = f"rank {record['rank']}" if record["rank"] else "no second moments"
-    masks = "masked" if record["masked"] else "not masked"
-    cohorts = f" in {record['cohorts']} cohorts" if record["cohorts"] > 1 else ""
-    left = sum(len(one["left_out"]) for one in record["rounds"])
-    lines = [
-        (
-            "federated",
-            f"{len(record['sites'])} sites, {len(record['rounds'])} rounds, {rank}, {masks}{cohorts}"
-            f"{f'; {left} left out' if left else ''}",
-        )
-    ]
-    if (spent := record["privacy"]) is not None:
-        lines.append(("privacy spent", f"epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g}, per record"))
-    return lines

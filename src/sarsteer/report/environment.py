@@ -28,7 +28,7 @@ def environment(package: str) -> Environment:
 
 
 def asset(name: str) -> Markup:
-    """The text of ``report.css`` or ``report.js``, as it is."""
+    """The text of a style or a script among the templates, as it is."""
     loader = environment("sarsteer.report").loader
     assert loader is not None
     return Markup(loader.get_source(environment("sarsteer.report"), name)[0])

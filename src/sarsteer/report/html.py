@@ -19,6 +19,7 @@ from sarsteer.report.clips import Clips
 from sarsteer.report.environment import asset, environment
 from sarsteer.report.layer_chart import norm_chart, strength_chart
 from sarsteer.report.redaction import LEFT_OUT, is_sensitive, sensitive
+from sarsteer.report.style import page_style
 from sarsteer.report.table import METRICS, Block, blocks
 from sarsteer.report.tradeoff import tradeoff, whole_curve
 from sarsteer.report.transcripts import transcripts
@@ -63,7 +64,7 @@ def html_page(
         compress_audio: put WAV clips into the page as MP3.
 
     """
-    style, script = asset("report.css"), asset("report.js")
+    style, script = page_style(), asset("report.js")
     series = {name: i for i, name in enumerate(dict.fromkeys(_defenses(evaluation)))}
     clips = Clips(folder, embed_audio, compress_audio)
     text = (

@@ -8,14 +8,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from sarsteer.report.svg import grid_line, marker, svg, tag
-
-WIDTH, HEIGHT = 400.0, 240.0
-LEFT, RIGHT, TOP, BOTTOM = 44.0, 388.0, 12.0, 204.0
+from sarsteer.report.layer_axis import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, column, layer_axis, legend, level
+from sarsteer.report.svg import marker, svg, tag
 
 
 def norm_chart(layers: Sequence[Mapping[str, Any]]) -> Markup | None:
     """‖r‖, ‖v‖ and the norm of the activations in each layer, on a logarithmic scale; None if all are 0."""
+    numbers = [int(row["layer"]) for row in layers]
     lines = (("median ‖h‖", "activation_norm", 0), ("‖r‖", "refusal_norm", 1), ("‖v‖", "vector_norm", 2))
     norms = {name: [(int(row["layer"]), _positive(row.get(key))) for row in layers] for name, key, _ in lines}
     values = [value for line in norms.values() for _, value in line if value is not None]
@@ -28,20 +27,21 @@ def norm_chart(layers: Sequence[Mapping[str, Any]]) -> Markup | None:
     def height(value: float) -> float:
         return BOTTOM - (BOTTOM - TOP) * (math.log10(value) - low) / (high - low)
 
-    drawn = [_layer_axis(layers), *(_level(height(tick), f"{tick:g}") for tick in _log_ticks(low, high))]
+    drawn = [layer_axis(numbers), *(level(height(tick), f"{tick:g}") for tick in _log_ticks(low, high))]
     for name, _, series in lines:
-        known = [(_column(layer, layers), height(value)) for layer, value in norms[name] if value is not None]
+        known = [(column(layer, numbers), height(value)) for layer, value in norms[name] if value is not None]
         if not known:
             continue
         ends = " ".join(f"{x:.1f},{y:.1f}" for x, y in known)
         drawn.append(tag("polyline", points=ends, class_=f"line s{series}"))
         drawn += [tag("g", marker(series, x, y, 2.6), class_=f"s{series}") for x, y in known if len(known) <= 48]
-    drawn += _legend([(name, series) for name, _, series in lines])
+    drawn += legend([(name, series) for name, _, series in lines], HEIGHT)
     return svg(WIDTH, HEIGHT + 18, "Norms of the vectors and of the activations, by layer", *drawn)
 
 
 def strength_chart(layers: Sequence[Mapping[str, Any]]) -> Markup | None:
     """α‖v‖ / median ‖h‖ in each layer, the relative distance that it is moved; None if all are 0."""
+    numbers = [int(row["layer"]) for row in layers]
     strengths = [(int(row["layer"]), _positive(row.get("relative_strength"))) for row in layers]
     highest = max((value for _, value in strengths if value is not None), default=0.0)
     if not highest:
@@ -50,14 +50,14 @@ def strength_chart(layers: Sequence[Mapping[str, Any]]) -> Markup | None:
     top = step * math.ceil(highest / step - 1e-9)
     ticks = [step * i for i in range(round(top / step) + 1)]
     drawn = [
-        _layer_axis(layers),
-        *(_level(BOTTOM - (BOTTOM - TOP) * tick / top, f"{100 * tick:.4g}") for tick in ticks),
+        layer_axis(numbers),
+        *(level(BOTTOM - (BOTTOM - TOP) * tick / top, f"{100 * tick:.4g}") for tick in ticks),
     ]
     width = min(24.0, 0.7 * (RIGHT - LEFT) / max(1, len(strengths)))
     for layer, value in strengths:
         if value is not None:
             tall = (BOTTOM - TOP) * value / top
-            x = _column(layer, layers) - width / 2
+            x = column(layer, numbers) - width / 2
             drawn.append(
                 tag(
                     "g",
@@ -70,31 +70,6 @@ def strength_chart(layers: Sequence[Mapping[str, Any]]) -> Markup | None:
 
 def _positive(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) and value > 0 else None
-
-
-def _column(layer: int, layers: Sequence[Mapping[str, Any]]) -> float:
-    first, last = int(layers[0]["layer"]), int(layers[-1]["layer"])
-    margin = 0.5 * (RIGHT - LEFT) / max(1, len(layers))
-    return LEFT + margin + (RIGHT - LEFT - 2 * margin) * (layer - first) / max(1, last - first)
-
-
-def _layer_axis(layers: Sequence[Mapping[str, Any]]) -> Markup:
-    numbers = [int(row["layer"]) for row in layers]
-    every = max(1, math.ceil(len(numbers) / 12))
-    return tag(
-        "g",
-        tag("line", x1=LEFT, x2=RIGHT, y1=BOTTOM, y2=BOTTOM, class_="grid"),
-        *(
-            tag("text", str(number), x=_column(number, layers), y=BOTTOM + 15, text_anchor="middle")
-            for number in numbers[::every]
-        ),
-        tag("text", "decoder layer →", x=RIGHT, y=BOTTOM + 31, text_anchor="end"),
-        class_="axes",
-    )
-
-
-def _level(y: float, text: str) -> Markup:
-    return tag("g", grid_line(LEFT, RIGHT, y, text), class_="axes")
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
@@ -110,12 +85,3 @@ def _log_ticks(low: float, high: float) -> list[float]:
 def _step(highest: float) -> float:
     power = 10.0 ** math.floor(math.log10(highest))
     return next(power * digit for digit in (0.2, 0.5, 1, 2) if highest / (power * digit) <= 5)
-
-
-def _legend(entries: Sequence[tuple[str, int]]) -> list[Markup]:
-    drawn, x = [], LEFT
-    for name, series in entries:
-        drawn.append(tag("g", marker(series, x + 5, HEIGHT + 8, 3.6), class_=f"s{series}"))
-        drawn.append(tag("text", name, x=x + 15, y=HEIGHT + 12, class_="tick"))
-        x += 32 + 7 * len(name)
-    return drawn

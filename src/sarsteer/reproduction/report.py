@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from sarsteer.files import write_text
-from sarsteer.report.environment import asset, environment
+from sarsteer.report.environment import environment
+from sarsteer.report.style import page_style
 from sarsteer.reproduction.markdown import markdown
 from sarsteer.reproduction.model_report import model_reports
 from sarsteer.reproduction.plan import Plan, results_of
@@ -28,7 +29,7 @@ def write_report(plan: Plan, out: Path) -> tuple[Path, Path]:
             sources=list(dict.fromkeys(source for model in models for source in model.sources)),
             differences=DIFFERENCES,
             complete=all(results_of(step, out).is_file() for step in plan.steps),
-            style=asset("report.css"),
+            style=page_style(),
         )
     )
     page, tables = out / PAGE, out / TABLES

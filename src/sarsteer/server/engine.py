@@ -10,6 +10,7 @@ import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from sarsteer.errors import AudioError, MessageError, ModelError, SteeringError
+from sarsteer.messages import Conversation
 from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.models.layers import generating_part, text_config, unwrap
 from sarsteer.models.prompt import Prompt
@@ -135,6 +136,17 @@ class Engine:
             for batch in self.model.batches([prompt for _, prompt in entries], self.batch):
                 self._generate(handle, [entries[i] for i in batch])
         self._flush()
+
+    def activations(self, tenant: Tenant, conversation: Conversation) -> torch.Tensor:
+        """The output of every decoder layer at the last prompt token, steered as for ``tenant``: ``[L, D]``.
+
+        Raises:
+            AudioError, MessageError: the conversation is invalid.
+            SteeringError: the model would not be steered exactly.
+
+        """
+        self._steer(tenant.applied)
+        return self.model.last_token_activations([conversation])[0]
 
     def _rows_of(self, jobs: Sequence[Job]) -> list[Entry]:
         return [(row, prompt) for job, prompt in self._prepared(list(jobs)) for row in job.rows(self._decode)]

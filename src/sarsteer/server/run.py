@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import signal
-import socket
 from collections.abc import Callable
 from typing import Any
 
 import uvicorn
 
 from sarsteer.errors import SarsteerError
+from sarsteer.server.address import address_of, bind, is_loopback
 from sarsteer.server.app import create_app
 from sarsteer.server.service import ServerSettings, Service
 
@@ -43,7 +42,7 @@ def serve(
             f"{host} can be reached from other machines, and this server has no API key; set SARSTEER_API_KEY, pass "
             "--api-key-file or --policy, or use --host 127.0.0.1"
         )
-    listener = _bind(host, port)
+    listener = bind(host, port)
     previous: dict[int, Any] = {}
     try:
         logging.getLogger("sarsteer").setLevel(logging.WARNING)
@@ -63,8 +62,7 @@ def serve(
         def stop(*_: object) -> None:
             server.should_exit = True
 
-        name = f"[{host}]" if ":" in host else host
-        address = f"http://{name}:{listener.getsockname()[1]}/v1"
+        address = f"{address_of(host, listener)}/v1"
         for text in sorted({tenant.instruction for tenant in policy.tenants if tenant.strength.gate is not None}):
             announce(f"note: a gate was fitted with the text {text!r}; beside another text it may decide wrongly")
         service.on_failure = stop
@@ -79,24 +77,3 @@ def serve(
         listener.close()
     if service.failure is not None:
         raise service.failure
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach ``host``."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=256)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise SarsteerError(
-            f"cannot listen on {host} port {port} ({reason}); choose another one with --host and --port"
-        ) from None

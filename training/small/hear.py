@@ -28,18 +28,27 @@ from training.small.whisper import load_into
 BATCH, WARMUP = 12, 50
 RATES = {"projector": 4e-4, "top": 3e-4, "bottom": 1.5e-4}
 WORD_SHARE = 0.15  # of the clips are words in no order
-ANCHOR = 0.025  # weight of the squared distance to the right embedding
-# The frame labels teach fast, but a piece is recognized best where the model places it itself: from SWITCH on, CTC has
-# most of the weight, at a lower learning rate. At the first rate CTC stopped at 1.6 a piece; at the lower one it fell
-# to 1.0 within 200 steps.
-SWITCH = 1600
-FRAME_SHARES = (0.5, 0.15)  # weight of the frame labels before and after SWITCH; CTC has the rest
-RATE_AFTER = 0.4  # of the peak learning rates
+# The frame labels teach fast, but a piece is recognized best where the model places it itself, and the labels make it
+# stutter ("how how do do I"). So they give way to CTC, at a lower learning rate. At the first rate CTC stopped at 1.6 a
+# piece; at the lower one it fell to 1.0 within 200 steps.
 
 
-def frame_share(step: int) -> float:
-    """Weight of the frame labels' loss at ``step``."""
-    return FRAME_SHARES[step >= SWITCH]
+@dataclass(frozen=True)
+class Mix:
+    """Weights of the losses; CTC has what the frame labels leave of 1."""
+
+    labels: float
+    anchor: float  # of the squared distance to the right embedding
+    rate: float  # share of the peak learning rates
+
+
+MIXES = {0: Mix(0.5, 0.025, 1.0), 1600: Mix(0.15, 0.025, 0.4), 3400: Mix(0.03, 0.005, 0.4)}
+LAST_MIX = MIXES[max(MIXES)]
+
+
+def mix(step: int) -> Mix:
+    """The weights at ``step``."""
+    return MIXES[max(first for first in MIXES if first <= step)]
 
 
 def groups(hearing: Hearing) -> list[dict[str, Any]]:
@@ -99,11 +108,8 @@ class Reader:
         )
         return (each / counts).mean()
 
-    def hear(self, clips: list[TrainingClip], rows: list[torch.Tensor], share: float = FRAME_SHARES[1]) -> Heard:
-        """Loss of the frames ``[T_n, D]`` of each clip; only the sequence counts where no word times are known.
-
-        ``share`` is the weight of the frame labels, see ``frame_share``.
-        """
+    def hear(self, clips: list[TrainingClip], rows: list[torch.Tensor], weights: Mix = LAST_MIX) -> Heard:
+        """Loss of the frames ``[T_n, D]`` of each clip; only the sequence counts where no word times are known."""
         sizes = torch.tensor([len(row) for row in rows])
         timed = torch.tensor([clip.targets is not None for clip in clips]).repeat_interleave(sizes)
         labels = torch.cat(
@@ -121,13 +127,13 @@ class Reader:
         distance = (flat - self.embeddings[labels]).square().sum(-1)
         timed_frames = weight.sum().clamp(min=1.0)
         framewise = (each * weight).sum() / timed_frames
-        anchor = ANCHOR * (distance * weight).sum() / timed_frames
+        anchor = weights.anchor * (distance * weight).sum() / timed_frames
         sequence = self.sequence_loss(clips, list(logits.split(sizes.tolist())))
         spoken = (labels != self.space) & timed
         likeliest = logits.argmax(-1)
         said = self.tokens[likeliest[: len(rows[0])]].tolist()
         return Heard(
-            share * framewise + (1 - share) * sequence + anchor,
+            weights.labels * framewise + (1 - weights.labels) * sequence + anchor,
             sequence.item(),
             (likeliest == place)[spoken].float().mean().item(),
             distance[spoken].mean().item(),
@@ -168,9 +174,9 @@ def main() -> None:
     for batch in clips:
         frames, lengths = hearing([torch.from_numpy(clip.mel).float() for clip in batch])
         rows = [frame[:length] for frame, length in zip(frames, lengths, strict=True)]
-        heard = reader.hear(batch, rows, frame_share(step))
+        heard = reader.hear(batch, rows, mix(step))
         spent = max(step / args.steps, (time.time() - began) / (60 * args.minutes))
-        pace = min(1.0, (step - first + 1) / WARMUP) * max(0.1, 1 - spent) * (RATE_AFTER if step >= SWITCH else 1.0)
+        pace = min(1.0, (step - first + 1) / WARMUP) * max(0.05, 1 - spent) * mix(step).rate
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * pace
         optimizer.zero_grad(set_to_none=True)

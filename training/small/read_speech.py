@@ -22,6 +22,7 @@ from training.small.hear import Reader, groups
 from training.small.network import Hearing, add_lora, save
 from training.small.prompts import END, OPENING, closing, repeat_instruction
 from training.small.rows import Branch, outputs, pack
+from training.small.sentences import read
 from training.small.settings import (
     ANSWERS,
     HEARING,
@@ -29,11 +30,13 @@ from training.small.settings import (
     LOGS,
     READING,
     SEED,
+    WORK,
     fast_dtype,
     load_language_model,
 )
 
 BATCH, WARMUP, TEXT_EVERY = 8, 10, 5
+ANSWERED = 3  # at most, of the clips of a batch; an answer costs as much as the rest of its clip
 RATES = {"projector": 1e-4, "top": 8e-5, "bottom": 4e-5}
 LORA_RATE = 1.2e-3
 FRAMES_WEIGHT = 0.5  # of the first stage's loss, which is kept
@@ -79,23 +82,22 @@ class Lessons:
         return total / sum(len(row) for row in states)
 
     def speech(self, texts: list[str], rows: list[torch.Tensor], rng: random.Random) -> tuple[torch.Tensor, ...]:
-        """Losses of repeating and answering ``rows`` of frames ``[T_n, D]``."""
-        branches = []
-        for text in texts:
-            answer = self.answers[text]
-            words = [*self.ids(text), self.end]
-            branches.append(
-                [
-                    self.branch(repeat_instruction(rng), words),
-                    self.branch(answer["instruction"], answer["tokens"].tolist()),
-                ]
-            )
+        """Losses of repeating ``rows`` of frames ``[T_n, D]``, and of answering those whose text has an answer."""
+        branches = [[self.branch(repeat_instruction(rng), [*self.ids(text), self.end])] for text in texts]
+        known = [n for n, text in enumerate(texts) if text in self.answers]
+        chosen = sorted(rng.sample(known, min(ANSWERED, len(known))))
+        for n in chosen:
+            answer = self.answers[texts[n]]
+            branches[n].append(self.branch(answer["instruction"], answer["tokens"].tolist()))
         packed = pack([torch.cat([self.opening, row.to(self.table.dtype)]) for row in rows], branches, self.table)
         states = outputs(self.model.model, packed)
         words = torch.cat([torch.tensor(row[0].ids[row[0].begin :]) for row in branches])
         repeated = torch.cat([states[n, places[0]] for n, places in enumerate(packed.predictions)])
-        answered = [states[n, places[1]] for n, places in enumerate(packed.predictions)]
-        return -self.log_probs(repeated, words[:, None]).mean(), self.distance(answered, texts)
+        repeating = -self.log_probs(repeated, words[:, None]).mean()
+        if not chosen:
+            return repeating, repeating.new_zeros(())
+        answered = [states[n, packed.predictions[n][1]] for n in chosen]
+        return repeating, self.distance(answered, [texts[n] for n in chosen])
 
     def text(self, texts: list[str]) -> torch.Tensor:
         """Distance of the answers to the same prompts in text."""
@@ -113,6 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--minutes", type=float, default=1e9, help="stop and save after N minutes; run again to resume")
+    parser.add_argument("--sentences", type=Path, default=WORK / "sentences.jsonl")
     parser.add_argument("--log", type=Path, default=LOGS)
     args = parser.parse_args()
     torch.manual_seed(SEED)
@@ -128,14 +131,14 @@ def main() -> None:
     for name, value in state.get("lora", {}).items():
         lora[name].data = value
     lessons = Lessons(model, tok, torch.load(ANSWERS))
-    texts = list(lessons.answers)
+    answered = list(lessons.answers)
     parts = groups(hearing)
     for group, peak in zip(parts, RATES.values(), strict=True):
         group["peak"] = peak
     parameters = [*parts, {"params": list(lora.values()), "peak": LORA_RATE}]
     everything = [p for group in parameters for p in group["params"]]
     optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-    clips = Clips(texts, ["-"], str(LANGUAGE_MODEL), BATCH, 10**7 + step * BATCH)
+    clips = Clips(read(args.sentences), ["-"], str(LANGUAGE_MODEL), BATCH, 10**7 + step * BATCH)
     clips.neural = True
     began = saved = time.time()
     first = step
@@ -153,7 +156,7 @@ def main() -> None:
         optimizer.zero_grad(set_to_none=True)
         (words_loss + distance + FRAMES_WEIGHT * heard.loss).backward()
         if step % TEXT_EVERY == 0:
-            text_loss = lessons.text(rng.sample(texts, BATCH))
+            text_loss = lessons.text(rng.sample(answered, BATCH))
             recent["text"].append(text_loss.item())
             text_loss.backward()
         torch.nn.utils.clip_grad_norm_(everything, 1.0)

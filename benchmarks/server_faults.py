@@ -147,19 +147,19 @@ def little_memory(folder: Path, port: int, target: Target, requests: list[Messag
     clients = Clients(target, requests, 4)
     large = {
         "model": target.model,
-        "messages": [{"role": "user", "content": "word " * 1500}],
+        "messages": [{"role": "user", "content": "word " * 1300}],
         "n": 8,
         "max_tokens": TOKENS,
     }
 
-    def ask() -> int:
+    def ask() -> str:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key('only')}"}
         request = urllib.request.Request(f"{target.url}/chat/completions", json.dumps(large).encode(), headers)
         try:
             with urllib.request.urlopen(request, timeout=600) as response:
-                return len(json.loads(response.read())["choices"])
+                return f"{len(json.loads(response.read())['choices'])} answers"
         except urllib.error.HTTPError as error:
-            return error.code
+            return f"HTTP {error.code}: {json.loads(error.read())['error']['message']}"
 
     try:
         clients.wait_for(answers)
@@ -177,8 +177,8 @@ def little_memory(folder: Path, port: int, target: Target, requests: list[Messag
         server.end()
     return {
         "outcomes": outcomes,
-        "large request, limited": f"HTTP {limited}" if limited > 8 else f"{limited} answers",
-        "large request, unlimited": f"HTTP {unlimited}" if unlimited > 8 else f"{unlimited} answers",
+        "large request, limited": limited,
+        "large request, unlimited": unlimited,
         "alive": alive,
     }
 
@@ -220,6 +220,7 @@ def main() -> None:
         for fault in arguments.faults:
             result[fault] = FAULTS[fault](folder, port, target, requests, arguments.answers)
             bad |= bool(set(result[fault]["outcomes"]) - ALLOWED[fault])
+            bad |= result[fault].get("large request, unlimited", "8 answers") != "8 answers"
     print(json.dumps(result, indent=2))
     sys.exit(bad)
 

@@ -21,7 +21,7 @@ from sarsteer.steering.strength import Strength
 
 FROM_FILE = ("sarsteer", "refusal-steering", "mean-ablation", "random:directions=1", "reversed")
 
-OTHERS = ("none", "prompt", "h2s", "c2r", "guard", "shuffled", "cast", "alphasteer")
+OTHERS = ("agree", "none", "prompt", "h2s", "c2r", "guard", "shuffled", "cast", "alphasteer")
 
 
 def test_every_defense_is_registered() -> None:
@@ -61,7 +61,7 @@ def test_specs_survive_a_round_trip(spec: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ("magic", "unknown defense 'magic'; use one of alphasteer, c2r, cast, guard"),
+        ("magic", "unknown defense 'magic'; use one of agree, alphasteer, c2r, cast, guard"),
         ("none:x", "unknown option 'x'; its options: none"),
         ("prompt", "needs text; write prompt:TEXT"),
         ("prompt:nothing", "neither a built-in prompt nor a file; use one of ada, harm-check"),

@@ -68,7 +68,7 @@ def studio(folder: Path) -> Iterator[StudioProcess]:
     assert "Warning" not in log, log[-3000:]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no longer: its event loop runs in this thread, where other tests start their own
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
@@ -108,7 +108,7 @@ class Page:
     def wait_for(self, side: str, text: str) -> None:
         """Wait until a panel has this text, complete."""
         self.page.wait_for_function(
-            "([side, text]) => document.querySelector(`#${side} .words`).textContent === text", arg=[side, text]
+            "([side, text]) => document.querySelector(`#${side} .words`)?.textContent === text", arg=[side, text]
         )
 
     def answer(self) -> None:

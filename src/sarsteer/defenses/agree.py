@@ -1,4 +1,4 @@
-"""A gated defense that also judges noised copies of each request: an attack on one exact clip rarely survives noise."""
+"""A gated defense that also judges noised copies of each request."""
 
 from __future__ import annotations
 

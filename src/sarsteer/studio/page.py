@@ -320,6 +320,7 @@ def build(studio: Studio) -> gr.Blocks:
             except (TypeError, ValueError):  # an emptied number field
                 yield changed(View(defended=failed_panel(DEFENDED, "a setting is not a number", "defended")))
                 return
+            yield changed(View())  # Gradio empties all panels if a superseded request ends without a step
             async for view in answer_again(studio.worker, visit, choice):
                 yield changed(view)
 

@@ -227,6 +227,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     for arguments, says in (
         ([*base, "--budget", "5"], "--budget limits what is sent to a server; add --target URL"),
         ([*base, "--plot", str(tmp_path / "x.gif")], "use .png, .svg or .pdf"),
+        ([*base, "--plot", str(tmp_path / "x.png")], "there is nothing to draw"),
         ([*base, "--defense", "sarsteer"], "needs a steering file"),
         ([*base, "--attack", "noise:snr=500"], "snr must be from -30 to 80"),
         ([*base, "--steering", str(tmp_path / "none.safetensors")], "none.safetensors"),

@@ -173,6 +173,10 @@ def attack(
         curves=curves,
         seed=seed,
     )
+    if plot is not None:
+        from sarsteer.report.attack_figure import check_drawable
+
+        check_drawable([planned.attack for planned in plan.attacks])
     out.mkdir(parents=True, exist_ok=True)
     with exclusive(out):
         with progress_bar() as report:

@@ -6,12 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sarsteer.attacks.base import Attack
 from sarsteer.errors import SarsteerError
 from sarsteer.evaluation.attack_rows import AttackRow
 from sarsteer.figure import BLUE, GRAY, GREEN, INK, ORANGE, check_figure_path, new_figure, save_figure
 from sarsteer.stats.estimate import Estimate
 
 _COLORS = (INK, ORANGE, BLUE, GREEN, GRAY)
+_NOTHING = "there is nothing to draw: run a transform at several strengths (--curves), or an attack with a budget"
+
+
+def check_drawable(attacks: Sequence[Attack]) -> None:
+    """Raise ``SarsteerError`` if ``draw_attacks`` will have nothing to draw; called before a run."""
+    strengths = {(attack.name, attack.strength) for attack in attacks if attack.strength is not None}
+    if len(strengths) == len({name for name, _ in strengths}) and all(attack.queries == 1 for attack in attacks):
+        raise SarsteerError(_NOTHING)
 
 
 def plot_attacks(rows: Sequence[AttackRow], path: Path, title: str) -> None:
@@ -41,9 +50,7 @@ def draw_attacks(rows: Sequence[AttackRow], title: str) -> Any:
     budgets = [row.attack for row in rows if row.curve is not None]
     panels = [("strength", name) for name in swept] + [("budget", name) for name in dict.fromkeys(budgets)]
     if not panels:
-        raise SarsteerError(
-            "there is nothing to draw: run a transform at several strengths (--curves), or an attack with a budget"
-        )
+        raise SarsteerError(_NOTHING)
     defenses = list(dict.fromkeys(row.defense for row in rows))
     figure, _ = new_figure(1, 3.2 * len(panels) + 0.6, 5.6)
     figure.clear()

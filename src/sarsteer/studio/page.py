@@ -374,7 +374,8 @@ def build(studio: Studio) -> gr.Blocks:
         audio.change(accept, audio, [message, *panels], **plain)
         ask.click(answer_clip, [audio, *settings], [message, *panels], trigger_mode="multiple", **plain)
         moved = [control.input for control in settings]
-        gr.on(moved, adjust, settings, panels, trigger_mode="multiple", **plain)
+        # "multiple" would start requests at once, in any order: an older setting could win
+        gr.on(moved, adjust, settings, panels, trigger_mode="always_last", **plain)
         reset.click(restore, None, settings, **plain).then(adjust, settings, panels, trigger_mode="multiple", **plain)
         results.change(show_report, results, report, **plain)
         other.change(show_artifact, other, shown, **plain)

@@ -28,7 +28,7 @@ class SarsteerGuardrail(CustomGuardrail):
         sarsteer_url: address of the server, such as ``http://127.0.0.1:8000/v1``; ``SARSTEER_URL`` by default.
         sarsteer_key: key of a tenant with a gate; ``SARSTEER_KEY`` by default.
         sarsteer_model: the model that the server serves; ``SARSTEER_MODEL`` by default.
-        refusal: what the client is told.
+        refusal: the error message that the client gets.
         seconds: how long to wait for the decision.
         options: LiteLLM's own, such as ``guardrail_name`` and ``default_on``.
 

@@ -1,4 +1,4 @@
-"""A site's process for tests: made-up clips, the real client. It kills itself at a step if it is told to.
+"""A site's process for tests: made-up clips, the real client. An argument makes it kill itself at a step.
 
 ``python -m tests.federated.site_process URL PLAN NAME KEY CERTIFICATE STATE SEED [STEP]``
 """

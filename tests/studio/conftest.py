@@ -72,7 +72,7 @@ def studio(folder: Path) -> Iterator[StudioProcess]:
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
-        pytest.skip("no chromium on PATH: the page is then tried by nobody here")
+        pytest.skip("no chromium on PATH, so the page cannot be tested")
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser

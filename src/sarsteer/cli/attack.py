@@ -61,7 +61,7 @@ def attack(
             metavar="SPEC",
         ),
     ] = None,
-    steering: Annotated[Path | None, typer.Option(help="Steering file from sarsteer calibrate.")] = None,
+    steering: options.SteeringFile = None,
     curves: Annotated[bool, typer.Option("--curves", help="Run each audio transform along its strength axis.")] = False,
     judge: Annotated[
         list[str] | None,
@@ -70,9 +70,7 @@ def attack(
             metavar="SPEC",
         ),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Use only the first N requests of each benchmark.", min=1, metavar="N")
-    ] = None,
+    limit: options.RequestLimit = None,
     calibration: Annotated[
         str | None,
         typer.Option(help="Calibration pairs, for defenses that need them; checked for overlap with the benchmarks."),
@@ -80,9 +78,7 @@ def attack(
     audio_root: options.AudioRoot = None,
     out: Annotated[Path, typer.Option(help="Folder for clips, logs and results.json.")] = Path("attack"),
     seed: Annotated[int, typer.Option(help="Seed of the attacks.", min=0)] = 0,
-    instruction: Annotated[
-        str | None, typer.Option(help="Text after clips that have none of their own. Default: the paper's.")
-    ] = None,
+    instruction: options.TextAfterClips = None,
     max_new_tokens: options.MaxNewTokens = 256,
     batch_size: options.BatchSize = 16,
     max_wer: Annotated[

@@ -54,7 +54,7 @@ def evaluate(
             metavar="SPEC",
         ),
     ] = None,
-    steering: Annotated[Path | None, typer.Option(help="Steering file from sarsteer calibrate.")] = None,
+    steering: options.SteeringFile = None,
     alpha: options.Alpha = None,
     k: options.K = None,
     lambda_: options.Lambda = None,
@@ -77,9 +77,7 @@ def evaluate(
             metavar="SPEC",
         ),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Use only the first N requests of each benchmark.", min=1, metavar="N")
-    ] = None,
+    limit: options.RequestLimit = None,
     calibration: Annotated[
         str | None,
         typer.Option(
@@ -88,9 +86,7 @@ def evaluate(
     ] = None,
     audio_root: options.AudioRoot = None,
     out: Annotated[Path, typer.Option(help="Folder for logs and results.json.")] = Path("evaluation"),
-    instruction: Annotated[
-        str | None, typer.Option(help="Text after clips that have none of their own. Default: the paper's.")
-    ] = None,
+    instruction: options.TextAfterClips = None,
     max_new_tokens: options.MaxNewTokens = 256,
     batch_size: options.BatchSize = 16,
     max_wer: Annotated[

@@ -33,6 +33,15 @@ K = Annotated[
     int | None, typer.Option("--k", help="Number of safe components to ablate. Default: the steering file's.", min=0)
 ]
 Lambda = Annotated[float | None, typer.Option("--lambda", help="Ablation coefficient. Default: the steering file's.")]
+SteeringFile = Annotated[Path | None, typer.Option("--steering", help="Steering file from sarsteer calibrate.")]
+RequestLimit = Annotated[
+    int | None,
+    typer.Option("--limit", help="Use only the first N requests of each benchmark.", min=1, metavar="N"),
+]
+TextAfterClips = Annotated[
+    str | None,
+    typer.Option("--instruction", help="Text after clips that have none of their own. Default: the paper's."),
+]
 Voices = Annotated[
     str | None,
     typer.Option(

@@ -45,7 +45,7 @@ def answer_panel(title: str, text: str | None = None, *, done: bool = False, abo
 
 
 def failed_panel(title: str, error: Exception | str, kind: str = "") -> str:
-    """What stands in place of an answer."""
+    """An error in place of an answer."""
     head = tag("h3", tag("span", title), tag("span", "no answer", class_="chip odd"), class_="panel-title")
     text = tag("p", explanation(error), class_="words", role="alert")
     return page(tag("div", tag("section", head, text, class_=f"panel edge-odd {kind}"), class_="answers"))

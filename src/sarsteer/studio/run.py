@@ -41,7 +41,7 @@ def check_access(host: str, auth: tuple[str, str] | None) -> None:
     """Refuse to listen beyond this machine without a password.
 
     Raises:
-        SarsteerError: there is none, or a short one.
+        SarsteerError: ``auth`` is missing, or its password is too short.
 
     """
     if is_loopback(host):

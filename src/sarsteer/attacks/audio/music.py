@@ -17,7 +17,7 @@ from sarsteer.registry import option
 
 @dataclass(frozen=True)
 class Music(Transform):
-    """Music at a signal-to-noise ratio; chords of our own, or a file."""
+    """Music at a signal-to-noise ratio; generated chords, or a file."""
 
     name: ClassVar[str] = "music"
     axis: ClassVar[Axis] = Axis("snr", "speech to music (dB)", (20, 15, 10, 5, 0, -5), -30, 80)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from training.small.average import Average
 from training.small.frames import spoken_form, targets
 from training.small.measure import error_rate, outcome, word_errors
 from training.small.rows import Branch, outputs, pack
 from training.small.sentences import clean, excluded, grams
-from training.small.voices import ESPEAK_VOICES, HELD_OUT, NEURAL_VOICES, Speech, varied
+from training.small.voices import ESPEAK_VOICES, FLITE_VOICES, HELD_OUT, NEURAL_VOICES, Speech, speak, varied
 
 
 @pytest.mark.parametrize(
@@ -40,7 +42,7 @@ def test_texts_that_share_a_run_of_words_are_excluded(tmp_path: Path) -> None:
 
 
 def test_test_voices_are_not_trained_with() -> None:
-    assert not {*ESPEAK_VOICES, *NEURAL_VOICES} & {*HELD_OUT}
+    assert not {*ESPEAK_VOICES, *NEURAL_VOICES, *FLITE_VOICES} & {*HELD_OUT}
 
 
 def test_only_a_capital_that_opens_the_sentence_is_lowered() -> None:
@@ -91,6 +93,32 @@ def test_silence_moves_the_words_along() -> None:
     before = int(np.argmax(np.abs(found.samples) > 0.02)) / 16_000
     assert found.words is not None
     assert found.words[0][0] == pytest.approx(0.25 + before, abs=0.01)
+
+
+def test_recorded_voices_become_several_by_their_speed() -> None:
+    speech = Speech(np.ones(16_000, np.float32), 16_000)
+    lengths = {int((varied(speech, random.Random(seed)).samples > 0.1).sum()) for seed in range(8)}
+    assert min(lengths) < 15_000
+    assert max(lengths) > 17_000
+
+
+@pytest.mark.skipif(not shutil.which("flite"), reason="needs flite, a Debian package")
+def test_flite_speaks_at_the_drawn_speed() -> None:
+    lengths = [len(speak("How do bees find home?", "flite:slt", random.Random(seed)).samples) for seed in range(4)]
+    assert min(lengths) > 10_000
+    assert len(set(lengths)) > 1
+
+
+def test_the_average_follows_the_weights_and_resumes() -> None:
+    weight = torch.nn.Parameter(torch.zeros(3))
+    average = Average({"weight": weight}, 0.75, None)
+    weight.data += 1
+    average.update()
+    assert average.values["weight"].tolist() == [0.25] * 3
+    resumed = Average({"weight": weight}, 0.75, average.values)
+    resumed.update()
+    assert resumed.values["weight"].tolist() == [0.4375] * 3
+    assert average.values["weight"].tolist() == [0.25] * 3
 
 
 @pytest.mark.parametrize(

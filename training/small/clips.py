@@ -16,9 +16,9 @@ import numpy.typing as npt
 import torch
 
 from training.small.frames import pieces, spectrogram, targets
-from training.small.voices import ESPEAK_VOICES, available_neural, speak, varied
+from training.small.voices import ESPEAK_VOICES, available_natural, speak, varied
 
-NEURAL_SHARE = 0.25
+NATURAL_SHARE = 0.45  # of the clips are of recorded or neural voices, where any is installed
 LONGEST = 400  # spectrogram frames: 8 s
 
 
@@ -55,11 +55,11 @@ def _text(rng: random.Random, word_share: float) -> str:
     return words[0].upper() + words[1:] + "."
 
 
-def _make(number: int, word_share: float, neural: bool) -> TrainingClip:
+def _make(number: int, word_share: float, natural: bool) -> TrainingClip:
     rng = random.Random(number)
     for _ in range(9):
         text = _text(rng, word_share)
-        voices = available_neural() if neural and rng.random() < NEURAL_SHARE else ESPEAK_VOICES
+        voices = available_natural() if natural and rng.random() < NATURAL_SHARE else ESPEAK_VOICES
         speech = varied(speak(text, rng.choice(voices or ESPEAK_VOICES), rng), rng)
         mel = spectrogram(speech.samples)
         if mel.shape[1] <= LONGEST:
@@ -73,7 +73,7 @@ class Clips:
 
     def __init__(self, texts: list[str], words: list[str], tokenizer: str, batch: int, first: int) -> None:
         self.batch, self.number = batch, first
-        self.word_share, self.neural = 0.0, False
+        self.word_share, self.natural = 0.0, False
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(1, context, _start, (texts, words, tokenizer))
         self._waiting: list[Future[TrainingClip]] = []
@@ -83,12 +83,12 @@ class Clips:
         pool_size = 4 * self.batch
         while True:
             while len(self._waiting) < 2 * pool_size:
-                self._waiting.append(self._pool.submit(_make, self.number, self.word_share, self.neural))
+                self._waiting.append(self._pool.submit(_make, self.number, self.word_share, self.natural))
                 self.number += 1
             ready = [future.result() for future in self._waiting[:pool_size]]
             self._waiting = self._waiting[pool_size:]
             for _ in range(pool_size):
-                self._waiting.append(self._pool.submit(_make, self.number, self.word_share, self.neural))
+                self._waiting.append(self._pool.submit(_make, self.number, self.word_share, self.natural))
                 self.number += 1
             ready.sort(key=lambda clip: clip.mel.shape[1])
             groups = [ready[i : i + self.batch] for i in range(0, pool_size, self.batch)]

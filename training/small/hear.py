@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from training.small.average import Average
 from training.small.clips import Clips, TrainingClip
 from training.small.frames import MERGES, pieces, word_tokens
 from training.small.network import Hearing, save
@@ -26,6 +27,7 @@ from training.small.settings import HEARING, LANGUAGE_MODEL, LOGS, SEED, WORK, l
 from training.small.whisper import load_into
 
 BATCH, WARMUP = 12, 50
+DECAY = 0.995  # of the average of the weights, a step
 RATES = {"projector": 4e-4, "top": 3e-4, "bottom": 1.5e-4}
 WORD_SHARE = 0.15  # of the clips are words in no order
 # The frame labels teach fast, but a piece is recognized best where the model places it itself, and the labels make it
@@ -153,22 +155,23 @@ def main() -> None:
     hearing = Hearing(model.config.to_dict())
     del model
     reader = Reader(tok, embeddings)
-    step = 0
+    state: dict[str, Any] = {"step": 0}
     if HEARING.exists():
         state = torch.load(HEARING)
         hearing.load_state_dict(state["hearing"])
         reader.log_beta.data = state["log_beta"]
-        step = state["step"]
     else:
         load_into(hearing.audio_tower)
         linear = hearing.multi_modal_projector.linear
         torch.nn.init.normal_(linear.weight, std=0.003)
         linear.bias.data = embeddings[reader.space].clone()
+    step = int(state["step"])
+    average = Average(hearing.state_dict(), DECAY, state.get("average"))
     parameters = [*groups(hearing), {"params": [reader.log_beta], "peak": 2e-2}]
     everything = [p for group in parameters for p in group["params"]]
     optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     clips = Clips(read(args.sentences), [*vocabulary(tok), *NAMES], str(LANGUAGE_MODEL), BATCH, step * BATCH)
-    clips.word_share, clips.neural = WORD_SHARE, True
+    clips.word_share, clips.natural = WORD_SHARE, True
     began = saved = time.time()
     first, hits, losses, sequences = step, [], [], []
     for batch in clips:
@@ -183,6 +186,7 @@ def main() -> None:
         heard.loss.backward()
         torch.nn.utils.clip_grad_norm_(everything, 1.0)
         optimizer.step()
+        average.update()
         step += 1
         hits.append(heard.right)
         sequences.append(heard.sequence)
@@ -204,7 +208,8 @@ def main() -> None:
             print(row, "|", batch[0].text, "->", tok.decode(heard.first), flush=True)
         done = step >= args.steps or elapsed > 60 * args.minutes
         if done or time.time() - saved > 120:
-            save({"hearing": hearing.state_dict(), "log_beta": reader.log_beta.data, "step": step}, HEARING)
+            now = {"hearing": hearing.state_dict(), "average": average.values}
+            save(now | {"log_beta": reader.log_beta.data, "step": step}, HEARING)
             saved = time.time()
         if done:
             break

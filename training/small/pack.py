@@ -17,7 +17,11 @@ def pack() -> None:
     """From the newest checkpoint of the second stage."""
     state = torch.load(READING)
     TRAINED.parent.mkdir(exist_ok=True)
-    write_weights(TRAINED, state["hearing"], state["lora"], ENCODER)
+    parts: dict[str, dict[str, torch.Tensor]] = {"hearing": {}, "lora": {}}
+    for name, value in state["average"].items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = value
+    write_weights(TRAINED, parts["hearing"], parts["lora"], ENCODER)
     print(f"{TRAINED}: {TRAINED.stat().st_size / 1e6:.1f} MB, step {state['step']}")
 
 

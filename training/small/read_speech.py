@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from training.small.average import Average
 from training.small.clips import Clips
 from training.small.hear import Reader, groups
 from training.small.network import Hearing, add_lora, save
@@ -35,7 +36,8 @@ from training.small.settings import (
     load_language_model,
 )
 
-BATCH, WARMUP, TEXT_EVERY = 8, 10, 5
+BATCH, WARMUP, TEXT_EVERY = 8, 10, 3
+DECAY = 0.99  # of the average of the weights, a step
 ANSWERED = 3  # at most, of the clips of a batch; an answer costs as much as the rest of its clip
 # At twice these rates the loss of the repeated words did not fall in 100 steps until the rate did.
 RATES = {"projector": 5e-5, "top": 4e-5, "bottom": 2e-5}
@@ -125,12 +127,17 @@ def main() -> None:
     lora = add_lora(model)
     hearing = Hearing(model.config.to_dict())
     state = torch.load(READING if READING.exists() else HEARING)
+    if "lora" not in state:
+        state["hearing"] = state.pop("average")
     hearing.load_state_dict(state["hearing"])
     step = state["step"] if "lora" in state else 0
     reader = Reader(tok, model.get_input_embeddings().weight.float())
     reader.log_beta.data = state.get("log_beta", reader.log_beta.data)
     for name, value in state.get("lora", {}).items():
         lora[name].data = value
+    learned = {f"hearing.{name}": value for name, value in hearing.state_dict().items()}
+    learned |= {f"lora.{name}": parameter.data for name, parameter in lora.items()}
+    average = Average(learned, DECAY, state.get("average"))
     lessons = Lessons(model, tok, torch.load(ANSWERS))
     answered = list(lessons.answers)
     parts = groups(hearing)
@@ -140,7 +147,7 @@ def main() -> None:
     everything = [p for group in parameters for p in group["params"]]
     optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     clips = Clips(read(args.sentences), ["-"], str(LANGUAGE_MODEL), BATCH, 10**7 + step * BATCH)
-    clips.neural = True
+    clips.natural = True
     began = saved = time.time()
     first = step
     recent: dict[str, list[float]] = {"frames": [], "sequence": [], "repeat": [], "answer": [], "text": []}
@@ -166,6 +173,7 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * pace
         optimizer.step()
+        average.update()
         step += 1
         elapsed = time.time() - began
         if step % 5 == 0 or step < 3:
@@ -177,10 +185,8 @@ def main() -> None:
         done = step >= args.steps or elapsed > 60 * args.minutes
         if done or time.time() - saved > 150:
             values = {name: parameter.data for name, parameter in lora.items()}
-            save(
-                {"hearing": hearing.state_dict(), "lora": values, "log_beta": reader.log_beta.data, "step": step},
-                READING,
-            )
+            now = {"hearing": hearing.state_dict(), "lora": values, "average": average.values}
+            save(now | {"log_beta": reader.log_beta.data, "step": step}, READING)
             saved = time.time()
         if done:
             break

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
+import shutil
+import subprocess
+import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import soundfile
 import soxr
 
 from sarsteer.tts.espeak import espeak
@@ -20,6 +26,8 @@ ESPEAK_VOICES = (
     "en-us+edward", "en-us+ian",
 )  # fmt: skip
 NEURAL_VOICES = ("hibari:heart",)
+FLITE_VOICES = ("flite:awb", "flite:rms", "flite:slt", "flite:kal16")
+"""Made from recordings of people, so closer to a neural voice than eSpeak is; Debian's package ``flite``."""
 HELD_OUT = ("en-gb-x-rp", "en-us+f5", "en-us+m8", "piper:joe")
 """No clip of these is ever trained with; the last is a neural voice."""
 
@@ -38,6 +46,8 @@ def speak(text: str, voice: str, rng: random.Random) -> Speech:
     if voice.startswith("hibari:"):
         samples = _hibari()(text, speed=rng.uniform(0.9, 1.2), seed=rng.randrange(2**31))
         return Speech(np.asarray(samples, np.float32), 24_000)
+    if voice.startswith("flite:"):
+        return _flite_speech(text, voice.removeprefix("flite:"), rng.uniform(0.85, 1.15))
     if voice.startswith("piper:"):
         return _piper_speech(text)
     samples = espeak().speak(text, voice, rng.randint(140, 190), rng.randint(25, 75), rng.randint(30, 70))
@@ -46,16 +56,25 @@ def speak(text: str, voice: str, rng: random.Random) -> Speech:
 
 def available_neural() -> tuple[str, ...]:
     """The neural training voices that are installed."""
-    try:
-        import hibari  # noqa: F401
-    except ImportError:
-        return ()
-    return NEURAL_VOICES
+    return NEURAL_VOICES if importlib.util.find_spec("hibari") else ()
+
+
+@lru_cache(maxsize=1)
+def available_natural() -> tuple[str, ...]:
+    """The training voices besides eSpeak's that are installed."""
+    return (*available_neural(), *(FLITE_VOICES if shutil.which("flite") else ()))
 
 
 def varied(speech: Speech, rng: random.Random) -> Speech:
-    """At 16 kHz, with silence around it, another loudness and sometimes noise; word times move along."""
-    sound = soxr.resample(speech.samples, speech.rate, RATE)
+    """At 16 kHz, with silence around it, another loudness and at times noise or another timbre.
+
+    Word times are shifted by the silence. Speech without word times is also played faster or slower, which moves its
+    pitch and formants: each recorded voice becomes several.
+    """
+    played_at = speech.rate * (rng.uniform(0.87, 1.15) if speech.words is None else 1.0)
+    sound = soxr.resample(speech.samples, played_at, RATE)
+    if rng.random() < 0.5:
+        sound[1:] = sound[1:] + rng.uniform(-0.5, 0.5) * sound[:-1]
     before, after = rng.uniform(0.0, 0.3), rng.uniform(0.1, 0.4)
     sound = np.concatenate([np.zeros(int(before * RATE)), sound, np.zeros(int(after * RATE))]).astype(np.float32)
     sound *= rng.uniform(0.4, 1.2)
@@ -76,6 +95,15 @@ def _hibari() -> Any:
     from hibari import Hibari
 
     return Hibari()
+
+
+def _flite_speech(text: str, voice: str, stretch: float) -> Speech:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "speech.wav")
+        options = ["-voice", voice, "--setf", f"duration_stretch={stretch:.2f}", "-t", text, "-o", str(file)]
+        subprocess.run(["flite", *options], check=True, capture_output=True)  # it warns of odd diphones
+        samples, rate = soundfile.read(file, dtype="float32")
+    return Speech(samples, rate)
 
 
 @lru_cache(maxsize=1)

@@ -1,10 +1,11 @@
 """Write the demo's figures into README.md and docs, and draw its chart: ``python -m benchmarks.readme``.
 
-The figures come from ``benchmarks/demo.json``, the committed results of ``sarsteer demo``. To take over new results,
-with the clips of the two requests that the README shows:
+The figures come from ``benchmarks/demo.json`` and ``demo_text.json``, the committed results of ``sarsteer demo`` on
+speech and on text. To take over new results, with the clips of the two requests that the README shows:
 
     sarsteer demo --results demo-results.json
-    python -m benchmarks.readme --results demo-results.json
+    sarsteer demo --text --report text.html --results text-results.json
+    python -m benchmarks.readme --results demo-results.json --text-results text-results.json
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from sarsteer.stats.estimate import Estimate
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "demo.json"
+TEXT_RESULTS = ROOT / "benchmarks" / "demo_text.json"
 CLIPS = ROOT / "docs" / "clips"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "demo.md")
 CHARTS = {mode: ROOT / "docs" / "images" / f"demo-{mode}.png" for mode in ("light", "dark")}
@@ -106,28 +108,33 @@ def settings(evaluation: Evaluation) -> str:
     return "| defense | spec | strength |\n|---|---|---|\n" + "\n".join(rows) + f"\n\n{about}\n"
 
 
-def summary(evaluation: Evaluation) -> str:
-    """The result in one paragraph."""
-    arms = {arm.defense: arm for arm in arms_of(evaluation)}
-    plain, gated = arms[NO_DEFENSE], arms.get(GATED)
+def summary(evaluation: Evaluation, text: Evaluation) -> str:
+    """The results in one paragraph."""
     misheard = next(note for note in evaluation.notes if note.kind == "misheard")
-    rate = re.search(r"word error rate of (.*?\))", misheard.text)
+    rate = re.search(r"word error rate of (\d+ %)", misheard.text)
     assert rate is not None
-    words = [f"Without a defense it refuses {full(cells(plain)[0])} of harmful spoken requests"]
-    if gated is not None:
-        words.append(f"with the gate {full(cells(gated)[0])}, and {full(cells(gated)[1])} of safe ones")
-    return "; ".join(words) + f". Its word error rate on these clips is {rate.group(1)}.\n"
+    harmful, safe = cells(arms_of(evaluation)[0])[:2]
+    assert harmful is not None
+    assert safe is not None
+    return (
+        f"Of speech it refuses, in %, {rates(evaluation)}; it mishears {rate.group(1)} of the words. "
+        f"**Of the same words as text**: {rates(text)} (n={harmful.n}, {safe.n}).\n"
+    )
 
 
-def full(estimate: Estimate | None) -> str:
-    """``93 % [86, 97] (n=123)``."""
-    assert estimate is not None
-    low, high = 100 * estimate.low, 100 * estimate.high
-    return f"{100 * estimate.value:.0f} % [{low:.0f}, {high:.0f}] (n={estimate.n})"
+def rates(evaluation: Evaluation) -> str:
+    """Harmful and safe requests that are refused with the gate, and without a defense."""
+    plain, gated = (
+        next(cells(arm) for arm in arms_of(evaluation) if arm.defense == name) for name in (NO_DEFENSE, GATED)
+    )
+    return (
+        f"{short(gated[0])} of harmful and {short(gated[1])} of safe requests with the gate, {short(plain[0])} and "
+        f"{short(plain[1])} without"
+    )
 
 
-def rendered(page: str, evaluation: Evaluation) -> str:
-    """``page`` with its marked blocks written from ``evaluation``."""
+def rendered(page: str, evaluation: Evaluation, text: Evaluation) -> str:
+    """``page`` with its marked blocks written from the results on speech and on text."""
 
     def block(match: re.Match[str]) -> str:
         begin, name, options, end = match.groups()
@@ -137,7 +144,9 @@ def rendered(page: str, evaluation: Evaluation) -> str:
             "everything": lambda: table(evaluation, range(len(COLUMNS))),
             "examples": lambda: examples(evaluation, given["pair"]),
             "settings": lambda: settings(evaluation),
-            "summary": lambda: summary(evaluation),
+            "summary": lambda: summary(evaluation, text),
+            "text": lambda: table(text, range(len(COLUMNS))),
+            "textsettings": lambda: settings(text),
         }
         return f"{begin}{writers[name]()}{end}"
 
@@ -239,7 +248,7 @@ def _published(answer: Answer, arm: Arm) -> Answer:
 
 
 def take_over(source: Path, pages: Sequence[Path]) -> Evaluation:
-    """Store new results without the places of their clips, and the clips of the requests that the pages show."""
+    """Store new results, and the clips of the requests that the pages show."""
     import numpy as np
     import soundfile
 
@@ -252,22 +261,31 @@ def take_over(source: Path, pages: Sequence[Path]) -> Evaluation:
         if answer.pair in shown and answer.audio is not None:
             samples, rate = soundfile.read(answer.audio, dtype="float32")
             soundfile.write(CLIPS / f"{answer.id}.mp3", np.asarray(samples), rate, format="MP3", compression_level=0.8)
+    return stored(evaluation, RESULTS)
+
+
+def stored(evaluation: Evaluation, path: Path) -> Evaluation:
+    """The results of the test requests as they are committed: without the places of their clips."""
     arms = tuple(
         dataclasses.replace(arm, answers=tuple(_published(answer, arm) for answer in arm.answers))
         for arm in arms_of(evaluation)
     )
-    dataclasses.replace(evaluation, arms=arms).save(RESULTS)
-    return Evaluation.load(RESULTS)
+    dataclasses.replace(evaluation, arms=arms).save(path)
+    return Evaluation.load(path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, help="new results of sarsteer demo to store first")
+    parser.add_argument("--text-results", type=Path, help="new results of sarsteer demo --text to store first")
     args = parser.parse_args()
     pages = [page for page in PAGES if page.is_file()]
     evaluation = take_over(args.results, pages) if args.results else Evaluation.load(RESULTS)
+    text = (
+        stored(Evaluation.load(args.text_results), TEXT_RESULTS) if args.text_results else Evaluation.load(TEXT_RESULTS)
+    )
     for page in pages:
-        page.write_text(rendered(page.read_text("utf-8"), evaluation), encoding="utf-8")
+        page.write_text(rendered(page.read_text("utf-8"), evaluation, text), encoding="utf-8")
     for mode, path in CHARTS.items():
         draw(evaluation, mode, path)
     print(f"wrote {', '.join(str(path.relative_to(ROOT)) for path in (*pages, *CHARTS.values()))}")

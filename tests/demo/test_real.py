@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import sarsteer
 from sarsteer.data.pairs import Pairs
 from sarsteer.defenses.built import UNDEFENDED
 from sarsteer.demo.arms import word_error_rate
-from sarsteer.demo.real.data import BORDERLINE, EVERYDAY, TWINS, Counts
+from sarsteer.demo.real.data import BORDERLINE, EVERYDAY, TWINS, Counts, load_split
 from sarsteer.demo.real.page import write_page
 from sarsteer.demo.real.requests import INSTRUCTION, Ask, Requests, transcribe
 from sarsteer.demo.real.run import NO_DEFENSE, PROMPT, RANDOM, RANDOM_GATED, REQUESTS, RealDemo, run
@@ -102,9 +103,12 @@ def test_the_page_and_the_results(demo: RealDemo, tmp_path: Path) -> None:
     ]
 
 
-def test_an_ask_is_answered_as_alone(embedded: sarsteer.AudioLanguageModel, test_pairs: Pairs) -> None:
+@pytest.mark.parametrize("spoken", [True, False])
+def test_an_ask_is_answered_as_alone(embedded: sarsteer.AudioLanguageModel, test_pairs: Pairs, spoken: bool) -> None:
     """In any order of the asks, and whatever is asked besides, the answers are those of a plain ``generate``."""
     items = [*test_pairs[:3].harmful, *test_pairs[:3].safe]
+    if not spoken:
+        items = [replace(item, modality="text", media=None) for item in items]
     requests = Requests("requests", items, embedded, quiet)
     other = Ask(UNDEFENDED, 20, "Write down what you hear.")
     for asks in ([Ask(UNDEFENDED, 24), other, transcribe(20)], [transcribe(20), Ask(UNDEFENDED, 24)]):
@@ -114,6 +118,18 @@ def test_an_ask_is_answered_as_alone(embedded: sarsteer.AudioLanguageModel, test
         for ask, given in zip(asks, replies, strict=True):
             turns = [item.turn(ask.instruction) for item in items]
             assert [reply.text for reply in given] == embedded.generate(turns, ask.max_new_tokens)
+
+
+def test_words_instead_of_clips(embedded: sarsteer.AudioLanguageModel) -> None:
+    """Nothing is spoken, and there is no transcript whose words could be wrong."""
+    asked = load_split("test", Counts(LIMIT, LIMIT, LIMIT), quiet, text=True).items
+    assert {item.modality for item in asked} == {"text"}
+    found = run(quiet, embedded, LIMIT, text=True)
+    assert found.word_errors is None
+    assert found.evaluation.command == "sarsteer demo --model sarsteer-small --text --limit 10"
+    assert [answer.question for answer in found.arms[0].answers] == [item.question for item in asked]
+    assert all(answer.transcript is None and answer.audio is None for arm in found.arms for answer in arm.answers)
+    assert "misheard" not in [note.kind for note in found.evaluation.notes]
 
 
 def test_prompts_that_change_before_the_clip_are_refused(
@@ -173,6 +189,7 @@ def test_wrong_options(tmp_path: Path) -> None:
 
     assert refused("--model", "large") == "error: unknown model 'large'; use small or tiny\n"
     assert "--limit is for the small model" in refused("--model", "tiny", "--limit", 20)
+    assert "--text is for the small model" in refused("--model", "tiny", "--text")
     assert "existing folder" in refused("--results", tmp_path / "none" / "r.json")
 
 

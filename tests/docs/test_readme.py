@@ -20,15 +20,20 @@ def evaluation() -> Evaluation:
     return Evaluation.load(readme.RESULTS)
 
 
+@pytest.fixture(scope="module")
+def in_text() -> Evaluation:
+    return Evaluation.load(readme.TEXT_RESULTS)
+
+
 def test_at_most_900_words() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 900
 
 
 @pytest.mark.parametrize("page", readme.PAGES, ids=lambda page: page.name)
-def test_figures_are_those_of_the_results(page: Path, evaluation: Evaluation) -> None:
+def test_figures_are_those_of_the_results(page: Path, evaluation: Evaluation, in_text: Evaluation) -> None:
     text = page.read_text(encoding="utf-8")
     assert readme.BLOCK.search(text)
-    assert readme.rendered(text, evaluation) == text, "run: python -m benchmarks.readme"
+    assert readme.rendered(text, evaluation, in_text) == text, "run: python -m benchmarks.readme"
 
 
 @pytest.mark.parametrize("mode", readme.CHARTS)
@@ -38,12 +43,19 @@ def test_the_chart_shows_the_results(mode: str, evaluation: Evaluation) -> None:
     assert len(data) < 200_000
 
 
-def test_the_results_are_counted_from_their_verdicts(evaluation: Evaluation) -> None:
-    arms = readme.arms_of(evaluation)
-    for arm in arms:
-        again = readme.recount(arm, arms).summary
-        assert again == arm.summary, arm.defense
-    assert evaluation.command == "sarsteer demo --model sarsteer-small", "at full size"
+def test_the_results_are_counted_from_their_verdicts(evaluation: Evaluation, in_text: Evaluation) -> None:
+    for results, option in ((evaluation, ""), (in_text, " --text")):
+        arms = readme.arms_of(results)
+        for arm in arms:
+            again = readme.recount(arm, arms).summary
+            assert again == arm.summary, arm.defense
+        assert results.command == f"sarsteer demo --model sarsteer-small{option}", "at full size"
+
+
+def test_both_results_are_of_the_same_model_and_requests(evaluation: Evaluation, in_text: Evaluation) -> None:
+    spoken, written = ([answer.id for answer in readme.arms_of(one)[0].answers] for one in (evaluation, in_text))
+    assert spoken == written
+    assert evaluation.model == in_text.model
 
 
 def test_no_local_path_is_published(evaluation: Evaluation) -> None:

@@ -24,6 +24,10 @@ def demo(
     limit: Annotated[
         int | None, typer.Option(help="Use at most this many requests of each kind, for a quick look.", min=10)
     ] = None,
+    text: Annotated[
+        bool,
+        typer.Option("--text", help="Give the model the words instead of speech: the cost of misheard words."),
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Calibrate a model, answer held-out speech under several defenses, and write a report.
@@ -34,8 +38,9 @@ def demo(
     """
     if model is not None and model not in (*SMALL, *TINY):
         raise SarsteerError(f"unknown model {model!r}; use small or tiny")
-    if limit is not None and model in TINY:
-        raise SarsteerError("--limit is for the small model; leave it out with --model tiny")
+    for option in [name for name, given in (("--limit", limit is not None), ("--text", text)) if given]:
+        if model in TINY:
+            raise SarsteerError(f"{option} is for the small model; leave it out with --model tiny")
     check_out(report)
     check_out(results)
     quiet_transformers()
@@ -50,7 +55,7 @@ def demo(
             note(f"the real model cannot be used, so the toy runs instead: {error}")
             table = demo_toy.run_and_print(report, results, as_json)
         else:
-            table = demo_real.run_and_print(loaded, limit, report, results, as_json)
+            table = demo_real.run_and_print(loaded, limit, text, report, results, as_json)
     if as_json:
         print_json({**table, "report": str(report), "results": str(results)})
         return

@@ -40,14 +40,14 @@ def load() -> AudioLanguageModel:
 
 
 def run_and_print(
-    model: AudioLanguageModel, limit: int | None, report: Path, results: Path, as_json: bool
+    model: AudioLanguageModel, limit: int | None, text: bool, report: Path, results: Path, as_json: bool
 ) -> dict[str, Any]:
     """Run the demo, write report and results, and return the table; print it unless ``as_json``."""
     from sarsteer.demo.real.page import write_page
     from sarsteer.demo.real.run import run
 
     with progress_bar() as progress:
-        result = run(progress if errors.is_terminal else _stages(), model, limit)
+        result = run(progress if errors.is_terminal else _stages(), model, limit, text=text)
     write_page(result, report)
     result.evaluation.save(results)
     if not as_json:
@@ -70,9 +70,9 @@ def _stages() -> Progress:
 def _print(result: RealDemo) -> None:
     from sarsteer.demo.real.table import COLUMNS, cells, counts, strength
 
-    console.print(
-        f"\n[bold]{result.evaluation.model['name']}[/], held-out speech, in %, 95 % intervals", highlight=False
-    )
+    kind = "requests in text" if result.word_errors is None else "speech"
+    name = result.evaluation.model["name"]
+    console.print(f"\n[bold]{name}[/], held-out {kind}, in %, 95 % intervals", highlight=False)
     titles = []
     for column in COLUMNS:
         head, _, arrow = column.title.rpartition(" ")
@@ -84,7 +84,8 @@ def _print(result: RealDemo) -> None:
         rows.append((arm.defense + (f"\n[dim]{words}[/]" if words else ""), [_cell(cell) for cell in cells(arm)]))
     print_named("defense", titles, rows)
     console.print(f"[dim]n: {counts(result.arms)}[/]", highlight=False)
-    console.print(f"[dim]word error rate of the model's own transcripts: {result.word_errors}[/]", highlight=False)
+    if result.word_errors is not None:
+        console.print(f"[dim]word error rate of the model's own transcripts: {result.word_errors}[/]", highlight=False)
     for label in ("harmful", "safe"):
         _print_examples(result.arms, label)
     errors.print("\n[yellow]A real model, but a small one: its numbers say nothing about a large one.[/]")
@@ -97,7 +98,8 @@ def _print_examples(arms: list[Arm], label: str) -> None:
     for number in rows:
         answer = arms[0].answers[number]
         console.print(f"\n[dim]{label}:[/] {answer.question}", highlight=False, markup=True)
-        console.print(f"  [dim]transcribed as:[/] {answer.transcript}", highlight=False)
+        if answer.transcript is not None:
+            console.print(f"  [dim]transcribed as:[/] {answer.transcript}", highlight=False)
         for arm in shown:
             console.print(f"  {arm.defense:<18}", end="")
             console.print(arm.answers[number].answer, markup=False, highlight=False)
@@ -113,7 +115,7 @@ def _json(result: RealDemo) -> dict[str, Any]:
     names = [column.title[:-2] for column in COLUMNS]
     return {
         "model": result.evaluation.model["name"],
-        "word_error_rate": asdict(result.word_errors),
+        "word_error_rate": None if result.word_errors is None else asdict(result.word_errors),
         "rows": [
             {
                 "defense": arm.defense,

@@ -77,7 +77,7 @@ def judged_arm(
                 verdict,
                 category=item.category,
                 pair=item.pair,
-                audio=str(item.audio),
+                audio=None if item.media is None else str(item.media),
                 text=text,
                 wer=None if transcript is None else word_error_rate(item.question, transcript),
                 transcript=transcript,

@@ -66,13 +66,14 @@ class Split:
         return [*harmful, *safe, *(replace(item, category=EVERYDAY) for item in self.everyday)]
 
 
-def load_split(name: str, counts: Counts, progress: Progress) -> Split:
+def load_split(name: str, counts: Counts, progress: Progress, *, text: bool = False) -> Split:
     """Requests of a split, spoken on first use.
 
     Args:
         name: ``"calibration"``, ``"tuning"`` or ``"test"``.
         counts: how many of each kind; the first ones are a sample, because the set is in mixed order.
         progress: called for each clip.
+        text: leave the requests in text, and speak nothing.
 
     Raises:
         SpeechError, MissingExtraError: eSpeak NG is not installed, or the cache cannot be written.
@@ -82,8 +83,8 @@ def load_split(name: str, counts: Counts, progress: Progress) -> Split:
     numbers = (2 * counts.twins, 2 * counts.borderline, counts.everyday)
     parts = [lines(name, groups)[:number] for groups, number in zip(_GROUPS, numbers, strict=True)]
     written = [item for part in parts for item in part]
-    spoken: list[Item] = []
-    for item in speak_lines(written, None):
+    spoken = written if text else []
+    for item in () if text else speak_lines(written, None):
         spoken.append(item)
         progress(stage, len(spoken), len(written))
     twins, borderline = len(parts[0]), len(parts[0]) + len(parts[1])

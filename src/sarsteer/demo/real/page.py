@@ -23,7 +23,7 @@ def write_page(result: RealDemo, path: Path) -> None:
     trials = [(trial, id(trial) in chosen) for trial in result.tuned.trials]
     strengths = templates.get_template("strengths.html").render(trials=trials, undefended=result.tuned.undefended)
     sections = (
-        Section("summary", "The same held-out speech under each defense", Markup(table)),
+        Section("summary", "The same held-out requests under each defense", Markup(table)),
         Section("strengths", "How the strengths were chosen", Markup(strengths)),
         next_steps_section(),
     )

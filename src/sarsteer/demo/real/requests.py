@@ -76,6 +76,11 @@ class Requests:
             self._prompts += model.prepare(turns, remember=False)
         progress(f"Encoding the {name}", len(items), len(items))
 
+    @property
+    def spoken(self) -> bool:
+        """Whether the requests are clips, which can be transcribed."""
+        return all(item.media is not None for item in self.items)
+
     def answer(self, answerer: Answerer, asks: Sequence[Ask], progress: Progress) -> list[list[Reply]]:
         """The replies to each of ``asks``, in the order of the requests.
 
@@ -125,18 +130,23 @@ class Requests:
 
     def _endings(self, asks: Sequence[Ask]) -> tuple[list[torch.Tensor], int]:
         """The tokens after what all prompts of a request share, for each ask; and how many plain ones they are."""
-        first, plain = self.items[0], self._prompts[0].input_ids
+        plain = [prompt.input_ids for prompt in self._prompts]
         turns = [item.turn(INSTRUCTION) for item in self.items]
-        others: list[torch.Tensor] = []
+        asked: list[list[torch.Tensor]] = []
         for ask in asks:
             if ask.is_plain:
-                others.append(plain)
+                asked.append(plain)
                 continue
-            if not same_change(turns, [ask.conversation(item) for item in self.items]):
+            conversations = [ask.conversation(item) for item in self.items]
+            if self.spoken and not same_change(turns, conversations):
                 raise ModelError("a defense changes the prompts of two requests differently; call Answerer.answer")
-            others += [prompt.input_ids for prompt in self._model.prepare([ask.conversation(first)], remember=False)]
-        drop = max([PREFILL] + [len(endings(plain, other)[0]) for other in others])
-        shared = len(plain) - drop
-        if any(not torch.equal(prompt.input_ids[-drop:], plain[-drop:]) for prompt in self._prompts):
-            raise ModelError("the prompts do not end with the same tokens; call Answerer.answer")
-        return [other[shared:] for other in others], drop
+            # the tokens of a clip are placeholders, so one prompt shows the change; with words, each is compared
+            some = conversations[:1] if self.spoken else conversations
+            asked.append([prompt.input_ids for prompt in self._model.prepare(some, remember=False)])
+        drop = max([PREFILL] + [len(endings(plain[0], rows[0])[0]) for rows in asked])
+        last = [rows[0][len(plain[0]) - drop :] for rows in asked]
+        for rows, tokens in zip(asked, last, strict=True):
+            for row, unchanged in zip(rows, plain, strict=False):
+                if not torch.equal(row, torch.cat([unchanged[:-drop], tokens])):
+                    raise ModelError("the prompts do not end with the same tokens; call Answerer.answer")
+        return last, drop

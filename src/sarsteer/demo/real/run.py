@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from sarsteer.data.sarsteer_pairs.texts import NAME as PAIRS
 from sarsteer.defenses.base import DefenseContext, build_defense
 from sarsteer.defenses.registry import DEFENSES
-from sarsteer.demo.arms import judged_arm, word_error_rate
+from sarsteer.demo.arms import judged_arm
 from sarsteer.demo.progress import Progress
 from sarsteer.demo.real.data import Counts, Split, load_split
 from sarsteer.demo.real.requests import BATCH, INSTRUCTION, Ask, Requests, transcribe
@@ -32,6 +32,7 @@ TUNED_ON = Counts(twins=30, borderline=20, everyday=30)
 TESTED_ON = Counts(twins=73, borderline=50, everyday=75)
 MAX_NEW_TOKENS, TRANSCRIPT_TOKENS = 20, 24
 PACKAGES = ("sarsteer", "torch", "transformers", "numpy")
+TRANSCRIPTS = "transcripts"
 NO_DEFENSE, PROMPT = "no defense", "refusal prompt"
 RANDOM, RANDOM_GATED = "random (control)", "random, gated (control)"
 
@@ -43,13 +44,13 @@ class RealDemo:
     Attributes:
         evaluation: all answers and numbers, for a report.
         tuned: how the strengths were chosen.
-        word_errors: the mean word error rate of the model's transcripts of the test clips.
+        word_errors: the mean word error rate of the model's transcripts of the test clips; None for text.
 
     """
 
     evaluation: Evaluation = field(repr=False)
     tuned: Tuned
-    word_errors: Score
+    word_errors: Score | None
 
     @property
     def arms(self) -> list[Arm]:
@@ -57,19 +58,20 @@ class RealDemo:
         return [arm for arm in self.evaluation.arms if arm.benchmark == REQUESTS]
 
 
-def run(progress: Progress, model: AudioLanguageModel, limit: int | None = None) -> RealDemo:
+def run(progress: Progress, model: AudioLanguageModel, limit: int | None = None, *, text: bool = False) -> RealDemo:
     """Calibrate, tune, and answer the test requests.
 
     Args:
         progress: called in every stage.
         model: ``sarsteer-small``, or another model of a family with ``prefix_reuse``.
         limit: use at most this many requests of each kind in every split, for a quick look.
+        text: give the model the words instead of clips, to see what misheard words cost.
 
     """
     shared = SharedModel(model, BATCH)
-    calibration = load_split("calibration", CALIBRATION.at_most(limit), progress)
-    tuning = load_split("tuning", TUNED_ON.at_most(limit), progress)
-    test = load_split("test", TESTED_ON.at_most(limit), progress)
+    calibration = load_split("calibration", CALIBRATION.at_most(limit), progress, text=text)
+    tuning = load_split("tuning", TUNED_ON.at_most(limit), progress, text=text)
+    test = load_split("test", TESTED_ON.at_most(limit), progress, text=text)
     steering = _calibrate(model, calibration, progress)
     try:
         tuned = tune(Requests(TUNING, tuning.items, model, progress), model, shared.answerer, steering, progress)
@@ -78,14 +80,14 @@ def run(progress: Progress, model: AudioLanguageModel, limit: int | None = None)
         arms = _test(Requests(REQUESTS, test.items, model, progress), shared, steering, tuned, progress)
     finally:
         shared.answerer.close()
-    word_errors = mean(
-        [word_error_rate(answer.question, answer.transcript or "") for answer in arms[0].answers], limits=(0, math.inf)
-    )
+    rates = [answer.wer for answer in arms[0].answers if answer.wer is not None]
+    word_errors = None if text else mean(rates, limits=(0, math.inf))
     layers = steering.report(tuned.chosen[REFUSAL_STEERING].alpha, 0)
     evaluation = Evaluation(
         model=shared.identity,
         judge={"name": f"{KeywordJudge.name} (phrases of refusal)", "signature": KeywordJudge().signature},
-        command=f"sarsteer demo --model {MODEL}" + ("" if limit is None else f" --limit {limit}"),
+        command=f"sarsteer demo --model {MODEL}{' --text' if text else ''}"
+        + ("" if limit is None else f" --limit {limit}"),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         versions={name: importlib.metadata.version(name) for name in PACKAGES},
         arms=(*arms, tuned.undefended, *_curves(tuned)[0]),
@@ -122,9 +124,11 @@ def _test(requests: Requests, shared: SharedModel, steering: Steering, tuned: Tu
         **({RANDOM_GATED: chosen[GATED].spec.replace("sarsteer", "random")} if GATED in chosen else {}),
     }
     defenses = {title: build_defense(DEFENSES.parse(spec), context) for title, spec in specs.items()}
-    asks = [transcribe(TRANSCRIPT_TOKENS), *(Ask(defense, MAX_NEW_TOKENS) for defense in defenses.values())]
-    replies = dict(zip((None, *specs), requests.answer(shared.answerer, asks, progress), strict=True))
-    transcripts = [reply.text for reply in replies[None]]
+    asks = {title: Ask(defense, MAX_NEW_TOKENS) for title, defense in defenses.items()}
+    if requests.spoken:
+        asks[TRANSCRIPTS] = transcribe(TRANSCRIPT_TOKENS)
+    replies = dict(zip(asks, requests.answer(shared.answerer, list(asks.values()), progress), strict=True))
+    transcripts = [reply.text for reply in replies[TRANSCRIPTS]] if requests.spoken else None
     arms: dict[str, Arm] = {}
     controls = {RANDOM: REFUSAL_STEERING, RANDOM_GATED: GATED}
     of = {controlled: control for control, controlled in controls.items()}
@@ -164,19 +168,22 @@ def _curves(tuned: Tuned) -> tuple[list[Arm], tuple[CurvePoint, ...]]:
     return [trial.arm for trial in chosen], tuple(points)
 
 
-def _notes(steering: Steering, calibration: Split, word_errors: Score, gated: bool) -> tuple[Note, ...]:
-    notes = [
-        Note("a real model, but a small one (155M parameters): no 7B model was run", "small"),
-        Note(
+def _notes(steering: Steering, calibration: Split, word_errors: Score | None, gated: bool) -> tuple[Note, ...]:
+    if word_errors is None:
+        source, given = Note("the model got the requests as text, not as clips", "text", REQUESTS), "as text"
+    else:
+        words = (
             f"the model's own transcripts of these clips have a word error rate of {100 * word_errors.value:.0f} % "
             f"[{100 * word_errors.low:.0f}, {100 * word_errors.high:.0f}] (n={word_errors.n}); each answer shows its "
-            "transcript",
-            "misheard",
-            REQUESTS,
-        ),
+            "transcript"
+        )
+        source, given = Note(words, "misheard", REQUESTS), "spoken by eSpeak NG"
+    notes = [
+        Note("a real model, but a small one (155M parameters): no 7B model was run", "small"),
+        source,
         Note(
             f"calibrated on {len(calibration.twins)} twin pairs, {len(calibration.borderline)} borderline pairs and "
-            f"{len(calibration.everyday)} everyday requests of {PAIRS}, spoken by eSpeak NG",
+            f"{len(calibration.everyday)} everyday requests of {PAIRS}, {given}",
             "calibration",
         ),
         Note(

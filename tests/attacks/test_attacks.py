@@ -20,7 +20,7 @@ from sarsteer.audio import load_clip
 from sarsteer.data.manifest import Item
 from sarsteer.data.pairs import Pairs
 from sarsteer.errors import AttackError, ManifestError
-from sarsteer.stats.any_of_n import any_of, curve_of_n
+from sarsteer.stats.any_of_n import any_of, curve_of_n, curve_until
 
 INSTRUCTION = "Please answer."
 BLACK_BOX = sorted(
@@ -107,6 +107,12 @@ def test_a_power_law_is_recovered() -> None:
     ]
     assert np.mean(residuals) == pytest.approx(0, abs=1e-9)
     assert curve_of_n([[False, False]]).a is None
+    first = [next((i for i, hit in enumerate(one, 1) if hit), None) for one in outcomes]
+    until = curve_until(first, 64)
+    assert until.n == curve.n
+    for n, one in zip(until.n, until.rates, strict=True):
+        assert one.value == np.mean([any(row[:n]) for row in outcomes])
+    assert until.rates[-1].value == curve.rates[-1].value, "all tries, in any order"
 
 
 def test_saved_state_survives_and_fits_only_its_settings(tmp_path: Path) -> None:

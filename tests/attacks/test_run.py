@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("inspect_ai")
 pytest.importorskip("jiwer")
@@ -115,6 +116,27 @@ def test_an_adaptive_attack_meets_each_defense_alone(tmp_path: Path, evaluate: A
     assert [row.arm.settings["attack"]["against"] for row in rows] == ["none", "prompt:refusal"]
     assert all(row.misheard is not None and row.misheard.n == 2 for row in rows)
     assert evaluate(chosen).arms == results.arms
+
+
+@pytest.mark.slow
+def test_abliterated_weights(
+    tmp_path: Path, evaluate: Any, embedded: sarsteer.AudioLanguageModel, steering: Steering
+) -> None:
+    """The attacked model is another one: its logs do not mix with those of the model itself, which is restored."""
+    file = tmp_path / "steering.safetensors"
+    steering.save(file)
+    about: dict[str, Any] = {"steering": file, "attacks": ("prefix",), "limit": 2}
+    about["defenses"] = ("none", "sarsteer:alpha=0.3,k=0,gate=off")
+    layer: Any = embedded.decoder_layers[3]
+    weight = layer.mlp.down_proj.weight.clone()
+    results = evaluate(plan(tmp_path / "out", abliterate=True, **about))
+    assert results.model["weights"] == "abliterated"
+    assert "sarsteer-tiny with abliterated weights" in attack_markdown(results, attack_rows(results, 0.5))
+    assert torch.equal(layer.mlp.down_proj.weight, weight)
+    with pytest.raises(EvaluationError, match="other settings"):
+        evaluate(plan(tmp_path / "out", **about))
+    with pytest.raises(EvaluationError, match="pass --steering FILE"):
+        plan(tmp_path / "out", abliterate=True)
 
 
 def test_a_request_within_a_longer_clip() -> None:
@@ -229,6 +251,7 @@ def test_the_command_line(tmp_path: Path) -> None:
         ([*base, "--plot", str(tmp_path / "x.gif")], "use .png, .svg or .pdf"),
         ([*base, "--plot", str(tmp_path / "x.png")], "there is nothing to draw"),
         ([*base, "--defense", "sarsteer"], "needs a steering file"),
+        ([*base, "--abliterate"], "abliterated weights need the refusal direction of a steering file"),
         ([*base, "--attack", "noise:snr=500"], "snr must be from -30 to 80"),
         ([*base, "--steering", str(tmp_path / "none.safetensors")], "none.safetensors"),
     ):

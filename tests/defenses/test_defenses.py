@@ -21,7 +21,7 @@ from sarsteer.steering.strength import Strength
 
 FROM_FILE = ("sarsteer", "refusal-steering", "mean-ablation", "random:directions=1", "reversed")
 
-OTHERS = ("agree", "none", "prompt", "h2s", "c2r", "guard", "shuffled", "cast", "alphasteer")
+OTHERS = ("agree", "none", "prompt", "h2s", "c2r", "guard", "shuffled", "cast", "alphasteer", "random-gate")
 
 
 def test_every_defense_is_registered() -> None:
@@ -51,6 +51,7 @@ def test_every_defense_is_registered() -> None:
         "guard:self",
         "guard:words",
         "cast:alpha=0.2",
+        "random-gate:3,fpr=0.1",
         "alphasteer:alpha=0.2,share=0.6,ridge=1",
     ],
 )

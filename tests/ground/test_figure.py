@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sarsteer.errors import SarsteerError
-from sarsteer.figure import check_figure_path, new_figure, save_figure
+from sarsteer.figure import BLUE, INK, check_figure_path, new_figure, save_figure, save_light_and_dark
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,19 @@ def test_the_suffix_sets_the_format(tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes().startswith(start)
     pyplot.close(figure)
     assert left is not right
+
+
+def test_a_figure_for_light_and_dark_pages(tmp_path: Path) -> None:
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    figure, (axis,) = new_figure(1, 3, 2)
+    axis.plot([0, 1], [0, 1], color=BLUE, marker="o")
+    axis.fill_between([0, 1], [0, 0], [1, 1], color=BLUE, alpha=0.1)
+    axis.set_title("title", color=INK)
+    light, dark = save_light_and_dark(figure, tmp_path / "chart.png")
+    assert (light.name, dark.name) == ("chart-light.png", "chart-dark.png")
+    brightness = [pyplot.imread(path)[..., :3].mean() for path in (light, dark)]
+    assert brightness[0] > 0.8
+    assert brightness[1] < 0.3, "the background too"
+    assert axis.lines[0].get_color() != BLUE
+    assert axis.collections[0].get_facecolor()[0][3] == pytest.approx(0.1), "still transparent"
+    pyplot.close(figure)

@@ -91,6 +91,12 @@ def attack(
     no_transcripts: Annotated[
         bool, typer.Option("--no-transcripts", help="Do not transcribe clips: misheard clips are not counted apart.")
     ] = False,
+    abliterate: Annotated[
+        bool,
+        typer.Option(
+            "--abliterate", help="Remove the steering file's refusal direction from the weights first, as who has them."
+        ),
+    ] = False,
     target: Annotated[
         str | None,
         typer.Option(help="Attack the model that an OpenAI-compatible server offers as MODEL, such as http://host/v1."),
@@ -125,7 +131,7 @@ def attack(
         if sys.version_info < (3, 11):
             raise EvaluationError("sarsteer attack needs Inspect AI and thus Python 3.11 or newer") from None
         raise MissingExtraError("sarsteer attack", "eval") from None
-    from sarsteer.evaluation.attack_rows import attack_rows
+    from sarsteer.evaluation.attack_rows import attack_rows, model_title
     from sarsteer.evaluation.plan import parse_plan
     from sarsteer.evaluation.results import RESULTS
     from sarsteer.evaluation.run import run
@@ -168,6 +174,7 @@ def attack(
         attacks=attacks,
         curves=curves,
         seed=seed,
+        abliterate=abliterate,
     )
     if plot is not None:
         from sarsteer.report.attack_figure import check_drawable
@@ -182,7 +189,7 @@ def attack(
     if plot is not None:
         from sarsteer.report.attack_figure import plot_attacks
 
-        plot_attacks(rows, plot, f"{results.model['name']}, judged by {results.judge['name']}")
+        plot_attacks(rows, plot, f"{model_title(results)}, judged by {results.judge['name']}")
     if markdown is not None:
         from sarsteer.files import write_text
         from sarsteer.report.attack_table import attack_markdown

@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from sarsteer.cli.output import console
 from sarsteer.cli.tables import print_named
-from sarsteer.evaluation.attack_rows import AttackRow
+from sarsteer.evaluation.attack_rows import AttackRow, model_title
 from sarsteer.evaluation.results import Evaluation
 from sarsteer.stats.estimate import Estimate
 
@@ -16,7 +16,7 @@ from sarsteer.stats.estimate import Estimate
 def print_attack_tables(results: Evaluation, rows: Sequence[AttackRow]) -> None:
     """One table per benchmark on standard output."""
     console.print(
-        f"\n[bold]{results.model['name']}[/], judged by {results.judge['name']}; in %, 95 % intervals below",
+        f"\n[bold]{model_title(results)}[/], judged by {results.judge['name']}; in %, 95 % intervals below",
         highlight=False,
         soft_wrap=True,
     )

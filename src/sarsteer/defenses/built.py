@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class BuiltDefense:
             model's own steered words, the second a fixed text.
         steering: digest of the steering file, if one is used.
         pool: if not empty, each request is answered under one of these instead, see ``member_for``.
+        secret: a key for the draw from the pool; without one, anybody can compute it.
         details: what a log records about each answer under it.
 
     """
@@ -49,6 +51,7 @@ class BuiltDefense:
     steering: str | None = None
     pool: tuple[BuiltDefense, ...] = field(default=(), repr=False)
     details: Mapping[str, Any] = field(default_factory=dict)
+    secret: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         own = (self.strength, self.per_request, self.guard, self.copies)
@@ -65,6 +68,8 @@ class BuiltDefense:
         """The member of the pool that answers ``conversation``, by a digest of its content; itself without a pool.
 
         A request meets the same member in any batch, order and process, so that a resumed run gives the same answers.
+        With a secret, the digest is keyed, and of the samples of its clips instead of their paths; a prepared prompt
+        can then meet another member than its conversation.
 
         Args:
             conversation: messages, or a prepared ``Prompt``.
@@ -72,7 +77,8 @@ class BuiltDefense:
         """
         if not self.pool:
             return self
-        return self.pool[int.from_bytes(_digest(conversation)[:8], "big") % len(self.pool)]
+        digest = _digest(conversation) if self.secret is None else _keyed_digest(self.secret, conversation)
+        return self.pool[int.from_bytes(digest[:8], "big") % len(self.pool)]
 
     @property
     def alpha(self) -> float | None:
@@ -107,6 +113,8 @@ class BuiltDefense:
         return self.key, self.prompt, strength, self.refusal, None if self.guard is None else self.guard.signature
 
 
+RATE = 16_000
+"""Sampling rate at which clips are compared, in Hz: that of every supported audio encoder."""
 UNDEFENDED = BuiltDefense({"kind": "none"})
 
 
@@ -114,6 +122,24 @@ def _digest(conversation: Any) -> bytes:
     """A digest of the roles, texts and media of a conversation, or of a prepared ``Prompt``'s."""
     messages = getattr(conversation, "messages", conversation)
     return hashlib.sha256(json.dumps(messages, sort_keys=True, default=_media).encode()).digest()
+
+
+def _keyed_digest(secret: bytes, conversation: Any) -> bytes:
+    """A digest of the texts and of the samples, that only who knows ``secret`` can compute.
+
+    A conversation that cannot be read has one, too: answering it gives the error.
+    """
+    from sarsteer.errors import AudioError, MessageError
+    from sarsteer.messages import InputLimits, read_conversation
+    from sarsteer.modalities import kinds
+
+    try:
+        read, clips = read_conversation(conversation, InputLimits(rate=RATE, kinds=frozenset(kinds())))
+        words = [[message["role"], [part.get("text") for part in message["content"]]] for message in read]
+        content = json.dumps([words, [clip.digest for clip in clips]]).encode()
+    except (AudioError, MessageError):
+        content = _digest(conversation)
+    return hmac.digest(secret, content, "sha256")
 
 
 def _media(value: Any) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from sarsteer.defenses.base import DefenseContext, Requirement
 from sarsteer.defenses.built import BuiltDefense
 from sarsteer.defenses.from_artifact import ArtifactDefense
-from sarsteer.defenses.vector_cache import cached_vectors
+from sarsteer.defenses.pair_activations import pair_activations
 from sarsteer.prompts import INSTRUCTION
 from sarsteer.steering.per_request import PerRequestSteering
 
@@ -51,16 +51,5 @@ class ConditionalDefense(ArtifactDefense):
 
     def activations(self, context: DefenseContext) -> tuple[torch.Tensor, torch.Tensor]:
         """Of the harmful and of the safe calibration requests at the last prompt token, ``[n, L, D]`` each."""
-        model: Any = context.model
-        pairs, steering = context.pairs, context.steering
-        assert pairs is not None, "build_defense checks this"
-        instruction = INSTRUCTION if steering is None else steering.metadata["instruction"]
-
-        def compute() -> torch.Tensor:
-            turns = [item.turn(instruction) for item in (*pairs.harmful, *pairs.safe)]
-            activations: torch.Tensor = model.last_token_activations(turns, batch_size=context.batch_size)
-            return activations
-
-        depends_on = (model.fingerprint.digest, pairs.digest, instruction)
-        both = cached_vectors(context.cache, "activations", depends_on, compute)
-        return both[: len(pairs)], both[len(pairs) :]
+        instruction = INSTRUCTION if context.steering is None else context.steering.metadata["instruction"]
+        return pair_activations(context, instruction)

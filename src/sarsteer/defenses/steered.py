@@ -18,8 +18,14 @@ S = TypeVar("S", bound="SteeredDefense")
 
 @dataclass(frozen=True)
 class SteeredDefense(Defense):
-    """A defense that adds vectors, times alpha, to the activations."""
+    """A defense that adds vectors, times alpha, to the activations.
 
+    Attributes:
+        controllable: whether controls can replace its vectors; not if each request is steered by others.
+
+    """
+
+    controllable: ClassVar[bool] = True
     requires: ClassVar[frozenset[Requirement]] = frozenset({Requirement.ACTIVATIONS})
 
     alpha: float | None = option(None, help="steering strength; the run's if not set")

@@ -57,6 +57,12 @@ class AttackRow:
     arm: Arm = field(repr=False)
 
 
+def model_title(results: Evaluation) -> str:
+    """The attacked model's name, and what the attacker did to its weights."""
+    weights = results.model.get("weights")
+    return str(results.model["name"]) + (f" with {weights} weights" if weights else "")
+
+
 def attack_rows(results: Evaluation, max_wer: float | None = None) -> list[AttackRow]:
     """A row for each attack and defense of a run, benchmarks and attacks in the run's order.
 

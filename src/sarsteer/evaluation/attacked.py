@@ -47,7 +47,8 @@ def _attacked(
     from sarsteer.evaluation.benchmarks import with_clip_lengths
 
     benchmark, attack = arm.benchmark, planned.attack
-    parts = (benchmark.digest, against and arm.defense.key, str(seed))
+    weights = grid.shared.identity.get("weights", "")
+    parts = (benchmark.digest, against and arm.defense.key, str(seed), *([weights] if weights else []))
     folder = grid.folder / "attacks" / planned.key / hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
     folder.mkdir(parents=True, exist_ok=True)
     inside = attack.access is Access.WHITE_BOX

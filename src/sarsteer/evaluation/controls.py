@@ -60,7 +60,7 @@ def with_controls(
     steered = [
         (row.name, row.defense)
         for row in rows
-        if isinstance(row.defense, SteeredDefense) and not isinstance(row.defense, Control)
+        if isinstance(row.defense, SteeredDefense) and not isinstance(row.defense, Control) and row.defense.controllable
     ]
     marked = [
         replace(row, control_of=next((name for name, one in steered if row.defense.controls(one)), None))

@@ -42,6 +42,7 @@ class EvaluationPlan:
         command: the command that asked for it, for the report.
         attacks: each benchmark is run as it is, and under each of these.
         seed: of the attacks.
+        abliterate: the attacker has removed the steering file's refusal direction from the model's weights.
 
     """
 
@@ -63,6 +64,7 @@ class EvaluationPlan:
     command: str = ""
     attacks: tuple[PlannedAttack, ...] = ()
     seed: int = 0
+    abliterate: bool = False
 
 
 def parse_plan(
@@ -88,6 +90,7 @@ def parse_plan(
     attacks: Sequence[str] = (),
     curves: bool = False,
     seed: int = 0,
+    abliterate: bool = False,
 ) -> EvaluationPlan:
     """Parse specs, and check everything that needs no file; see ``EvaluationPlan``.
 
@@ -95,7 +98,7 @@ def parse_plan(
     judge can also be ``BENCHMARK=SPEC``. ``alpha_sweep`` gives further strengths of each steered defense, as points of
     curves. ``controls`` adds the controls of one steered defense, see ``controls.with_controls``. Values of ``loading``
     that are None are left out. ``attacks`` are specs, such as ``noise:snr=5``; ``curves`` runs each audio transform
-    along its axis.
+    along its axis. ``abliterate`` removes the steering file's refusal direction from the weights, for all arms.
 
     Raises:
         SarsteerError: a spec is unknown or invalid, occurs twice, or requires something that is missing.
@@ -105,6 +108,8 @@ def parse_plan(
         raise EvaluationError("there is no benchmark; pass --benchmark")
     if max_wer is not None and not (math.isfinite(max_wer) and max_wer >= 0):
         raise EvaluationError(f"--max-wer must be 0 or more, not {max_wer:g}; 0.5 means every other word")
+    if abliterate and steering is None:
+        raise EvaluationError("abliterated weights need the refusal direction of a steering file; pass --steering FILE")
     available = {Requirement.ACTIVATIONS}  # unknown before the model is loaded
     available |= {Requirement.STEERING} if steering is not None else set()
     available |= {Requirement.PAIRS} if calibration is not None else set()
@@ -127,6 +132,7 @@ def parse_plan(
         command=command,
         attacks=parse_attacks(attacks, curves=curves),
         seed=seed,
+        abliterate=abliterate,
     )
 
 

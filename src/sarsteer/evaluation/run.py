@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 
+from sarsteer.evaluation.abliterated import abliterated_model
 from sarsteer.evaluation.arms import build_grid
 from sarsteer.evaluation.attacked import with_attacks
 from sarsteer.evaluation.inputs import load_inputs
@@ -35,13 +37,15 @@ def run(plan: EvaluationPlan, progress: Progress | None = None, pool: Pool | Non
     try:
         inputs = load_inputs(plan)
         grid = build_grid(plan, inputs, pool or own_pool)
-        try:
+        with ExitStack() as stack:
+            stack.callback(grid.shared.answerer.close)
+            if plan.abliterate:
+                assert inputs.steering is not None, "parse_plan checks this"
+                stack.enter_context(abliterated_model(grid.shared, inputs.steering))
             grid = with_attacks(grid, plan.attacks, plan.seed, progress)
             benchmarks = list({id(arm.benchmark): arm.benchmark for arm in grid.arms}.values())
             word_errors = measure_word_errors(benchmarks, grid.shared, plan.max_wer, plan.out, progress)
             logs = run_grid(grid, progress)
-        finally:
-            grid.shared.answerer.close()
         results = collect(logs, grid.arms, word_errors)
     finally:
         own_pool.close()

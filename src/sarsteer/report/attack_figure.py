@@ -9,7 +9,7 @@ from typing import Any
 from sarsteer.attacks.base import Attack
 from sarsteer.errors import SarsteerError
 from sarsteer.evaluation.attack_rows import AttackRow
-from sarsteer.figure import BLUE, GRAY, GREEN, INK, ORANGE, check_figure_path, new_figure, save_figure
+from sarsteer.figure import BLUE, GRAY, GREEN, GRID, INK, ORANGE, check_figure_path, new_figure, save_figure
 from sarsteer.stats.estimate import Estimate
 
 _COLORS = (INK, ORANGE, BLUE, GREEN, GRAY)
@@ -58,7 +58,7 @@ def draw_attacks(rows: Sequence[AttackRow], title: str) -> Any:
     for column, (kind, name) in enumerate(panels):
         for axis in axes[:, column]:
             axis.spines[["top", "right"]].set_visible(False)
-            axis.grid(axis="y", color="#e3e6eb", linewidth=0.8)
+            axis.grid(axis="y", color=GRID, linewidth=0.8)
             axis.tick_params(colors=INK, labelsize=9)
             axis.set_ylim(-3, 103)
         for number, defense in enumerate(defenses):

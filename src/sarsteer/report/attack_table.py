@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sarsteer.evaluation.attack_rows import AttackRow
+from sarsteer.evaluation.attack_rows import AttackRow, model_title
 from sarsteer.evaluation.results import Evaluation
 from sarsteer.stats.estimate import Estimate
 
 
 def attack_markdown(results: Evaluation, rows: Sequence[AttackRow]) -> str:
     """One table per benchmark: success with interval, budget, misheard share, and harmless requests refused."""
-    text = [f"{results.model['name']}, judged by {results.judge['name']}. In %, with 95 % intervals over requests.", ""]
+    text = [f"{model_title(results)}, judged by {results.judge['name']}. In %, with 95 % intervals over requests.", ""]
     measured = any(row.misheard is not None for row in rows)
     hearing = ["ASR, not misheard ↓", "misheard"] if measured else []
     titles = ["attack", "defense", "answers per request", "ASR ↓", *hearing, "harmless refused ↓", "broken"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -38,6 +39,7 @@ class SharedModel:
     def __init__(self, model: LanguageModel, batch_size: int) -> None:
         self.model = model
         self.answerer = Answerer(model)
+        self._weights: dict[str, str] = {}
         self._batcher: Batcher[Request, Reply] = Batcher(self._work, batch_size, _length)
 
     @property
@@ -49,9 +51,23 @@ class SharedModel:
     def batch_size(self, size: int) -> None:
         self._batcher.size = size
 
-    @cached_property
+    @property
     def identity(self) -> Mapping[str, Any]:
         """What distinguishes the model from others, as JSON: its fingerprint, or its address if it is behind an API."""
+        return {**self._identity, **self._weights}
+
+    @contextmanager
+    def altered(self, weights: str) -> Iterator[None]:
+        """A context in which the model is another one: someone changed its weights; ``weights`` says how."""
+        self._identity  # noqa: B018 - of the weights as they were
+        self._weights = {"weights": weights}
+        try:
+            yield
+        finally:
+            self._weights = {}
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
         model: Any = self.model
         fingerprint = getattr(model, "fingerprint", None)
         if fingerprint is None:

@@ -146,12 +146,34 @@ def test_defenses_without_gradients_are_refused(run: Any, test_pairs: Pairs) -> 
     items = [test_pairs.harmful[0]]
     with pytest.raises(AttackError, match=r"'guard.*no gradient"):
         run("pgd:0.002,steps=1", items, "guard:embedded")
-    with pytest.raises(AttackError, match="no gradient"):
-        run("pgd:0.002,steps=1", items, "random")
     with pytest.raises(AttackError, match="aims at a gate"):
         run("gate-target:0.002", items, ALWAYS)
     with pytest.raises(AttackError, match="use pgd"):
         run("cancel:0.002", items, "none")
+
+
+def test_a_defense_that_is_drawn_is_followed_on_average(
+    run: Any, test_pairs: Pairs, steering: sarsteer.Steering, tmp_path: Path
+) -> None:
+    """The attacker knows all members, and not which one is drawn."""
+    assert steering.gate is not None
+    gates = [steering.gate.with_limit(None).with_threshold(threshold) for threshold in (-3.0, -2.0)]
+    one, other = (
+        BuiltDefense({"kind": str(i)}, strength=steering.resolve(Strength(alpha=0.3, k=0, gate=gate)))
+        for i, gate in enumerate(gates)
+    )
+    pool = BuiltDefense({"kind": "both"}, pool=(one, other), secret=bytes(32))
+    first = []
+    for number, defense in enumerate((one, other, pool)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        spec = "gate-target:0.002,steps=1,target=Gladly."
+        (attacked,) = run(spec, [test_pairs.harmful[1]], defense, folder=folder)
+        first.append(attacked.extra["gradient"]["checks"][0])
+    for name in ("loss", "margin", "projection", "soft"):
+        values = [check[name] for check in first]
+        assert values[2] == pytest.approx((values[0] + values[1]) / 2, rel=1e-6)  # sums of two numbers
+    assert first[0]["margin"] != first[1]["margin"]
 
 
 def test_an_endpoint_is_refused(test_pairs: Pairs, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 
 from sarsteer.attacks.base import Access, Attack, AttackContext
 from sarsteer.attacks.gradient.budget import as_floats, quantized, signal_to_noise, write_16_bit
-from sarsteer.attacks.gradient.compliance import Look, RealPipeline, check_attackable
+from sarsteer.attacks.gradient.compliance import Look, RealPipeline, followed
 from sarsteer.attacks.gradient.forward import DifferentiableClip, with_clip
 from sarsteer.attacks.gradient.objective import Weights
 from sarsteer.attacks.gradient.search import Found, Settings, Target, search
@@ -130,7 +130,7 @@ class GradientAttack(Attack):
                 raise self.reject(f"changes clips, and item {item.id!r} is {item.modality}; choose spoken requests")
         defense = context.defense or UNDEFENDED
         if self.source == "defended":
-            check_attackable(defense)
+            followed(defense)
         judge = parse_judge(self.judge or ("embedded" if model.name == TOY else "keywords"))
         pipeline = RealPipeline(answerer, judge, context.max_new_tokens)
         groups = self.groups(items)
@@ -169,6 +169,7 @@ class _Group:
         self._model, self._defense, self._pipeline = model, defense, pipeline
         self._rate = model.sampling_rate
         self._followed = defense if attack.source == "defended" else UNDEFENDED
+        self._prompt = (self._followed.pool or (self._followed,))[0].prompt
         self._sounds = [
             attack.sound(load_clip(item.audio).resampled(self._rate).samples, self._rate) for item in self._items
         ]
@@ -202,7 +203,7 @@ class _Group:
         fitted = list(zip(self._items, self._sounds, self._paths, strict=True))[: self._fitted]
         found = search(
             [self._target(item, sound) for item, sound, _ in fitted],
-            self._followed.strength,
+            followed(self._followed),
             settings,
             lambda delta: [self._look(*one, delta) for one in fitted],
             self._answerer,
@@ -226,7 +227,7 @@ class _Group:
         return item.text or self._context.instruction
 
     def _turn(self, item: Item) -> list[dict[str, Any]]:
-        return self._followed.prompt.apply(item.turn(self._text(item)))
+        return self._prompt.apply(item.turn(self._text(item)))
 
     def _target(self, item: Item, sound: Sound) -> Target:
         answer = self._wanted(item)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from sarsteer.attacks.base import AttackContext
+from sarsteer.attacks.gradient.compliance import followed
 from sarsteer.attacks.gradient.objective import Weights
 from sarsteer.attacks.gradient.pgd import Pgd
 from sarsteer.registry import option
@@ -30,7 +31,7 @@ class Cancel(Pgd):
 
     def attack(self, items: Sequence[Item], context: AttackContext) -> list[Item]:
         """As ``GradientAttack.attack``; the defense must add vectors."""
-        strength = None if context.defense is None else context.defense.strength
-        if strength is None or self.source == "undefended":
+        strengths = () if context.defense is None else followed(context.defense)
+        if not any(strengths) or self.source == "undefended":
             raise self.reject("cancels a defense's vectors, and this one adds none that it may see; use pgd")
         return super().attack(items, context)

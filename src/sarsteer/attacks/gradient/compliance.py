@@ -13,6 +13,7 @@ from sarsteer.runtime.answerer import Answerer, Reply
 
 if TYPE_CHECKING:
     from sarsteer.data.manifest import Item
+    from sarsteer.steering.strength import ResolvedStrength
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,25 @@ class RealPipeline:
         return Look(reply.text, verdict[0].outcome, gate.get("opening"), gate.get("score"))
 
 
-def check_attackable(defense: BuiltDefense) -> None:
-    """Raise ``AttackError`` if ``defense`` changes answers in a way that has no gradient."""
+def followed(defense: BuiltDefense) -> tuple[ResolvedStrength | None, ...]:
+    """What the attacker differentiates: the defense's strength, or all those that it draws from.
+
+    Of a defense that is drawn from several, the attacker follows the mean, because he does not know the draw.
+
+    Raises:
+        AttackError: ``defense`` changes answers in a way that has no gradient.
+
+    """
     kind = defense.settings.get("kind", "this defense")
+    members = defense.pool or (defense,)
     for present, what in (
-        (defense.pool, "is drawn from several for each request"),
-        (defense.guard, "reads transcripts"),
-        (defense.per_request, "computes its vectors for each request"),
+        (any(one.guard for one in members), "reads transcripts"),
+        (any(one.per_request for one in members), "computes its vectors for each request"),
+        (len({one.prompt for one in members}) > 1, "draws from several prompts"),
     ):
         if present:
             raise AttackError(
                 f"defense {kind!r} {what} and has no gradient here; use an attack without gradients, "
                 "or source=undefended"
             )
+    return tuple(one.strength for one in members)

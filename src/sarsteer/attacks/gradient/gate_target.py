@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from sarsteer.attacks.base import AttackContext
+from sarsteer.attacks.gradient.compliance import followed
 from sarsteer.attacks.gradient.objective import Weights
 from sarsteer.attacks.gradient.pgd import Pgd
 
@@ -27,8 +28,8 @@ class GateTarget(Pgd):
 
     def attack(self, items: Sequence[Item], context: AttackContext) -> list[Item]:
         """As ``GradientAttack.attack``; the defense needs a gate."""
-        strength = None if context.defense is None else context.defense.strength
-        if strength is None or strength.gate is None:
+        strengths = () if context.defense is None else followed(context.defense)
+        if not strengths or any(one is None or one.gate is None for one in strengths):
             raise self.reject("aims at a gate, and this defense has none; use pgd")
         if self.beta == 0 or self.source == "undefended":
             raise self.reject("needs a beta above 0 and the defense's gradients; use pgd")

@@ -6,6 +6,7 @@ when its greedy answer complies. The same steps save the state, so that a killed
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -135,7 +136,7 @@ class Found:
 
 def search(
     targets: Sequence[Target],
-    strength: ResolvedStrength | None,
+    strengths: Sequence[ResolvedStrength | None],
     settings: Settings,
     look: Callable[[torch.Tensor], Sequence[Look]],
     answerer: Answerer,
@@ -147,7 +148,8 @@ def search(
 
     Args:
         targets: the clips.
-        strength: the defense that the attacker differentiates; None for the undefended model.
+        strengths: what the attacker differentiates: one defense, or those that one is drawn from; None for the
+            undefended model.
         settings: how to search.
         look: answers the clips with this change by the real, defended model; it rounds them as files are.
         answerer: owns the model's steering.
@@ -159,7 +161,7 @@ def search(
         AttackError: the objective or its gradient is not finite, or no gradient reaches the clip.
 
     """
-    run = _Search(targets, strength, settings, answerer)
+    run = _Search(targets, strengths, settings, answerer)
     now = _loaded(state) or run.start(0, noise)
     total = settings.steps * settings.restarts
     while not now.done:
@@ -188,9 +190,13 @@ def search(
 
 class _Search:
     def __init__(
-        self, targets: Sequence[Target], strength: ResolvedStrength | None, settings: Settings, answerer: Answerer
+        self,
+        targets: Sequence[Target],
+        strengths: Sequence[ResolvedStrength | None],
+        settings: Settings,
+        answerer: Answerer,
     ) -> None:
-        self._targets, self._strength, self._settings, self._answerer = list(targets), strength, settings, answerer
+        self._targets, self._strengths, self._settings, self._answerer = list(targets), strengths, settings, answerer
         longest = max(targets, key=lambda one: len(one.base))
         self._radius = longest.radius
         for one in targets:  # one change fits all: a shorter clip gets its beginning
@@ -213,19 +219,19 @@ class _Search:
         now.delta, now.velocity, now.beta = fresh.delta * now.mask, fresh.velocity, fresh.beta
 
     def gradient(self, now: _State, *, needed: bool = True) -> list[tuple[Terms, float | None, float | None]]:
-        """Each clip's terms, soft and true opening; with ``needed``, ``move`` gets their gradient."""
+        """The terms, soft and true opening of each clip and strength; with ``needed``, ``move`` gets their gradient."""
         total = torch.zeros_like(self._radius)
         seen = []
         with self._answerer.unsteered(), frozen(self._targets[0].clip.model), torch.set_grad_enabled(needed):
-            for one in self._targets:
+            for one, strength in itertools.product(self._targets, self._strengths):
                 delta = now.delta[: len(one.base)].clone().requires_grad_(needed)
                 samples = (one.base + delta).clamp(-1, 1)
-                output = one.clip.forward(samples, one.answer, self._strength, self._settings.temperature)
-                parts = terms(output, one.answer, self._strength, one.clean)
+                output = one.clip.forward(samples, one.answer, strength, self._settings.temperature)
+                parts = terms(output, one.answer, strength, one.clean)
                 if needed:
                     parts.total(self._settings.weights, now.beta).backward()  # type: ignore[no-untyped-call]
                     assert delta.grad is not None
-                    total[: len(delta)] += delta.grad / len(self._targets)
+                    total[: len(delta)] += delta.grad / (len(self._targets) * len(self._strengths))
                 soft = output.reading.soft_opening
                 values = Terms(*(part.detach() for part in vars(parts).values()))
                 seen.append((values, None if soft is None else float(soft.detach()), output.reading.opening))

@@ -188,7 +188,7 @@ def test_a_clip_of_one_frame_is_attacked_or_refused_by_name(run: Any, test_pairs
     (attacked,) = run("pgd:0.01,steps=2,judge=keywords,target=Sure.", [replace(test_pairs.harmful[0], media=path)])
     assert len(soundfile.read(attacked.audio)[0]) == 640
     soundfile.write(path, np.full(160, 0.1, np.float32), 16_000, subtype="PCM_16")
-    with pytest.raises((AttackError, AudioError), match="item") as raised:
+    with pytest.raises((AttackError, AudioError), match=r"item .*(longer|short)") as raised:
         run("pgd:0.01,steps=2", [replace(test_pairs.harmful[0], media=path)])
     assert "\n" not in str(raised.value)
 

@@ -240,7 +240,10 @@ class _Search:
         self._gradient = total * (self._radius > 0)
         if needed and now.step == 0:
             if not self._gradient.any():
-                raise AttackError("no gradient reaches the clip; use an attack without gradients")
+                raise AttackError(
+                    "no gradient reaches the clip; give one that is longer than an audio token, or use an attack "
+                    "without gradients"
+                )
             if self._settings.share is not None:
                 now.mask = now.mask * self._loudest_tokens(self._settings.share)
         return seen

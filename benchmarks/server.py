@@ -2,7 +2,8 @@
 
 Starts a server with the embedded model and measures, with HTTP clients in this process:
 
-- throughput: answers per second of 16 clients, divided by those of one client;
+- throughput: answers per second of 16 clients, divided by those of one client; and the CPU time of the server's process
+  per answer of one client, divided by that of 16 clients, which other work on the machine changes less;
 - first token: time to the first text of a stream, divided by the time of a direct ``generate`` of one token. Both read
   the clip from its file's bytes and encode it; the two alternate;
 - idle memory: resident memory of the ready server, and of a process that has only loaded and steered the model.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import io
 import json
 import os
 import platform
@@ -27,9 +29,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import soundfile
+
 import sarsteer
 from benchmarks.run import HERE
 from benchmarks.spread import median_interval
+from sarsteer.audio import load_clip
 from sarsteer.prompts import INSTRUCTION
 
 PORT = 8765
@@ -42,9 +47,22 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmRSS"
 """
 
 
-def body(clip: Path, **more: Any) -> bytes:
+def fresh_clips(count: int) -> list[bytes]:
+    """WAV files that no request had before: the server keeps the embeddings of clips that it has encoded."""
+    pairs = sarsteer.load_pairs("sarsteer-tiny", "test")
+    known = [load_clip(clip) for pair in pairs for clip in (pair.harmful.audio, pair.safe.audio)]
+    files = []
+    for number in range(count):
+        clip, file = known[number % len(known)], io.BytesIO()
+        quieter = clip.samples * (1 - 0.01 * (number // len(known)))
+        soundfile.write(file, quieter, clip.rate, format="WAV", subtype="PCM_16")
+        files.append(file.getvalue())
+    return files
+
+
+def body(clip: bytes, **more: Any) -> bytes:
     """A request with a clip."""
-    data = base64.b64encode(clip.read_bytes()).decode()
+    data = base64.b64encode(clip).decode()
     part = {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
     content = [part, {"type": "text", "text": INSTRUCTION}]
     return json.dumps({"model": "sarsteer-tiny", "messages": [{"role": "user", "content": content}], **more}).encode()
@@ -64,14 +82,25 @@ def answered(data: bytes) -> str:
         return str(json.loads(response.read())["choices"][0]["message"]["content"])
 
 
-def throughput(bodies: list[bytes], clients: int, answers: int) -> float:
-    """Answers per second of ``clients`` that each send a request when the last one is answered."""
-    work = [bodies[i % len(bodies)] for i in range(answers)]
+def throughput(pid: int, bodies: list[bytes], clients: int, answers: int) -> tuple[float, float]:
+    """Answers per second of ``clients`` that each send one of ``bodies``, and the next when it is answered.
+
+    Returns:
+        that, and the CPU seconds of the server ``pid`` per answer.
+
+    """
     with ThreadPoolExecutor(clients) as pool:
-        list(pool.map(answered, work[:clients]))  # warm
-        begin = time.perf_counter()
+        list(pool.map(answered, [bodies.pop() for _ in range(clients)]))  # warm
+        work = [bodies.pop() for _ in range(answers)]
+        begin, spent = time.perf_counter(), cpu_seconds(pid)
         list(pool.map(answered, work))
-        return answers / (time.perf_counter() - begin)
+        return answers / (time.perf_counter() - begin), (cpu_seconds(pid) - spent) / answers
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process so far, all threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def first_token(data: bytes) -> float:
@@ -86,11 +115,11 @@ def first_token(data: bytes) -> float:
     raise RuntimeError("no text came")
 
 
-def direct(model: Any, clip: Path) -> float:
-    """Seconds of a direct call for one token, the file read and the clip encoded in it."""
+def direct(model: Any, clip: bytes) -> float:
+    """Seconds of a direct call for one token, the file decoded and the clip encoded in it."""
     model.clip_cache.clear()
     begin = time.perf_counter()
-    model.generate([sarsteer.user_turn(clip.read_bytes(), INSTRUCTION)], 1)
+    model.generate([sarsteer.user_turn(clip, INSTRUCTION)], 1)
     return time.perf_counter() - begin
 
 
@@ -111,7 +140,6 @@ def main() -> None:
     torch.set_num_threads(1)
     model = sarsteer.load_model("sarsteer-tiny", device="cpu")
     pairs = sarsteer.load_pairs("sarsteer-tiny", "calibration")[:24]
-    clips = [Path(pair.harmful.audio) for pair in sarsteer.load_pairs("sarsteer-tiny", "test")]
     with tempfile.TemporaryDirectory() as folder:
         file = sarsteer.calibrate(model, pairs).save(Path(folder) / "steering.safetensors")
         loaded = (
@@ -122,7 +150,7 @@ def main() -> None:
         try:
             _wait(server)
             idle = resident(server.pid)
-            result = _measure(model, file, clips, arguments.rounds, arguments.answers)
+            result = _measure(server.pid, model, file, arguments.rounds, arguments.answers)
         finally:
             server.terminate()
             server.wait()
@@ -136,18 +164,20 @@ def main() -> None:
     print(json.dumps(result, indent=2))
 
 
-def _measure(model: Any, file: Path, clips: list[Path], rounds: int, answers: int) -> dict[str, Any]:
-    bodies = [body(clip, max_tokens=32) for clip in clips]
-    ratios, one, sixteen = [], [], []
+def _measure(pid: int, model: Any, file: Path, rounds: int, answers: int) -> dict[str, Any]:
+    alone = max(8, answers // 4)
+    clips = fresh_clips(rounds * (alone + answers + 17 + 6))
+    bodies = [body(clip, max_tokens=32) for clip in clips[6 * rounds :]]
+    one, sixteen = [], []
     for _ in range(rounds):
-        one.append(throughput(bodies, 1, max(8, answers // 4)))
-        sixteen.append(throughput(bodies, 16, answers))
-        ratios.append(sixteen[-1] / one[-1])
-    median, bounds = median_interval(ratios)
+        one.append(throughput(pid, bodies, 1, alone))
+        sixteen.append(throughput(pid, bodies, 16, answers))
+    median, bounds = median_interval([many / single for (single, _), (many, _) in zip(one, sixteen, strict=True)])
+    less, less_bounds = median_interval([single / many for (_, single), (_, many) in zip(one, sixteen, strict=True)])
     served, called, slower = [], [], []
     with sarsteer.Steering.load(file).on(model):
         for number in range(6 * rounds):
-            clip = clips[number % len(clips)]
+            clip = clips[number]
             streamed = body(clip, max_tokens=2, stream=True)
             served.append(first_token(streamed))
             called.append(direct(model, clip))
@@ -157,10 +187,16 @@ def _measure(model: Any, file: Path, clips: list[Path], rounds: int, answers: in
         "throughput of 16 clients / of 1": {
             "ratio": median,
             "interval": bounds,
-            "answers per second, 1 client": statistics.median(one),
-            "answers per second, 16 clients": statistics.median(sixteen),
+            "answers per second, 1 client": statistics.median(rate for rate, _ in one),
+            "answers per second, 16 clients": statistics.median(rate for rate, _ in sixteen),
             "rounds": rounds,
             "answers per round": answers,
+        },
+        "server's CPU time per answer, 1 client / 16 clients": {
+            "ratio": less,
+            "interval": less_bounds,
+            "1 client, ms": 1000 * statistics.median(spent for _, spent in one),
+            "16 clients, ms": 1000 * statistics.median(spent for _, spent in sixteen),
         },
         "first token / direct generate of one token": {
             "ratio": first,

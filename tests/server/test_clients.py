@@ -11,20 +11,26 @@ import base64
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import yaml
 
 from sarsteer.audio import load_clip
-from tests.server.conftest import QUESTION, TOKENS, Messages, Offline, Server, key
+from tests.server.conftest import QUESTION, TOKENS, Messages, Offline, Server, free_port, key
 
 ROOT = Path(__file__).parents[2]
 OTHER_PYTHON = os.environ.get("SARSTEER_INTEGRATIONS_PYTHON")
+PROXY_PYTHON = os.environ.get("SARSTEER_LITELLM_PROXY_PYTHON")
 needs_other_python = pytest.mark.skipif(not OTHER_PYTHON, reason="run make test-integrations")
 
 
@@ -56,6 +62,60 @@ def test_litellm_routes_to_the_server_and_guards_other_models(
     assert found["no gate"].startswith("503 False") and "'steered'" in found["no gate"]  # noqa: PT018
     assert found["no server"].startswith("503 False")
     assert found["wrong key"].startswith("503 False") and "401" in found["wrong key"]  # noqa: PT018
+
+
+@pytest.fixture
+def proxy(settings: dict[str, Any], tmp_path: Path) -> Iterator[Any]:
+    """LiteLLM's proxy with the example's configuration; its other model is the server's tenant without a gate."""
+    import openai
+
+    shutil.copy(ROOT / "examples/integrations/litellm_guardrail.py", tmp_path)
+    config = yaml.safe_load((ROOT / "examples/integrations/litellm_config.yaml").read_text())
+    for model in config["model_list"]:
+        other = model["model_name"] == "gpt-audio"
+        options = {"api_base": settings["url"], "api_key": settings["key"]} if other else {"api_base": settings["url"]}
+        model["litellm_params"] |= {**options, "model": f"openai/{settings['model']}", "max_retries": 0}
+    config["guardrails"][0]["litellm_params"]["sarsteer_url"] = settings["url"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    port = free_port()
+    command = [str(Path(str(PROXY_PYTHON)).parent / "litellm"), "--config", "config.yaml", "--port", str(port)]
+    variables = {**os.environ, "SARSTEER_KEY": settings["gated"], "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    variables = {name: value for name, value in variables.items() if name != "PYTHONPATH"}
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, env=variables)
+    try:
+        for _ in range(3000):
+            assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health/liveliness", timeout=10).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=300)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.skipif(not PROXY_PYTHON, reason="run make test-litellm-proxy")
+def test_litellms_proxy_with_the_guardrail_and_the_route(
+    proxy: Any, requests: list[Messages], offline: Offline
+) -> None:
+    import openai
+
+    opened = [offline.answer("gated", one).opened for one in requests[:4]]
+    assert set(opened) == {True, False}
+    for messages, harmful in zip(requests, opened, strict=False):
+        for model, tenant in (("voice", "gated"), ("gpt-audio", "strong")):
+            if harmful:
+                with pytest.raises(openai.BadRequestError, match="I am sorry, but I cannot help"):
+                    proxy.chat.completions.create(model=model, messages=messages, max_tokens=TOKENS)
+                continue
+            whole = proxy.chat.completions.create(model=model, messages=messages, max_tokens=TOKENS)
+            assert whole.choices[0].message.content == offline.answer(tenant, messages).text
+            stream = proxy.chat.completions.create(model=model, messages=messages, max_tokens=TOKENS, stream=True)
+            pieces = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
+            assert "".join(pieces) == whole.choices[0].message.content
 
 
 @needs_other_python

@@ -18,6 +18,7 @@ from sarsteer.server.policy import make_tenant
 from sarsteer.server.slots import compact
 from sarsteer.server.tenant import Tenant
 from sarsteer.steering.hooks import DELTA
+from sarsteer.steering.installation import Installation
 from sarsteer.steering.strength import Strength
 from tests.server.conftest import QUESTION
 
@@ -149,6 +150,71 @@ def test_a_loop_whose_decode_step_is_not_steered_is_refused(
 
     monkeypatch.setattr(Decoding, "_decode", unhooked)
     with pytest.raises(SteeringError, match="decoder layer 2"):
+        engine.prove_again(tenants)
+    monkeypatch.undo()
+    engine.prove_again(tenants)
+
+
+MIXES = {
+    "no gate": [(0.2, False), (0.0, False), (0.5, False), (0.05, False)],  # 0 is undefended
+    "gate": [(0.5, True), (0.0, True), (0.1, True), (0.3, True)],
+}
+
+
+@pytest.mark.parametrize("joins", [True, False])
+@pytest.mark.parametrize("mix", MIXES)
+def test_rows_of_different_strengths_get_the_answers_that_they_get_alone(
+    engine: Engine,
+    steering: sarsteer.Steering,
+    conversations: list[Any],
+    mix: str,
+    joins: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine, "joins", joins)
+    strengths = [steering.resolve(Strength(alpha, gate=gate)) for alpha, gate in MIXES[mix]]
+    # other vectors, too: half of each layer's, and none ablated
+    strengths[0] = steering.resolve(Strength(0.4, k=0, layer_weights=(0.5,) * 8, gate=MIXES[mix][0][1]))
+    tenants = [Tenant(str(number), one, steering, "s") for number, one in enumerate(strengths)]
+    jobs = [
+        jobs_of(tenants[number % len(tenants)], conversations)[number // 2] for number in range(2 * len(conversations))
+    ]
+    expected = []
+    for job, _ in jobs:
+        events: list[Any] = []
+        engine.answer([Job(job.tenant, job.conversation, job.max_tokens, events.append)])
+        expected.append([seen(events), [event.decision for event in events if isinstance(event, Started)]])
+    assert len({str(one) for one in expected}) > len(conversations)  # strengths change answers
+    if joins:
+        joining(engine, jobs)
+    else:
+        engine.answer([job for job, _ in jobs])
+    for (job, events), (answers, decisions) in zip(jobs, expected, strict=True):
+        assert seen(events) == answers
+        for event, decision in zip([one for one in events if isinstance(one, Started)], decisions, strict=True):
+            assert (event.decision is None) == (decision is None)
+            if decision is not None:
+                assert event.decision.strength == job.tenant.strength.alpha * event.decision.opening
+                assert event.decision.strength == decision.strength
+    handle = engine._handle
+    assert handle is not None
+    assert all(getattr(layer, DELTA).ndim == 1 for layer in engine.model.decoder_layers)
+    assert torch.equal(
+        torch.stack([getattr(layer, DELTA) for layer in engine.model.decoder_layers]), handle.strength.deltas
+    )
+
+
+def test_rows_that_are_not_steered_by_their_own_vectors_are_refused(
+    engine: Engine, steering: sarsteer.Steering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Installation.write
+
+    def swapped(self: Installation, deltas: torch.Tensor) -> None:
+        write(self, deltas if deltas.ndim == 2 else deltas.flip(1))
+
+    tenants = [tenant_of(steering, "gated"), tenant_of(steering, "strong")]
+    monkeypatch.setattr(Installation, "write", swapped)
+    with pytest.raises(SteeringError, match="did not steer exactly"):
         engine.prove_again(tenants)
     monkeypatch.undo()
     engine.prove_again(tenants)

@@ -176,6 +176,9 @@ class Recorder:
         self.batches: list[list[Job]] = []
         self.go = threading.Event()
 
+    def key(self, tenant: Tenant) -> Any:
+        return tenant.strength_key
+
     def answer(self, jobs: list[Job], more: Any = None) -> None:
         self.batches.append(jobs)
         self.go.wait(60)
@@ -263,6 +266,29 @@ def test_requests_join_until_another_tenant_is_steered_otherwise(tenants: dict[s
         while sum(map(len, recorder.batches)) < 4:
             time.sleep(0.01)
         assert recorder.batches == [[first], [large, small], [other]]
+    finally:
+        recorder.go.set()
+        scheduler.stop()
+
+
+def test_tenants_with_one_gate_share_batches(tenants: dict[str, Tenant]) -> None:
+    class Mixing(Recorder):
+        def key(self, tenant: Tenant) -> Any:
+            return tenant.gate_key
+
+    recorder = Mixing()
+    scheduler = scheduled(recorder, Limits(batch=4, queue=24), tenants)
+    try:
+        jobs = {}
+        for number, name in enumerate(("weak", "weak", "strong", "gated", "strong")):
+            jobs[number], _ = job(tenants[name], [])
+            scheduler.submit(jobs[number], scheduler.reserve(tenants[name]))
+            while not recorder.batches:
+                time.sleep(0.01)
+        recorder.go.set()
+        while sum(map(len, recorder.batches)) < 5:
+            time.sleep(0.01)
+        assert recorder.batches == [[jobs[0]], [jobs[1], jobs[2], jobs[4]], [jobs[3]]]
     finally:
         recorder.go.set()
         scheduler.stop()

@@ -6,28 +6,38 @@ import asyncio
 import re
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from markupsafe import escape
 
 import sarsteer
+from sarsteer.audio import load_clip
 from sarsteer.data.pairs import Pairs
 from sarsteer.errors import AudioError, CalibrationError, SarsteerError, SteeringError
 from sarsteer.report.style import embedded_style, page_style
 from sarsteer.server.limits import Limits
 from sarsteer.steering.gate.gate import Gate
+from sarsteer.studio.answering import View, answer
 from sarsteer.studio.charts import parts_chart, projection_chart, score_scale
-from sarsteer.studio.choice import Choice, defaults, ranges
+from sarsteer.studio.choice import Artifact, Choice, defaults, ranges
 from sarsteer.studio.examples import copy_examples, example_items
 from sarsteer.studio.own_clips import own_benign, own_pairs
 from sarsteer.studio.panels import answer_panel, explanation, failed_panel
 from sarsteer.studio.protection import Protection, host_name
 from sarsteer.studio.reading import GateReading, gate_parts, read_layers
 from sarsteer.studio.run import check_access, read_auth
+from sarsteer.studio.streams import merged
 from sarsteer.studio.uploads import only_uploads, read_upload
+from sarsteer.studio.visit import Visit
+from sarsteer.studio.worker import StudioSettings, Worker
+from tests.studio.conftest import TOKENS, Offline
+
+SIDES = ("undefended", "defended")
 
 
 def run(coroutine: Any) -> Any:
@@ -229,3 +239,68 @@ def test_wrong_options_are_one_line(options: list[str], says: str, capsys: pytes
     shown = capsys.readouterr().err
     assert says in shown
     assert shown.count("\n") == 1
+
+
+def test_both_answers_are_generated_side_by_side(
+    embedded: sarsteer.AudioLanguageModel, steering: sarsteer.Steering, offline: Offline, clip: Path
+) -> None:
+    file = Artifact(steering, "s")
+
+    async def views_of(choice: Choice) -> list[View]:
+        errors: list[Exception] = []
+        settings = StudioSettings("toy", lambda: embedded, file, Limits(tokens=TOKENS))
+        worker = Worker(settings, lambda: None, errors.append)
+        worker.start()
+        try:
+            while not worker.scheduler.ready:
+                assert not errors
+                await asyncio.sleep(0.02)
+            visit = Visit("one", file)
+            visit.use_clip(load_clip(clip))
+            return [view async for view in answer(worker, visit, choice)]
+        finally:
+            worker.stop()
+            if worker.scheduler.engine is not None:
+                worker.scheduler.engine.detach()
+
+    for gated in (False, True):
+        views = run(views_of(Choice(0.3, 10, 1.0, gated)))
+        shown = [(side, str(getattr(view, side))) for view in views for side in SIDES if getattr(view, side)]
+        order = [side for side, html in shown if re.search('class="words">[^<]+<span', html)]  # of growing answers
+        # neither side ends before the other one has begun
+        assert order.index("defended") < len(order) - 1 - order[::-1].index("undefended")
+        assert order.index("undefended") < len(order) - 1 - order[::-1].index("defended")
+        last = dict(shown)
+        for side, expected in (
+            ("undefended", offline.answer(clip, None)),
+            ("defended", offline.answer(clip, 0.3, gated)),
+        ):
+            assert f"{escape(expected)}</p>" in last[side]
+        assert views[-1].layers is not None
+
+
+def test_streams_are_merged_as_they_come() -> None:
+    async def counting(name: str, pauses: list[float], fails: bool = False) -> AsyncIterator[str]:
+        for number, pause in enumerate(pauses):
+            await asyncio.sleep(pause)
+            yield f"{name}{number}"
+        if fails:
+            raise SarsteerError("the end")
+
+    async def collect(*streams: AsyncIterator[str]) -> list[str]:
+        found: list[str] = []
+        try:
+            async for one in merged(streams):
+                found.append(one)
+        except SarsteerError as error:
+            found.append(str(error))
+        return found
+
+    async def both() -> list[list[str]]:
+        return [
+            await collect(),
+            await collect(counting("a", [0, 0.2]), counting("b", [0.1, 0.2])),
+            await collect(counting("a", [0, 60]), counting("b", [0.1], fails=True)),
+        ]
+
+    assert run(both()) == [[], ["a0", "b0", "a1", "b1"], ["a0", "b0", "the end"]]

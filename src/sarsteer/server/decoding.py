@@ -3,7 +3,7 @@
 transformers' ``generate`` decodes a batch from its first to its last token. Here a request joins as soon as a row is
 free: its prompt runs in a forward of its own, as ``generate`` would run it, and its keys and values join those of the
 rows that are being decoded. What the gate decided on each row is kept beside it, and written into the model before
-each step.
+each step. Each row is steered by its own tenant's strength.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from sarsteer.server.progress import begin
 from sarsteer.server.slots import Slots, compact
 from sarsteer.steering.handle import SteeringHandle
 from sarsteer.steering.proof import generate_two_tokens, probe_prompts
+from sarsteer.steering.rows import RowSteering
 
 _HARMLESS = {
     "bos_token_id",
@@ -61,11 +62,20 @@ class Decoding:
         handle: its steering, which stays as it is until the last row has left.
         size: the most rows.
         ends: tokens that end an answer.
+        steering: of each row; None for a probe, whose rows are steered by the proof.
 
     """
 
-    def __init__(self, model: AudioLanguageModel, handle: SteeringHandle, size: int, ends: Collection[int]) -> None:
+    def __init__(
+        self,
+        model: AudioLanguageModel,
+        handle: SteeringHandle,
+        size: int,
+        ends: Collection[int],
+        steering: RowSteering | None = None,
+    ) -> None:
         self._model, self._handle, self._size, self._ends = model, handle, size, ends
+        self._steering = steering
         self._slots = Slots(size, model.device)
         self._rows: list[Row] = []
         self._tokens: list[torch.Tensor] = []  # prompt and answer of each row; only with a penalty on repetition
@@ -86,6 +96,7 @@ class Decoding:
     @torch.no_grad()
     def join(self, rows: Sequence[Row], prompts: Sequence[Prompt]) -> None:
         """Run the prompts, and report each row's first token."""
+        self._steer(rows)
         logits = self._prefill(prompts)
         begin(rows, self._handle, [len(prompt.input_ids) for prompt in prompts])
         self._rows += rows
@@ -96,6 +107,7 @@ class Decoding:
     @torch.no_grad()
     def step(self) -> None:
         """One more token of each row; rows that are done leave."""
+        self._steer(self._rows)
         self._newest = self._choose(range(len(self)), self._decode())
         self._leave()
 
@@ -105,6 +117,11 @@ class Decoding:
         first = self._prefill([Prompt([], row) for row in tokens])
         self._newest = first.argmax(dim=-1)
         return [first, self._decode()]
+
+    def _steer(self, rows: Sequence[Row]) -> None:
+        """Steer the rows of the next forward."""
+        assert self._steering is not None
+        self._steering.use([row.job.tenant.applied for row in rows])
 
     def _prefill(self, prompts: Sequence[Prompt]) -> torch.Tensor:
         self._handle.forget()
@@ -197,7 +214,7 @@ def prove(model: AudioLanguageModel, handle: SteeringHandle) -> bool:
         handle: its steering.
 
     Raises:
-        SteeringError: a layer is not steered exactly.
+        SteeringError: a layer is not steered exactly, or a row.
 
     """
     tokens = probe_prompts(model.module, rows=2)
@@ -206,6 +223,7 @@ def prove(model: AudioLanguageModel, handle: SteeringHandle) -> bool:
         return Decoding(model, handle, len(tokens), ()).probe(tokens)
 
     handle.prove(probe)
+    handle.prove_rows(probe)
     with handle.answering():
         ours = probe()
     theirs = generate_two_tokens(model.module, rows=len(tokens))

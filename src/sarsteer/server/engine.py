@@ -1,9 +1,13 @@
-"""The steered model: it proves the steering, and answers batches of requests. Everything here runs on one thread."""
+"""The steered model: it proves the steering, and answers batches of requests.
+
+Everything here runs on one thread, except that prompts of requests that will join are prepared in another one.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -18,11 +22,12 @@ from sarsteer.runtime.memory import is_out_of_memory
 from sarsteer.server.decoding import Decoding, can_join, groups, prove
 from sarsteer.server.errors import ApiError
 from sarsteer.server.job import Job, Row
+from sarsteer.server.preparation import Preparation
 from sarsteer.server.progress import Progress
 from sarsteer.server.sampling import ChosenTokens
 from sarsteer.server.tenant import Tenant
 from sarsteer.steering.handle import SteeringHandle, attach
-from sarsteer.steering.hooks import DELTA
+from sarsteer.steering.rows import RowSteering
 from sarsteer.steering.strength import ResolvedStrength
 
 log = logging.getLogger(__name__)
@@ -56,9 +61,12 @@ class Engine:
         self.batch = 1 if own_loop else batch
         self._flush, self._allow_other_model = flush, allow_other_model
         self._handle: SteeringHandle | None = None
-        self._proven = 0  # installation of hooks whose steering of `Decoding` is proven
+        self._proven = 0  # installation of hooks whose steering of rows and of `Decoding` is proven
         self.joins = can_join(model)
         """Whether requests can join others that are being answered; otherwise they form batches."""
+        self._preparing = ThreadPoolExecutor(1, thread_name_prefix="sarsteer-prompts")
+        self.mixes = self.batch > 1
+        """Whether requests of one gate that are steered differently can share a batch."""
         self.context: int | None = getattr(text_config(unwrap(model.module)), "max_position_embeddings", None)
 
     # ---- steering ------------------------------------------------------------------------------------------------
@@ -82,6 +90,10 @@ class Engine:
         self.detach()
         self.prove(tenants)
 
+    def key(self, tenant: Tenant) -> Hashable:
+        """Equal for tenants whose requests can share a batch."""
+        return tenant.gate_key if self.mixes else tenant.strength_key
+
     def detach(self) -> None:
         """Remove the steering. The next answer attaches and proves it again."""
         if self._handle is not None:
@@ -100,28 +112,32 @@ class Engine:
         elif self._handle.strength is not strength:
             self._handle.apply(strength)
         handle = self._handle
-        if self.joins and handle.installations != self._proven:  # `attach` and `apply` have proven `generate`
-            self.joins = prove(self.model, handle)
-            self._proven = handle.installations
-            if not self.joins:
+        if handle.installations != self._proven:  # `attach` and `apply` have proven `generate`
+            if self.mixes:
+                handle.prove_rows()
+            if self.joins and not prove(self.model, handle):
+                self.joins = False
                 log.warning("%s computes other logits in `generate`: requests form batches", self.model.name)
-        self._check(handle, strength)
+            self._proven = handle.installations
+        if handle.strength is not strength:
+            raise SteeringError("the model's steering is not the tenant's; nothing was answered")
+        with handle.by_row() as steering:
+            self._check(handle, steering)
         return handle
 
-    def _check(self, handle: SteeringHandle, strength: ResolvedStrength) -> None:
-        """Raise ``SteeringError`` unless what the hooks add is ``strength``."""
-        added = torch.stack([getattr(layer, DELTA).cpu() for layer in self.model.decoder_layers])
-        if not handle.attached or handle.strength is not strength or not torch.equal(added, strength.deltas):
+    def _check(self, handle: SteeringHandle, steering: RowSteering) -> None:
+        """Raise ``SteeringError`` unless the hooks add what was chosen."""
+        if not handle.attached or not steering.holds:
             raise SteeringError("the model's steering is not the tenant's; nothing was answered")
 
     # ---- answers -------------------------------------------------------------------------------------------------
 
     def answer(self, jobs: Sequence[Job], more: More = lambda free: []) -> None:
-        """Answer jobs with equal batch keys, and report to each; errors of one job do not reach the others.
+        """Answer jobs of tenants with equal keys, and report to each; errors of one job do not reach the others.
 
         Args:
             jobs: the first jobs.
-            more: returns jobs with the same batch key that join while others are answered, for a number of free rows.
+            more: returns jobs with the same key that join while others are answered, for a number of free rows.
                 Not called for models whose rows cannot join (``joins``).
 
         Raises:
@@ -154,36 +170,52 @@ class Engine:
     def _decode_all(self, handle: SteeringHandle, waiting: list[Entry], more: More) -> None:
         """Answer rows, and those that join, until none is left. If memory runs out, answer the rest in batches."""
         live: list[Entry] = []
-        strength = handle.strength
-        try:
-            decoding = Decoding(self.model, handle, self.batch, self._ends(self.model.generation_options({})))
-            with self.model.observed():
-                while True:
-                    if not waiting and decoding.free:
-                        waiting = self._rows_of(more(decoding.free))
-                    room, waiting = waiting[: decoding.free], waiting[decoding.free :]
-                    room = [entry for entry in room if not entry[0].done]
-                    live = [entry for entry in live if not entry[0].done] + room
-                    if room:
-                        self._check(handle, strength)
-                    for group in groups([prompt for _, prompt in room], self.model.device):
-                        decoding.join([room[i][0] for i in group], [room[i][1] for i in group])
-                        self._flush()
-                    if len(decoding):
-                        decoding.step()
-                        self._flush()
-                    elif not waiting:
-                        return
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            del decoding
+        with Preparation(self._preparing, self._rows_of) as preparation:
+            try:
+                self._decode_joining(handle, live, waiting, more, preparation)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            else:
+                return
+            waiting += preparation.take(wait=True)
         for row, _ in live:
             if not row.done and row.published:
                 row.job.fail(_out_of_memory())
         left = [(row.again(self._decode), prompt) for row, prompt in live if not row.done] + waiting
         for batch in self.model.batches([prompt for _, prompt in left], max(1, self.batch // 2)):
             self._generate(handle, [left[i] for i in batch])
+
+    def _decode_joining(
+        self,
+        handle: SteeringHandle,
+        live: list[Entry],
+        waiting: list[Entry],
+        more: More,
+        preparation: Preparation[Job, Entry],
+    ) -> None:
+        """Answer rows until none is left; ``live`` and ``waiting`` are updated in place."""
+        ends = self._ends(self.model.generation_options({}))
+        with handle.by_row() as steering:
+            decoding = Decoding(self.model, handle, self.batch, ends, steering)
+            while True:
+                if not waiting and decoding.free and not preparation.busy:
+                    preparation.start(more(decoding.free))
+                if not waiting:
+                    waiting += preparation.take(wait=not len(decoding))
+                room = [entry for entry in waiting[: decoding.free] if not entry[0].done]
+                live[:] = [entry for entry in live if not entry[0].done] + room
+                del waiting[: decoding.free]
+                if room:
+                    self._check(handle, steering)
+                for group in groups([prompt for _, prompt in room], self.model.device):
+                    decoding.join([room[i][0] for i in group], [room[i][1] for i in group])
+                    self._flush()
+                if len(decoding):
+                    decoding.step()
+                    self._flush()
+                elif not waiting and not preparation.busy:
+                    return
 
     def _prepared(self, jobs: list[Job]) -> list[tuple[Job, Prompt]]:
         """The jobs whose prompts can be written, with them; the others have failed."""
@@ -252,7 +284,8 @@ class Engine:
         progress = Progress(
             handle, rows, [len(prompt.input_ids) for prompt in prompts], self._ends(options), self._flush
         )
-        with self.model.observed():
+        with handle.by_row() as steering:
+            steering.use([row.job.tenant.applied for row in rows])
             self.model.generate_tokens(
                 self.model.collate(prompts),
                 max_new_tokens=max(row.job.max_tokens for row in rows),

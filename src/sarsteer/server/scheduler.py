@@ -1,8 +1,8 @@
 """Who is answered when: a bounded queue, turns between tenants, and one thread that runs the model.
 
-Each tenant has a queue. A batch begins with the next tenant in turn, and takes requests of all tenants that are steered
-alike, in turns. Requests that arrive meanwhile join it as soon as rows are free, if the engine can do that, until a
-tenant that is steered otherwise waits: then the batch ends, which ``max_tokens`` bounds, and the next one begins.
+Each tenant has a queue. A batch begins with the next tenant in turn, and takes requests of all tenants with the same
+gate (``Engine.key``), in turns. Requests that arrive meanwhile join it as soon as rows are free, if the engine can do
+that, until a tenant that cannot share it waits: then the batch ends, which ``max_tokens`` bounds, and the next begins.
 """
 
 from __future__ import annotations
@@ -221,26 +221,26 @@ class Scheduler:
                     return
 
     def _pick(self, engine: Engine) -> list[Job]:
-        """The next batch: the jobs of the tenant whose turn it is, and of those that are steered alike."""
+        """The next batch: the jobs of the tenant whose turn it is, and of those that can share it."""
         with self._changed:
             for name in [name for name, queue in self._waiting.items() if not queue]:
                 del self._waiting[name]
             if not self._waiting:
                 return []
             first = next(iter(self._waiting))
-            return self._take(self._waiting[first][0][0].tenant.batch_key, engine.batch)
+            return self._take(engine, engine.key(self._waiting[first][0][0].tenant), engine.batch)
 
-    def _joining(self, key: Hashable, free: int) -> list[Job]:
+    def _joining(self, engine: Engine, key: Hashable, free: int) -> list[Job]:
         """Jobs that join the batch with this key."""
         with self._changed:
             heads = [queue[0][0] for queue in self._waiting.values() if queue]
-            if not heads or self._stopping or self._calls or any(job.tenant.batch_key != key for job in heads):
+            if not heads or self._stopping or self._calls or any(engine.key(job.tenant) != key for job in heads):
                 return []
             if heads[0].n > free and free < self._limits.batch:  # others must not take its rows one by one
                 return []
-            return self._take(key, free)
+            return self._take(engine, key, free)
 
-    def _take(self, key: Hashable, rows: int) -> list[Job]:
+    def _take(self, engine: Engine, key: Hashable, rows: int) -> list[Job]:
         """The next jobs with this key, in turns between tenants, for a number of free rows; at least one."""
         for name in [name for name, queue in self._waiting.items() if not queue]:
             del self._waiting[name]
@@ -252,7 +252,7 @@ class Scheduler:
         while more:
             more = False
             for queue in (self._waiting[name] for name in order):
-                if not queue or queue[0][0].tenant.batch_key != key or (jobs and queue[0][0].n > rows):
+                if not queue or engine.key(queue[0][0].tenant) != key or (jobs and queue[0][0].n > rows):
                     continue
                 job, place = queue.popleft()
                 place.release()
@@ -262,14 +262,14 @@ class Scheduler:
 
     def _answer(self, engine: Engine, jobs: list[Job]) -> bool:
         begin = time.monotonic()
-        key = jobs[0].tenant.batch_key
+        key = engine.key(jobs[0].tenant)
         total = self._running = sum(job.n for job in jobs)
         alive = True
 
         def more(free: int) -> list[Job]:
             nonlocal total
             self._running = engine.batch - free
-            joining = self._joining(key, free)
+            joining = self._joining(engine, key, free)
             jobs.extend(joining)
             count = sum(job.n for job in joining)
             total, self._running = total + count, self._running + count

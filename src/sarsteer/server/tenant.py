@@ -47,8 +47,13 @@ class Tenant:
         return self.strength.with_alpha(0.0) if self.shadow else self.strength
 
     @cached_property
-    def batch_key(self) -> Hashable:
-        """Equal for tenants whose requests can share a forward."""
+    def gate_key(self) -> Hashable:
+        """Equal for tenants whose requests are judged by the same gate; None without one."""
+        return None if self.applied.gate is None else self.applied.gate.digest
+
+    @cached_property
+    def strength_key(self) -> Hashable:
+        """Equal for tenants whose requests are steered alike."""
         return self.applied.digest, self.applied.alpha
 
     @cached_property

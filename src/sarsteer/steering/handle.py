@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -19,7 +20,8 @@ from sarsteer.steering.gate.hooks import GateState
 from sarsteer.steering.gate.proof import prove_gate
 from sarsteer.steering.hooks import DELTA
 from sarsteer.steering.installation import Installation
-from sarsteer.steering.proof import Probe, prove
+from sarsteer.steering.proof import ROW_FACTORS, Probe, generate_two_tokens, prove
+from sarsteer.steering.rows import RowSteering
 from sarsteer.steering.strength import ResolvedStrength
 from sarsteer.steering.turns import Turns
 
@@ -65,6 +67,8 @@ class SteeringHandle:
         self._batch: list[Decision] | None = None  # of the batch that is being answered
         self._answered: tuple[int, list[Decision]] = (-1, [])  # prefills after a call, and the call's decisions
         self._installations = 0
+        self._rows: RowSteering | None = None  # while a call answers rows of different strengths
+        self._rows_proven = 0  # the installation for which `prove_rows` succeeded
         self._installation = self._install()
 
     # ---- strength ------------------------------------------------------------------------------------------------
@@ -147,17 +151,21 @@ class SteeringHandle:
             SteeringError: a layer is not steered exactly.
 
         """
-        with self._turns.change():
-            self._check_attached()
-            write, state, gate = self._installation.write, self._state, self.gate
-            try:
-                if state is not None:
-                    state.write(None)
-                prove(self._module, self._layers, write, probe)
-                if state is not None and gate is not None:
-                    prove_gate(self._module, self._layers, write, state, gate, probe)
-            finally:
-                self._use(self._strength)
+        self._prove(probe)
+
+    def prove_rows(self, probe: Probe | None = None) -> None:
+        """Prove that the rows of a batch can be steered differently (``by_row``). The strength stays the same.
+
+        Args:
+            probe: as in ``prove``, of two different rows; transformers' ``generate`` by default.
+
+        Raises:
+            SteeringError: a row is not steered exactly.
+
+        """
+        self._rows_proven = 0
+        self._prove(probe or (lambda: generate_two_tokens(self._module, rows=len(ROW_FACTORS))), ROW_FACTORS)
+        self._rows_proven = self._installations
 
     def suspend(self) -> None:
         """Add zeros and decide nothing until the next ``apply``; the proven hooks stay."""
@@ -176,6 +184,19 @@ class SteeringHandle:
 
     def __exit__(self, *_: object) -> None:
         self.remove()
+
+    def _prove(self, probe: Probe, factors: torch.Tensor | None = None) -> None:
+        with self._turns.change():
+            self._check_attached()
+            write, state, gate = self._installation.write, self._state, self.gate
+            try:
+                if state is not None:
+                    state.write(None)
+                prove(self._module, self._layers, write, probe, factors)
+                if state is not None and gate is not None:
+                    prove_gate(self._module, self._layers, write, state, gate, probe, factors)
+            finally:
+                self._use(self._strength)
 
     def _use(self, strength: ResolvedStrength) -> None:
         self._strength = strength
@@ -239,6 +260,30 @@ class SteeringHandle:
         """
         with self._turns.answer(alone=self._state is not None):
             yield
+
+    @contextmanager
+    def by_row(self) -> Iterator[RowSteering]:
+        """``answering``, for a call that steers each row of its batches by a strength of its own.
+
+        All strengths have the gate in force. Afterwards all rows are steered by ``strength`` again. Calls of other
+        threads are refused meanwhile.
+
+        Raises:
+            SteeringError: another thread is answering, or this one does so by row.
+
+        """
+        with self._turns.answer(alone=True):
+            self._check_attached()
+            if self._rows is not None:
+                raise SteeringError("this call steers its rows already; end it first")
+            proven = self._rows_proven == self._installations
+            self._rows = RowSteering(self._installation, self._strength, proven=proven)
+            try:
+                yield self._rows
+            finally:
+                self._rows = None
+                if self.attached:
+                    self._installation.write(self._strength.deltas)
 
     def forget(self) -> None:
         """Discard the gate's decisions before a custom loop runs a prefill: until it decides, all is steered."""
@@ -306,4 +351,9 @@ class SteeringHandle:
     def _newest(self) -> list[Decision]:
         """The decisions on the newest prefill's rows."""
         assert self._state is not None
-        return self._state.decisions(0.0 if self._strength.shadow else self.alpha)
+        if self._rows is None:
+            return self._state.decisions(0.0 if self._strength.shadow else self.alpha)
+        decisions, alphas = self._state.decisions(1.0), self._rows.alphas
+        if len(decisions) != len(alphas):
+            raise SteeringError(f"the gate decided on {len(decisions)} rows, {len(alphas)} are steered")
+        return [replace(one, strength=alpha * one.opening) for one, alpha in zip(decisions, alphas, strict=True)]

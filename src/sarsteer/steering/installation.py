@@ -51,6 +51,7 @@ class Installation:
         self._module: Any = unwrap(module)
         self._layers = layers
         self._undo: list[Callable[[], None]] = []
+        self._shared: dict[int, torch.Tensor] = {}  # buffers [D] of layers whose rows are steered differently
         self.state: gate_hooks.GateState | None = None
         try:
             if gate is not None:
@@ -73,10 +74,21 @@ class Installation:
         return gate is None or (self.state is not None and self.state.takes(gate))
 
     def write(self, deltas: torch.Tensor) -> None:
-        """Set what the hooks add: ``[L, D]``."""
-        for layer, delta in zip(self._layers, deltas, strict=True):
+        """Set what the hooks add: ``[L, D]`` for all rows, in place, or ``[L, B, D]`` row by row."""
+        for index, (layer, delta) in enumerate(zip(self._layers, deltas, strict=True)):
             buffer: torch.Tensor = getattr(layer, DELTA)
+            if delta.ndim > 1:
+                self._shared.setdefault(index, buffer)
+                setattr(layer, DELTA, delta.to(buffer.device, torch.float32))
+                continue
+            if index in self._shared:
+                buffer = self._shared.pop(index)
+                setattr(layer, DELTA, buffer)
             buffer.copy_(delta)
+
+    def written(self) -> torch.Tensor:
+        """What the hooks add, on the CPU: ``[L, D]`` or ``[L, B, D]``."""
+        return torch.stack([getattr(layer, DELTA).cpu() for layer in self._layers])
 
     def remove(self) -> None:
         """Restore the model. Safe to call twice."""

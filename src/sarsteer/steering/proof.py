@@ -20,6 +20,8 @@ from sarsteer.steering.hooks import DELTA
 
 _PROBE_TOKENS = 3
 STEPS = ("prefill", "decode step")
+ROW_FACTORS = torch.tensor([[1.0], [-0.5]])
+"""What the marks of two rows are multiplied by to prove that rows are steered differently; exact in bfloat16."""
 
 Probe = Callable[[], list[torch.Tensor]]
 """Generates two tokens, a prefill and a decode step, and returns the logits of each."""
@@ -31,18 +33,21 @@ def prove(
     layers: Sequence[nn.Module],
     write: Callable[[torch.Tensor], None],
     probe: Probe | None = None,
+    factors: torch.Tensor | None = None,
 ) -> None:
     """Raise ``SteeringError`` unless every layer's hook steers a prefill and a decode step of ``module``.
 
     Args:
         module: the model, as its user calls it.
         layers: its decoder layers, with the hooks.
-        write: sets what the hooks add, ``[L, D]``.
+        write: sets what the hooks add, ``[L, D]``, or ``[L, B, D]`` with ``factors``.
         probe: generates two tokens for a model with its own decoding loop; transformers' ``generate`` by default.
+        factors: ``[B, 1]``: proves that the rows of a batch are steered differently, by what is added times these. The
+            probe then has B rows.
 
     """
-    probe = probe or (lambda: generate_two_tokens(module))
-    marks = known_marks(layers)
+    probe = probe or (lambda: generate_two_tokens(module, rows=1 if factors is None else len(factors)))
+    marks = known_marks(layers, factors)
     compiled = is_compiled(module)
     try:
         write(marks)
@@ -65,14 +70,15 @@ def is_compiled(module: nn.Module) -> bool:
     return any(hasattr(p, "_orig_mod") or getattr(p, "_compiled_call_impl", None) is not None for p in parts)
 
 
-def known_marks(layers: Sequence[nn.Module]) -> torch.Tensor:
-    """``[L, D]``: what the hooks add during a proof, instead of the vectors.
+def known_marks(layers: Sequence[nn.Module], factors: torch.Tensor | None = None) -> torch.Tensor:
+    """``[L, D]``, or ``[L, B, D]`` with ``factors``: what the hooks add during a proof, instead of the vectors.
 
     The values are exact in bfloat16, differ between layers, and alternate in sign so that no norm cancels them.
     """
-    signs = torch.ones(getattr(layers[0], DELTA).shape[0])
+    signs = torch.ones(getattr(layers[0], DELTA).shape[-1])
     signs[::2] = -1
-    return torch.stack([signs * (1 + index % 8) / 8 for index in range(len(layers))])
+    marks = torch.stack([signs * (1 + index % 8) / 8 for index in range(len(layers))])
+    return marks if factors is None else marks[:, None] * factors
 
 
 LayerOutputs = list[list[torch.Tensor]]

@@ -21,6 +21,7 @@ class Turns:
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._answering: Counter[int] = Counter()  # calls by thread
+        self._alone: Counter[int] = Counter()  # those of them that exclude calls of other threads
         self._changing: Counter[int] = Counter()  # at most one thread
         self._waiting = 0  # changes that wait for answers
 
@@ -29,22 +30,27 @@ class Turns:
         """One answer, or one batch of answers.
 
         Args:
-            alone: whether the model remembers only one call's decisions, as with a gate.
+            alone: whether the model remembers only one call's decisions or rows, as with a gate.
 
         Raises:
-            SteeringError: ``alone``, and another thread is answering.
+            SteeringError: another thread is answering, and one of the two calls must be alone.
 
         """
         me = threading.get_ident()
         with self._condition:
             if not self._answering[me] and not self._changing[me]:
                 self._condition.wait_for(lambda: not self._waiting and not self._busy(self._changing, me))
-            if alone:
+            if alone or self._busy(self._alone, me):
                 self._check_alone(me)
             self._answering[me] += 1
+            self._alone[me] += alone
         try:
             yield
         finally:
+            with self._condition:
+                self._alone[me] -= alone
+                if not self._alone[me]:
+                    del self._alone[me]
             self._leave(self._answering, me)
 
     @contextmanager
@@ -82,7 +88,7 @@ class Turns:
     def _check_alone(self, me: int) -> None:
         if self._busy(self._answering, me):
             raise SteeringError(
-                "this gated model is answering another request, and remembers one call's decisions; make calls one "
+                "this model is answering another request, and remembers one call's decisions and rows; make calls one "
                 "after another, put them into one batch, or load the model once per thread"
             )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from sarsteer.studio.charts import parts_chart, projection_chart, score_scale
 from sarsteer.studio.choice import Choice
 from sarsteer.studio.panels import answer_panel, failed_panel, figure, page
 from sarsteer.studio.reading import GateReading, gate_parts, read_layers
+from sarsteer.studio.streams import merged
 from sarsteer.studio.visit import Superseded, Visit
 from sarsteer.studio.worker import Worker
 
@@ -83,7 +85,7 @@ async def _answer(worker: Worker, visit: Visit, choice: Choice, turn: int, *, fr
             ],
         }
     ]
-    plain, defended = worker.undefended(visit.name, artifact), None
+    defended: Tenant | None = None
     try:
         strength = choice.resolve(artifact.steering)
         if strength.weakness is not None:
@@ -91,13 +93,12 @@ async def _answer(worker: Worker, visit: Visit, choice: Choice, turn: int, *, fr
         defended = worker.tenant(visit.name, artifact, strength)
     except SarsteerError as error:
         yield View(defended=failed_panel(DEFENDED, error, "defended"))
-    jobs: list[tuple[Tenant, Inbox]] = []
+    plain = worker.undefended(visit.name, artifact, None if defended is None else defended.strength.gate)
+    tenants = [tenant for tenant in (plain if fresh else None, defended) if tenant is not None]
     try:
-        for tenant in (plain if fresh else None, defended):
-            if tenant is not None:
-                inbox: Inbox = asyncio.Queue()
-                visit.wait_for(worker.submit(tenant, conversation, inbox), inbox)
-                jobs.append((tenant, inbox))
+        queued = worker.submit(tenants, conversation)
+        for job, inbox in queued:
+            visit.wait_for(job, inbox)
         yield View(
             undefended=answer_panel(UNDEFENDED, "", kind="undefended") if fresh else None,
             defended=answer_panel(DEFENDED, "", kind="defended") if defended is not None else None,
@@ -105,8 +106,9 @@ async def _answer(worker: Worker, visit: Visit, choice: Choice, turn: int, *, fr
             layers="" if fresh else None,
         )
         decision: Decision | None = None
-        for tenant, inbox in jobs:
-            async for view, decided in _stream(visit, tenant, inbox, plain=tenant is plain):
+        streams = [_stream(visit, job.tenant, inbox, plain=job.tenant is plain) for job, inbox in queued]
+        async with aclosing(merged(streams)) as views:
+            async for view, decided in views:
                 decision = decided or decision
                 yield view
         if defended is not None and turn == visit.turn:

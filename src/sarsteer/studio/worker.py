@@ -14,13 +14,15 @@ from sarsteer.data.pairs import Pairs
 from sarsteer.messages import Message
 from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.server.engine import Engine
+from sarsteer.server.errors import ApiError
 from sarsteer.server.job import Job
 from sarsteer.server.limits import MIB, Limits
 from sarsteer.server.outbox import Inbox, Outbox
-from sarsteer.server.scheduler import Scheduler
+from sarsteer.server.scheduler import Place, Scheduler
 from sarsteer.server.tenant import Tenant
 from sarsteer.steering.artifact import Steering
 from sarsteer.steering.calibration import calibrate
+from sarsteer.steering.gate.gate import Gate
 from sarsteer.steering.strength import ResolvedStrength
 from sarsteer.studio.choice import Artifact
 
@@ -88,22 +90,43 @@ class Worker:
         return Tenant(name, strength, artifact.steering, artifact.name, expose="score")
 
     @staticmethod
-    def undefended(name: str, artifact: Artifact) -> Tenant:
-        """Whose requests are not steered: zeros are added, which change no bit."""
-        zeros = ResolvedStrength(torch.zeros_like(artifact.steering.refusal), 0.0)
-        return Tenant(name, zeros, artifact.steering, artifact.name)
+    def undefended(name: str, artifact: Artifact, gate: Gate | None) -> Tenant:
+        """Whose requests are not steered: zeros are added, which change no bit.
 
-    def submit(self, tenant: Tenant, conversation: list[Message], inbox: Inbox) -> Job:
-        """Queue one answer; its events come into ``inbox``.
-
-        Raises:
-            ApiError: the model is not ready, or the queue is full.
+        Args:
+            name: the visitor's.
+            artifact: the steering file.
+            gate: of the defended answer, which can then share a batch with this one. It decides, and changes nothing.
 
         """
-        place = self.scheduler.reserve(tenant)
-        job = Job(tenant, conversation, self.settings.limits.tokens, self._outbox.to(inbox), stream=True)
-        self.scheduler.submit(job, place)
-        return job
+        zeros = ResolvedStrength(torch.zeros_like(artifact.steering.refusal), 0.0, gate)
+        return Tenant(name, zeros, artifact.steering, artifact.name)
+
+    def submit(self, tenants: list[Tenant], conversation: list[Message]) -> list[tuple[Job, Inbox]]:
+        """Queue an answer for each of these tenants, together, so that they can share a batch.
+
+        Returns:
+            their jobs, and where the events of each come.
+
+        Raises:
+            ApiError: the model is not ready, or the queue is full. Nothing was queued.
+
+        """
+        places: list[Place] = []
+        queued: list[tuple[Job, Inbox]] = []
+        try:
+            for tenant in tenants:
+                places.append(self.scheduler.reserve(tenant))
+            for tenant, place in zip(tenants, places, strict=True):
+                inbox: Inbox = asyncio.Queue()
+                job = Job(tenant, conversation, self.settings.limits.tokens, self._outbox.to(inbox), stream=True)
+                self.scheduler.submit(job, place)
+                queued.append((job, inbox))
+        except ApiError:
+            for place in places:
+                place.release()
+            raise
+        return queued
 
     async def activations(self, tenants: list[Tenant], conversation: list[Message]) -> list[torch.Tensor]:
         """The activations ``[L, D]`` at the last prompt token, under each tenant."""

@@ -39,10 +39,11 @@ def prove_gate(
     state: GateState,
     gate: Gate,
     probe: Probe | None = None,
+    factors: torch.Tensor | None = None,
 ) -> None:
     """Raise ``SteeringError`` unless ``gate`` decides and the hooks follow it exactly; arguments as in ``prove``."""
     probe = probe or (lambda: generate_two_tokens(module, rows=2))
-    marks = known_marks(layers)
+    marks = known_marks(layers, factors)
     marks[: gate.layer + 1] = 0.0
     bare = gate.bare()  # without a distance limit, so that the threshold decides
     try:

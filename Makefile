@@ -38,12 +38,21 @@ lint: $(STAMP)
 test-vllm: $(STAMP) $(VLLM_STAMP)
 	OMP_NUM_THREADS=1 SARSTEER_EVALUATE_PYTHON=$(abspath $(BIN)/python) $(VLLM_VENV)/bin/python -m pytest tests/vllm
 
-# Voice frameworks and LiteLLM in an environment of their own: they pin protobuf and others
+# Voice frameworks and LiteLLM in an environment of their own: they pin protobuf and others. LiteLLM's proxy in another
+# one: newer versions of its extra need a package, litellm-proxy, that is not on every index.
 INTEGRATIONS_VENV := .venv-integrations
 INTEGRATIONS_STAMP := $(INTEGRATIONS_VENV)/.installed
+PROXY_VENV := .venv-litellm-proxy
+PROXY_STAMP := $(PROXY_VENV)/.installed
 
-test-integrations: $(STAMP) $(INTEGRATIONS_STAMP)
-	SARSTEER_INTEGRATIONS_PYTHON=$(abspath $(INTEGRATIONS_VENV)/bin/python) $(BIN)/python -m pytest tests/server/test_clients.py
+test-integrations: $(STAMP) $(INTEGRATIONS_STAMP) $(PROXY_STAMP)
+	SARSTEER_INTEGRATIONS_PYTHON=$(abspath $(INTEGRATIONS_VENV)/bin/python) \
+	SARSTEER_LITELLM_PROXY_PYTHON=$(abspath $(PROXY_VENV)/bin/python) $(BIN)/python -m pytest tests/server/test_clients.py
+
+$(PROXY_STAMP): constraints-litellm-proxy.txt
+	$(PYTHON) -m venv $(PROXY_VENV)
+	$(PROXY_VENV)/bin/pip install -q -c constraints-litellm-proxy.txt 'litellm[proxy]'
+	touch $@
 
 $(INTEGRATIONS_STAMP): constraints-integrations.txt
 	$(PYTHON) -m venv $(INTEGRATIONS_VENV)

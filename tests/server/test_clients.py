@@ -1,7 +1,7 @@
 """Other people's clients against a server: Inspect AI, Open WebUI's filter, a voice loop; LiteLLM, pipecat and LiveKit.
 
-The last three need an environment of their own: ``make test-integrations`` names its Python in
-``SARSTEER_INTEGRATIONS_PYTHON``.
+The last three need an environment of their own, and LiteLLM's proxy another one: ``make test-integrations`` names their
+Pythons in ``SARSTEER_INTEGRATIONS_PYTHON`` and ``SARSTEER_LITELLM_PROXY_PYTHON``.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def proxy(settings: dict[str, Any], tmp_path: Path) -> Iterator[Any]:
         process.wait()
 
 
-@pytest.mark.skipif(not PROXY_PYTHON, reason="run make test-litellm-proxy")
+@pytest.mark.skipif(not PROXY_PYTHON, reason="run make test-integrations")
 def test_litellms_proxy_with_the_guardrail_and_the_route(
     proxy: Any, requests: list[Messages], offline: Offline
 ) -> None:

@@ -15,6 +15,10 @@ from tests.studio.conftest import WAIT, Offline, Page, StudioProcess
 pytestmark = pytest.mark.slow
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "demo.json"
+RECORD_BOTH = """() => { window.both = []; const words = side => document.querySelector(`#${side} .words`);
+  for (const side of ["undefended", "defended"]) new MutationObserver(() => {
+    window.both.push(["undefended", "defended"].map(one => words(one)?.textContent ?? "")); })
+  .observe(document.querySelector(`#${side}`), {childList: true, subtree: true, characterData: true}); }"""
 RECORD = """() => { window.seen = []; const panel = document.querySelector("#defended");
   new MutationObserver(() => { const words = panel.querySelector(".words");
     if (words && window.seen.at(-1) !== words.textContent) window.seen.push(words.textContent); })
@@ -28,6 +32,7 @@ def test_an_uploaded_clip_is_answered_piece_by_piece(visitors: Any, offline: Off
     assert "s at 16000 Hz" in page.locator("#message").inner_text()
     assert page.locator("#clip button[aria-label=Play]").count() == 1  # it can be played
     page.evaluate(RECORD)
+    page.evaluate(RECORD_BOTH)
     visitor.answer()
     assert visitor.words("undefended") == offline.answer(clip, None)
     assert visitor.words("defended") == offline.answer(clip, 0.1)
@@ -35,6 +40,8 @@ def test_an_uploaded_clip_is_answered_piece_by_piece(visitors: Any, offline: Off
     growing = [text for text in pieces if text and text != "No answer yet."]
     assert len(set(growing)) > 2
     assert all(growing[-1].startswith(text) for text in growing)
+    # both answers have begun, and neither is complete: they stream side by side
+    assert any(all(len(text) > 1 and text.endswith("▍") for text in both) for both in page.evaluate("window.both"))
     assert "Steered at α 0.1" in page.locator("#defended").inner_text()
     assert "this request" in page.locator("#score").inner_text()
     assert page.locator("#layers svg").count() == 2

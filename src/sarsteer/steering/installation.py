@@ -79,7 +79,7 @@ class Installation:
             buffer: torch.Tensor = getattr(layer, DELTA)
             if delta.ndim > 1:
                 self._shared.setdefault(index, buffer)
-                setattr(layer, DELTA, delta.to(buffer.device, torch.float32))
+                setattr(layer, DELTA, delta.to(buffer.device, torch.float32, copy=True))  # never the caller's memory
                 continue
             if index in self._shared:
                 buffer = self._shared.pop(index)

@@ -1,6 +1,7 @@
 """Many clients at once, each answer compared: ``python -m benchmarks.server_load --clients 64 --seconds 300``.
 
-Starts a server with several tenants of the embedded model, or asks a running one (``--url``, ``--key``, ``--model``).
+Starts a server with several tenants of the embedded model or another one (``--model``, ``--steering``), or asks a
+running one (``--url``, ``--key``, ``--model``).
 Clients send spoken requests, some as streams, some of several turns; some leave early, some read slowly. Every
 answer must be that of a single client before the load: none may be wrong, mixed up, lost or unsteered. The expected
 answers of the server are compared with the model's in this process, if the server was started here. Prints one JSON
@@ -154,6 +155,7 @@ def main() -> None:
     parser.add_argument("--url", help="a running server, such as http://127.0.0.1:8000/v1")
     parser.add_argument("--key", default="none")
     parser.add_argument("--model", default="sarsteer-tiny")
+    parser.add_argument("--steering", help="steering file; calibrates the embedded model by default")
     arguments = parser.parse_args()
     pairs = sarsteer.load_pairs("sarsteer-tiny", "test")[:6]
     requests = [spoken(Path(clip)) for pair in pairs for clip in (pair.harmful.audio, pair.safe.audio)]
@@ -177,8 +179,12 @@ def _against(target: Target, requests: list[Messages], arguments: Any) -> dict[s
 
 def _started(requests: list[Messages], arguments: Any) -> dict[str, Any]:
     os.environ["OMP_NUM_THREADS"] = "1"
-    model = sarsteer.load_model("sarsteer-tiny", device="cpu")
-    steering = sarsteer.calibrate(model, sarsteer.load_pairs("sarsteer-tiny", "calibration")[:24])
+    name = arguments.model
+    model = sarsteer.load_model(name, device="cpu")
+    if arguments.steering:
+        steering = sarsteer.Steering.load(arguments.steering)
+    else:
+        steering = sarsteer.calibrate(model, sarsteer.load_pairs("sarsteer-tiny", "calibration")[:24])
     with tempfile.TemporaryDirectory() as folder:
         file = steering.save(Path(folder) / "steering.safetensors")
         policy = Path(folder) / "policy.yaml"
@@ -187,10 +193,10 @@ def _started(requests: list[Messages], arguments: Any) -> dict[str, Any]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        command = [sys.executable, "-m", "sarsteer", "serve", "sarsteer-tiny", "--engine", "transformers"]
+        command = [sys.executable, "-m", "sarsteer", "serve", name, "--engine", "transformers"]
         server = subprocess.Popen([*command, "--policy", str(policy), "--port", str(port)])
         try:
-            target = Target(f"http://127.0.0.1:{port}/v1", "sarsteer-tiny", {name: key(name) for name in TENANTS})
+            target = Target(f"http://127.0.0.1:{port}/v1", name, {tenant: key(tenant) for tenant in TENANTS})
             while server.poll() is None:
                 try:
                     urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=10).close()

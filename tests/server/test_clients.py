@@ -11,6 +11,7 @@ import base64
 import io
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -79,8 +80,10 @@ def proxy(settings: dict[str, Any], tmp_path: Path) -> Iterator[Any]:
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     port = free_port()
     command = [str(Path(str(PROXY_PYTHON)).parent / "litellm"), "--config", "config.yaml", "--port", str(port)]
-    variables = {**os.environ, "SARSTEER_KEY": settings["gated"], "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-    variables = {name: value for name, value in variables.items() if name != "PYTHONPATH"}
+    master = f"sk-{secrets.token_hex(32)}"
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    variables |= {"SARSTEER_KEY": settings["gated"], "LITELLM_MASTER_KEY": master}
+    variables |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # it would load prices from the network
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, env=variables)
     try:
@@ -91,7 +94,7 @@ def proxy(settings: dict[str, Any], tmp_path: Path) -> Iterator[Any]:
                 break
             except OSError:
                 time.sleep(0.1)
-        yield openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=300)
+        yield openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=master, max_retries=0, timeout=300)
     finally:
         process.kill()
         process.wait()

@@ -57,6 +57,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--instruction", default=INSTRUCTION)
     parser.add_argument("--max-new-tokens", type=int, default=24)
     parser.add_argument("--batch-size", type=int, default=20)
+    parser.add_argument("--max-wer", type=float, help="measure which clips are misheard; costs a transcript for each")
     parser.add_argument("--work", type=Path, default=Path("countermeasures"))
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args()
@@ -74,19 +75,21 @@ def main() -> None:
         "none": (plain, "none"),
         "always on": (plain, chosen.always),
         GATE: (plain, f"sarsteer:{chosen.strength},gate=on"),
+        "random gate": (plain, f"random-gate:{chosen.gates},{chosen.strength}"),
         "gate, --augment": (hardened, f"sarsteer:{chosen.strength},gate=on"),
         "two noised copies": (plain, f"agree:2,{chosen.strength}"),
-        "random gate": (plain, f"random-gate:{chosen.gates},{chosen.strength}"),
         "transcript": (plain, "guard:words"),
     }
+    named = {name: str(value) if isinstance(value, Path) else value for name, value in vars(chosen).items()}
+    cost, results = costs(chosen, model, rows), {}
     try:
-        results = {name: attacked(chosen, pool, name, *row) for name, row in rows.items()}
+        for name, row in rows.items():
+            results[name] = attacked(chosen, pool, name, *row)
+            found = {"arguments": named, "cost": cost, "rows": results}
+            chosen.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     finally:
         pool.close()
-    found = {"rows": results, "cost": costs(chosen, model, rows)}
-    named = {name: str(value) if isinstance(value, Path) else value for name, value in vars(chosen).items()}
-    chosen.out.write_text(json.dumps({"arguments": named, **found}, indent=1, ensure_ascii=False) + "\n")
-    print(table(found["rows"], found["cost"]))
+    print(table(results, cost))
 
 
 def calibrated(chosen: argparse.Namespace, model: Any, augment: tuple[str, ...]) -> Path:
@@ -121,12 +124,12 @@ def attacked(chosen: argparse.Namespace, pool: Pool, name: str, steering: Path, 
         instruction=chosen.instruction,
         max_new_tokens=chosen.max_new_tokens,
         batch_size=chosen.batch_size,
-        max_wer=0.5,
+        max_wer=chosen.max_wer,
         controls=False,
         loading={"dtype": "float32"},
     )
     rates: dict[str, Any] = {"defense": defense, "attacks": {}}
-    for row in attack_rows(run(plan, lambda *about: None, pool), 0.5):
+    for row in attack_rows(run(plan, lambda *about: None, pool), chosen.max_wer):
         at = rates["attacks"].setdefault(CLEAN if row.attack == CLEAN else chosen.attack[attacks.index(row.attack)], {})
         for key in ("asr", "asr_understood", "misheard", "rr_safe"):
             value = getattr(row, key)

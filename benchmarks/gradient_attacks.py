@@ -192,19 +192,33 @@ def cell(one: Any) -> str:
 def draw(records: dict[str, list[dict[str, Any]]], path: Path) -> None:
     from sarsteer.figure import BLUE, GRAY, GREEN, INK, ORANGE, new_figure, save_light_and_dark
 
-    figure, (axis,) = new_figure(1, 7.2, 3.8)
+    seeing = {run: rows for run, rows in records.items() if rows and not rows[0]["blind"]}
+    longest = max(rows[0]["budget"] for rows in seeing.values())
+    every = 10 * max(1, longest // 100)  # the real model is asked every 10 steps
+    figure, (axis,) = new_figure(1, 7.2, 3.6 + 0.2 * len(seeing))
     colors = (GRAY, BLUE, ORANGE, GREEN, INK)
-    for number, (run, rows) in enumerate(records.items()):
-        if rows and not rows[0]["blind"]:
-            steps = list(range(0, rows[0]["budget"] + 1, 10))
-            shares = [by_step(rows, step) for step in steps]
-            color, style = colors[number % len(colors)], "-" if number < len(colors) else "--"
-            label = f"{run.replace(' | ', ', ')} (n={len(rows)})"
-            axis.step(steps, [100 * one.value for one in shares], style, where="post", color=color, label=label)
-            low, high = ([100 * getattr(one, name) for one in shares] for name in ("low", "high"))
-            axis.fill_between(steps, low, high, step="post", color=color, alpha=0.08, linewidth=0)
-    axis.set(xlabel="gradient steps", ylabel="requests complied with, %", ylim=(0, 102))
-    axis.legend(fontsize=7, frameon=False, loc="lower right")
+    for number, (run, rows) in enumerate(seeing.items()):
+        steps = list(range(0, rows[0]["budget"] + 1, every))
+        shares = [by_step(rows, step) for step in steps]
+        apart = every * 0.06 * (number - (len(seeing) - 1) / 2)  # equal rates stay visible
+        axis.errorbar(
+            [step + apart for step in steps],
+            [100 * one.value for one in shares],
+            [
+                [100 * (one.value - one.low) for one in shares],
+                [100 * (one.high - one.value) for one in shares],
+            ],
+            color=colors[number % len(colors)],
+            linestyle="-" if number < len(colors) else "--",
+            marker="o",
+            markersize=4,
+            linewidth=1.2,
+            elinewidth=0.8,
+            label=f"{run.replace(' | ', ', ')} (n={len(rows)})",
+        )
+    axis.set(xlabel="gradient steps", ylabel="requests complied with, %", ylim=(-3, 103))
+    axis.set_xticks(range(0, longest + 1, every))
+    figure.legend(fontsize=8, frameon=False, loc="outside lower left")
     save_light_and_dark(figure, path)
 
 

@@ -18,7 +18,7 @@ from sarsteer import Steering
 from sarsteer.data.pairs import Pairs
 from sarsteer.defenses import DEFENSES, DefenseContext, build_defense
 from sarsteer.errors import AttackError, EvaluationError, SarsteerError
-from sarsteer.evaluation.attack_rows import attack_rows
+from sarsteer.evaluation.attack_rows import attack_rows, unreadable
 from sarsteer.evaluation.plan import EvaluationPlan, parse_plan
 from sarsteer.evaluation.results import Evaluation
 from sarsteer.evaluation.word_errors import errors_within
@@ -219,9 +219,28 @@ def test_a_target_with_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             run(api_plan(tmp_path / "hangs", server.url, served="hangs", loading={"budget": 2, "timeout": 0.2}))
 
 
+def test_a_failing_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A judge that is down stops the run; one that cannot be read leaves its rates open, and the table says so."""
+    from sarsteer.evaluation.run import run
+
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with running() as server:
+        judge = f"rubric:openai/%s,base_url={server.url},max_retries=0"
+        with pytest.raises(EvaluationError, match=r"no verdict.*503.*run the same command again"):
+            run(api_plan(tmp_path / "down", server.url, judges=(judge % "down",)))
+        results = run(api_plan(tmp_path / "garbage", server.url, judges=(judge % "garbage",)))
+    rows = attack_rows(results)
+    assert [row.asr for row in rows] == [None, None]
+    notes = unreadable(rows)
+    assert [note.subject for note in notes] == ["embedded, no attack, none", "embedded, noise:snr=20, none"]
+    assert "3 of 3 verdicts cannot be read" in notes[0].text
+    assert f"- {notes[1]}" in attack_markdown(results, rows)
+
+
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
+        ({"loading": {"timeout": 0.0}}, "timeout must be above 0 seconds, not 0"),
         ({"loading": {"budget": 0}}, "budget must be at least 1"),
         ({"loading": {"per_minute": -1.0}}, "rate must be above 0"),
         ({"attacks": ("nothing",)}, "unknown attack 'nothing'"),

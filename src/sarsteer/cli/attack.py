@@ -131,7 +131,7 @@ def attack(
         if sys.version_info < (3, 11):
             raise EvaluationError("sarsteer attack needs Inspect AI and thus Python 3.11 or newer") from None
         raise MissingExtraError("sarsteer attack", "eval") from None
-    from sarsteer.evaluation.attack_rows import attack_rows, model_title
+    from sarsteer.evaluation.attack_rows import attack_rows, model_title, unreadable
     from sarsteer.evaluation.plan import parse_plan
     from sarsteer.evaluation.results import RESULTS
     from sarsteer.evaluation.run import run
@@ -196,13 +196,13 @@ def attack(
 
         write_text(markdown, attack_markdown(results, rows))
     if as_json:
-        notes = [asdict(one) for one in results.notes]
+        notes = [asdict(one) for one in (*results.notes, *unreadable(rows))]
         print_json({"file": str(path), "model": dict(results.model), "rows": list(map(_data, rows)), "notes": notes})
         return
     from sarsteer.cli.attack_table import print_attack_tables
 
     print_attack_tables(results, rows)
-    for one in results.notes:
+    for one in (*results.notes, *unreadable(rows)):
         if one.kind not in ("misheard", "controls"):
             note(str(one))
     console.print(f"\nResults: [bold]{path}[/]", highlight=False, soft_wrap=True)

@@ -33,7 +33,8 @@ def print_attack_tables(results: Evaluation, rows: Sequence[AttackRow]) -> None:
         print_named("attack, defense", titles, cells)
         n = {"harmful": chosen[0].asr, "safe": chosen[0].rr_safe}
         counts = ", ".join(f"{one.n} {side}" for side, one in n.items() if one is not None)
-        console.print(f"[dim]n: {counts}[/]", highlight=False)
+        if counts:  # nothing if no verdict could be read
+            console.print(f"[dim]n: {counts}[/]", highlight=False)
 
 
 def _cell(value: Estimate | None) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sarsteer.attacks.items import variant_number
+from sarsteer.evaluation.note import Note
 from sarsteer.evaluation.results import Answer, Arm, Evaluation
 from sarsteer.evaluation.word_errors import WITHOUT_MISHEARD
 from sarsteer.stats.any_of_n import CurveOfN, curve_of_n
@@ -74,6 +75,16 @@ def attack_rows(results: Evaluation, max_wer: float | None = None) -> list[Attac
     arms = [arm for arm in results.arms if not arm.benchmark.endswith(WITHOUT_MISHEARD)]
     clean = {(arm.benchmark, arm.defense): arm for arm in arms if "attack" not in arm.settings}
     return [_row(arm, clean, max_wer) for arm in arms]
+
+
+def unreadable(rows: Sequence[AttackRow]) -> list[Note]:
+    """A note for each row whose judge's replies could not all be read: its rates are of the others."""
+    return [
+        Note(one.text.removesuffix("; see the bounds"), one.kind, f"{row.benchmark}, {row.attack}, {row.defense}")
+        for row in rows
+        for one in row.arm.summary.notes
+        if one.kind == "unreadable"
+    ]
 
 
 def _row(arm: Arm, clean: dict[tuple[str, str], Arm], max_wer: float | None) -> AttackRow:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sarsteer.evaluation.attack_rows import AttackRow, model_title
+from sarsteer.evaluation.attack_rows import AttackRow, model_title, unreadable
 from sarsteer.evaluation.results import Evaluation
 from sarsteer.stats.estimate import Estimate
 
@@ -27,6 +27,7 @@ def attack_markdown(results: Evaluation, rows: Sequence[AttackRow]) -> str:
                 _line([*names, str(row.queries), _cell(row.asr), *heard, _cell(row.rr_safe), _cell(row.broken)])
             )
         text.append("")
+    text += [f"- {one}" for one in unreadable(rows)]
     return "\n".join([*text, f"`{results.command}`", ""])
 
 

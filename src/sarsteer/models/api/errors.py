@@ -44,7 +44,8 @@ def explain(error: Exception, model: str, base_url: str, tries: int) -> str:
     if status == 429:
         if error.code == "insufficient_quota":
             return f"the account has no credit left (429: {reason}); add credit"
-        return f"the rate limit was hit in {times} (429: {reason}); wait, lower batch_size, or increase max_retries"
+        advice = "wait, lower batch_size or the rate, or increase max_retries"
+        return f"the rate limit was hit in {times} (429: {reason}); {advice}"
     if status >= 500:
         return f"the server failed in {times} ({status}: {reason}); try again later"
     return f"the server refuses the request ({status}): {reason}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -77,6 +78,8 @@ class ApiModel(LanguageModel):
             raise ModelError(f"{name}: the API key contains invalid characters; copy only the key")
         if audio_format not in AUDIO_FORMATS:
             raise ModelError(f"{name}: unknown audio_format {audio_format!r}; use {' or '.join(AUDIO_FORMATS)}")
+        if not (math.isfinite(timeout) and timeout > 0):
+            raise ModelError(f"{name}: timeout must be above 0 seconds, not {timeout:g}")
         self.allowance = Allowance(budget, per_minute)
         self.audio_format = audio_format
         self.token_limit_key = token_limit_key

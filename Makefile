@@ -10,7 +10,7 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo docs release-check test test-fast test-integrations test-vllm lint tiny small small-contract contract bench bench-evaluate bench-gate bench-intervals bench-server bench-vllm clean
+.PHONY: demo docs release-check test test-fast test-flower test-integrations test-vllm lint tiny small small-contract contract bench bench-evaluate bench-gate bench-intervals bench-server bench-vllm clean
 
 demo: $(STAMP)
 	$(BIN)/sarsteer demo
@@ -57,6 +57,20 @@ $(PROXY_STAMP): constraints-litellm-proxy.txt
 $(INTEGRATIONS_STAMP): constraints-integrations.txt
 	$(PYTHON) -m venv $(INTEGRATIONS_VENV)
 	$(INTEGRATIONS_VENV)/bin/pip install -q -c constraints-integrations.txt litellm livekit-agents livekit-plugins-openai pipecat-ai
+	touch $@
+
+# Flower in an environment of its own: it needs older versions of rich, typer, FastAPI and uvicorn, and Python 3.11
+FLOWER_PYTHON ?= python3.11
+FLOWER_VENV := .venv-flower
+FLOWER_STAMP := $(FLOWER_VENV)/.installed
+
+test-flower: $(STAMP) $(FLOWER_STAMP)
+	SARSTEER_FLOWER_PYTHON=$(abspath $(FLOWER_VENV)/bin/python) $(BIN)/python -m pytest tests/federated/test_flower.py
+
+$(FLOWER_STAMP): constraints-flower.txt pyproject.toml
+	test -x $(FLOWER_VENV)/bin/python || $(FLOWER_PYTHON) -m venv $(FLOWER_VENV)
+	$(FLOWER_VENV)/bin/pip install -q "torch==$$(sed -n 's/^torch==//p' constraints-flower.txt)"
+	$(FLOWER_VENV)/bin/pip install -q -c constraints-flower.txt "flwr[simulation]" -e ".[federated]"
 	touch $@
 
 bench-vllm: $(VLLM_STAMP)

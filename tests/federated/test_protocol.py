@@ -362,6 +362,50 @@ def test_sums_that_no_clips_can_have_are_left_out(words: Any, reason: str) -> No
     assert_same(steering, pool(plan.setting, [rows for name, rows in ROWS.items() if name != NAMES[2]]))
 
 
+class Disrupting(Site):
+    """A site that spoils its reply to one step."""
+
+    spoil: Any = None
+
+    def handle(self, message: Message) -> Message:
+        reply = super().handle(message)
+        return self.spoil(reply) if reply.step == message.step and reply.step == self.at else reply
+
+    at = ""
+
+
+@pytest.mark.parametrize(
+    ("step", "change"),
+    [
+        ("keys", {"keys": None}),
+        ("keys", {"keys": ["zz", "00"]}),
+        ("keys", {"signature": "00" * 64}),
+        ("shares", {"shares": {}}),
+        ("shares", {"shares": 3}),
+        ("survivors", {"signature": "no"}),
+        ("unmask", {"seeds": {}}),
+        ("unmask", "wrong shares"),
+    ],
+)
+def test_a_site_that_sends_nonsense_is_left_out_and_stops_nobody(step: str, change: Any) -> None:
+    plan = plan_of(KEYS, gate=False, min_sites=4)
+    sites = {name: Site(name, KEYS[name], plan, rows) for name, rows in ROWS.items()}
+    bad = Disrupting(NAMES[2], KEYS[NAMES[2]], plan, ROWS[NAMES[2]])
+
+    def spoil(reply: Message) -> Message:
+        if change == "wrong shares":
+            return Message(step, {kind: dict.fromkeys(of, "01" * 66) for kind, of in reply.values.items()})
+        return Message(step, {**reply.values, **change})
+
+    bad.at, bad.spoil = step, spoil
+    reports: list[str] = []
+    steering = Coordinator(plan, Loopback({**sites, NAMES[2]: bad}), NAMES, report=reports.append).run()
+    counted = step in ("survivors", "unmask")  # its sums arrived before
+    rest = [rows for name, rows in ROWS.items() if counted or name != NAMES[2]]
+    assert_same(steering, pool(plan.setting, [joined(*rest)], gate=False))
+    assert change == "wrong shares" or any("malformed or not signed" in line for line in reports) or counted
+
+
 def test_nan_huge_norms_and_too_few_sites() -> None:
     plan = plan_of(KEYS, min_sites=4)
     broken = ROWS[NAMES[0]].harmful.clone()

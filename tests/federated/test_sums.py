@@ -18,7 +18,7 @@ from sarsteer.steering.gate.nested import auroc as exact_auroc
 from sarsteer.steering.gate.samples import Samples
 from sarsteer.steering.pooled.artifact import local_setting, pool
 from sarsteer.steering.pooled.calibration import advance
-from sarsteer.steering.pooled.collect import collect
+from sarsteer.steering.pooled.collect import collect, collected
 from sarsteer.steering.pooled.counts import auroc, quantile
 from sarsteer.steering.pooled.detectors import detectors, distance
 from sarsteer.steering.pooled.rounds import BINS, RANGE, Query, answer, histogram, layout_of
@@ -133,6 +133,12 @@ def test_pooled_vectors_are_those_of_calibration(
     rows = collect(*arguments, batch_size=8, progress=lambda done, _: seen.append(done))
     again = collect(*arguments, progress=lambda done, _: seen.append(-done))  # complete: nothing is computed
     assert seen == [8, 16, 24]
+    stored = collected(folder)  # without the model
+    assert all(np.array_equal(getattr(stored, n), getattr(rows, n)) for n in ("harmful", "prompted", "safe"))
+    assert list(stored.pair_items) == list(rows.pair_items)
+    assert stored.benign.shape == (0, *rows.harmful.shape[1:])
+    with pytest.raises(CalibrationError, match="run sarsteer federate prepare"):
+        collected(folder / "missing")
     with pytest.raises(CalibrationError, match="another instruction"):
         collect(embedded, pairs, [], "Other.", REFUSAL_PROMPT, folder)
     parts = [

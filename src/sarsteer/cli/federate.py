@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sarsteer.data.pairs import Pairs
     from sarsteer.federated.plan import Plan
     from sarsteer.steering.artifact import Steering
+    from sarsteer.steering.pooled.setting import Rows
 
 app = typer.Typer(
     cls=Group,
@@ -178,6 +179,44 @@ def serve(
 
 
 @app.command(cls=Command)
+def prepare(
+    model: options.Model,
+    plan: Annotated[Path, typer.Option("--plan", help="Plan file, from a source that you trust.")],
+    pairs: _Pairs,
+    state: Annotated[Path, typer.Option("--state", help="Folder for activations, which stay here.")],
+    benign: _Benign = "none",
+    voices: options.Voices = None,
+    audio_root: options.AudioRoot = None,
+    limit: _Limit = None,
+    batch_size: _BatchSize = 16,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    revision: options.Revision = None,
+) -> None:
+    """Compute this site's activations only. join continues from them; a Flower node reads them."""
+    from sarsteer.federated.plan import Plan
+    from sarsteer.files import exclusive
+
+    agreed = Plan.load(plan)
+    chosen, others = _clips(pairs, benign, voices, audio_root, limit)
+    source = _model(model, device, dtype or agreed.fingerprint.dtype, revision)
+    agreed.check_model(source.fingerprint)
+    with exclusive(state):
+        _collect(source, agreed, chosen, others, state, batch_size)
+    note(f"{state}: activations of {len(chosen)} pairs and {len(others)} other safe requests")
+
+
+def _collect(source: Any, plan: Plan, pairs: Pairs, benign: list[Item], state: Path, batch_size: int) -> Rows:
+    from sarsteer.steering.pooled.collect import collect
+
+    with progress_bar() as report:
+        return collect(
+            source, pairs, benign, plan.instruction, plan.refusal_prompt, state / "activations",
+            batch_size=batch_size, progress=lambda done, total: report("Computing activations", done, total),
+        )  # fmt: skip
+
+
+@app.command(cls=Command)
 def join(
     url: Annotated[str, typer.Argument(help="Address of the server, https://HOST:PORT.")],
     model: options.Model,
@@ -206,18 +245,13 @@ def join(
     from sarsteer.federated.plan import Plan
     from sarsteer.federated.site import Site
     from sarsteer.files import exclusive
-    from sarsteer.steering.pooled.collect import collect
 
     agreed, identity = Plan.load(plan), Identity.load(key)
     chosen, others = _clips(pairs, benign, voices, audio_root, limit)
     source = _model(model, device, dtype or agreed.fingerprint.dtype, revision)
     agreed.check_model(source.fingerprint)
     with exclusive(state):
-        with progress_bar() as report:
-            rows = collect(
-                source, chosen, others, agreed.instruction, agreed.refusal_prompt, state / "activations",
-                batch_size=batch_size, progress=lambda done, total: report("Computing activations", done, total),
-            )  # fmt: skip
+        rows = _collect(source, agreed, chosen, others, state, batch_size)
         site = Site(name, identity, agreed, rows)
         result = run(url, site, identity, ca=ca, state=state, patience=patience, report=note)
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import ssl
 import time
@@ -37,7 +38,7 @@ def join(
         site: answers the steps.
         identity: the site's key, which signs requests.
         ca: the certificate that the server must have, or the authority's; by default the system's authorities.
-        state: a folder that lets a process that was started again continue.
+        state: a folder that lets a process that was started again continue. It holds the site's secrets of the round.
         patience: how long an unreachable server is tried again, in seconds.
         report: called with a line about what happens.
 
@@ -60,6 +61,9 @@ def join(
     except (OSError, ssl.SSLError) as error:
         raise FederationError(f"is not a certificate ({error})", place=str(ca)) from None
     token = _token(state)
+    memory = None if state is None else state / "site.safetensors"
+    if memory is not None and memory.exists():
+        site.restore(_read(memory))
     with httpx.Client(verify=context, timeout=httpx.Timeout(60.0, connect=10.0), trust_env=False) as client:
 
         def post(path: str, message: Message) -> tuple[int, Message | None]:
@@ -107,11 +111,31 @@ def join(
             if task.step == "done":
                 return dict(task.values)
             step, answer = number, site.handle(task)
+            if memory is not None:
+                _write(memory, site.state())
             if answer.step == "error":
                 report(f"step {task.step} was refused: {answer.values['message']}")
             if site.rounds != rounds:
                 rounds = site.rounds
                 report(f"round {rounds} of {site.plan.rounds} is done")
+
+
+def _read(memory: Path) -> Message:
+    try:
+        return Message.from_bytes(memory.read_bytes())
+    except (FederationError, OSError):
+        raise FederationError("is damaged; delete it", place=str(memory)) from None
+
+
+def _write(memory: Path, state: Message) -> None:
+    """Readable only by its owner: it holds secrets."""
+    temporary = memory.with_suffix(".tmp")
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(state.to_bytes())
+        os.replace(temporary, memory)
+    except OSError as error:
+        raise FederationError(f"cannot be written ({error.strerror})", place=str(memory)) from None
 
 
 def _token(state: Path | None) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import secrets
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,6 +15,7 @@ import numpy as np
 from sarsteer.errors import CalibrationError
 from sarsteer.federated import fixed_point, masking, privacy
 from sarsteer.federated.errors import FederationError
+from sarsteer.federated.identity import verify
 from sarsteer.federated.plan import Plan
 from sarsteer.federated.robust import outliers, problem_of
 from sarsteer.federated.wire import Message
@@ -25,6 +29,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Words = NDArray[np.uint64]
+
+
+_TRIES = 500
+"""Sets of shares that are tried for one secret."""
 
 
 class Transport(Protocol):
@@ -192,14 +200,27 @@ class Coordinator:
 
     def _masked(self, number: int, query: Query, layout: Layout, cohort: list[str]) -> tuple[list[str], Words] | None:
         """The sum over a cohort's survivors (Bonawitz and others, 2017, figure 4); None if too few are left."""
-        start = self._start("keys", number, query, secrets.token_bytes(16))
-        advertised = self._ask("keys", dict.fromkeys(cohort, start))
-        everyone = sorted(advertised)
+        attempt = secrets.token_bytes(16)
+        about = json.dumps([self._plan.digest, number, attempt.hex()]).encode()  # what sites sign
+
+        def signed(name: str, reply: Message, *parts: bytes) -> bool:
+            return verify(self._plan.sites[name], str(reply.values["signature"]), parts[0], about, *parts[1:])
+
+        advertised = self._ask("keys", dict.fromkeys(cohort, self._start("keys", number, query, attempt)))
+        keys: dict[str, tuple[list[str], str]] = {}
+        for name, reply in self._valid(
+            "keys", advertised, lambda name, reply: signed(name, reply, b"keys", *_pair(reply))
+        ):
+            keys[name] = ([key.hex() for key in _pair(reply)], str(reply.values["signature"]))
+        for name in _with_the_same(keys):  # other sites would refuse to go on with these
+            self._reasons[name] = "sent the same keys as another site"
+            del keys[name]
+        everyone = sorted(keys)
         if len(everyone) < 3:
             return self._too_few(everyone)
         threshold = self._plan.threshold(everyone)
-        keys = {name: (reply.values["keys"], reply.values["signature"]) for name, reply in advertised.items()}
         shared = self._ask("shares", dict.fromkeys(everyone, Message("shares", {"keys": keys})))
+        shared = dict(self._valid("shares", shared, lambda name, reply: _shares_for(reply, set(everyone) - {name})))
         if len(shared) < threshold:
             return self._too_few(shared)
         inboxes = {
@@ -214,13 +235,31 @@ class Coordinator:
         if len(survivors) < threshold:
             return self._too_few(survivors)
         agreed = self._ask("survivors", dict.fromkeys(survivors, Message("survivors", {"survivors": survivors})))
+        listed = json.dumps(survivors).encode()
+        agreed = dict(self._valid("survivors", agreed, lambda name, reply: signed(name, reply, b"survivors", listed)))
         if len(agreed) < threshold:
             return self._too_few(agreed)
         signatures = {name: reply.values["signature"] for name, reply in agreed.items()}
         revealed = self._ask("unmask", dict.fromkeys(agreed, Message("unmask", {"signatures": signatures})))
+        lost = set(shared) - set(survivors)
+        revealed = dict(self._valid("unmask", revealed, lambda _, reply: _secrets_of(reply, set(survivors), lost)))
         if len(revealed) < threshold:
             return self._too_few(revealed)
         return survivors, self._unmasked(masked, sorted(shared), keys, revealed, threshold, size(layout))
+
+    def _valid(
+        self, step: str, replies: Mapping[str, Message], check: Callable[[str, Message], bool]
+    ) -> Iterator[tuple[str, Message]]:
+        """Replies in the form that others rely on: one dishonest site must not end the round for all."""
+        for name, reply in replies.items():
+            try:
+                good = check(name, reply)
+            except (KeyError, TypeError, ValueError, AttributeError):
+                good = False
+            if good:
+                yield name, reply
+            else:
+                self._reasons[name] = f"sent a reply to {step!r} that is malformed or not signed by it"
 
     def _unmasked(
         self,
@@ -241,7 +280,14 @@ class Coordinator:
             }
             if len(shares) < threshold:
                 raise FederationError(f"too few shares of {name!r} to remove its mask")
-            return masking.join(dict(list(shares.items())[:threshold]))
+            problem: FederationError | None = None
+            for chosen in itertools.islice(itertools.combinations(shares.items(), threshold), _TRIES):
+                try:
+                    return masking.join(dict(chosen))
+                except FederationError as error:  # a site revealed a wrong share: others may suffice
+                    problem = error
+            assert problem is not None
+            raise problem
 
         total = np.zeros(length, np.uint64)
         for name, words in masked.items():
@@ -289,3 +335,30 @@ class Coordinator:
         return steering_of(
             pooled, plan.model, plan.fingerprint, plan.instruction, plan.refusal_prompt, {"federated": federated}
         )
+
+
+def _pair(reply: Message) -> tuple[bytes, bytes]:
+    """The two public keys of a site."""
+    channel, masks = (bytes.fromhex(key) for key in reply.values["keys"])
+    if len(channel) != 32 or len(masks) != 32:
+        raise ValueError("a public key has 32 bytes")
+    return channel, masks
+
+
+def _with_the_same(keys: Mapping[str, tuple[list[str], str]]) -> list[str]:
+    counts = Counter(tuple(publics) for publics, _ in keys.values())
+    return [name for name, (publics, _) in keys.items() if counts[tuple(publics)] > 1]
+
+
+def _shares_for(reply: Message, others: set[str]) -> bool:
+    shares = reply.values["shares"]
+    return set(shares) == others and all(bytes.fromhex(sealed) for sealed in shares.values())
+
+
+def _secrets_of(reply: Message, survivors: set[str], lost: set[str]) -> bool:
+    seeds, keys = reply.values["seeds"], reply.values["keys"]
+    return (
+        set(seeds) == survivors
+        and set(keys) == lost
+        and all(len(bytes.fromhex(share)) == masking.SHARE for share in (*seeds.values(), *keys.values()))
+    )

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     Words = NDArray[np.uint64]
 
 _PRIME = 2**521 - 1
-_SHARE = 66  # bytes of a number below the prime
+SHARE = 66
+"""Bytes of a share: a number below the prime."""
 
 
 def new_key() -> X25519PrivateKey:
@@ -98,7 +99,7 @@ def split(secret: bytes, threshold: int, places: list[int]) -> dict[int, bytes]:
         value = 0
         for coefficient in reversed(coefficients):
             value = (value * place + coefficient) % _PRIME
-        shares[place] = value.to_bytes(_SHARE, "big")
+        shares[place] = value.to_bytes(SHARE, "big")
     return shares
 
 

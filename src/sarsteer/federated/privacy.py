@@ -83,8 +83,16 @@ def deviations(layout: Layout, multiplier: float) -> Floats:
     return np.concatenate([np.full(int(np.prod(part.shape)), per_part * part.length) for part in layout.values()])
 
 
-def noise(layout: Layout, multiplier: float, sites: int) -> Floats:
-    """One site's share of the noise, if at least ``sites`` sites add theirs."""
-    generator = np.random.Generator(np.random.Philox(key=secrets.randbits(128)))
+def noise(layout: Layout, multiplier: float, sites: int, seed: int | None = None) -> Floats:
+    """One site's share of the noise, if at least ``sites`` sites add theirs.
+
+    Args:
+        layout: the parts of the sums.
+        multiplier: σ.
+        sites: the smallest number of sites.
+        seed: 128 secret random bits, to get the same noise again; by default from the operating system.
+
+    """
+    generator = np.random.Generator(np.random.Philox(key=secrets.randbits(128) if seed is None else seed))
     scale = deviations(layout, multiplier)
     return generator.standard_normal(len(scale)) * (scale / math.sqrt(sites))

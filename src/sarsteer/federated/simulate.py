@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sarsteer.data.manifest import Item
 from sarsteer.federated.coordinator import Coordinator
 from sarsteer.federated.identity import Identity
 from sarsteer.federated.plan import Plan
@@ -14,6 +16,9 @@ from sarsteer.federated.site import Site, Tamper
 from sarsteer.federated.wire import Message
 from sarsteer.steering.artifact import Steering
 from sarsteer.steering.pooled.setting import Rows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass
@@ -77,7 +82,7 @@ def keys_for(count: int) -> dict[str, Identity]:
 
 
 def unequal(rows: Rows, names: Sequence[str], seed: int = 0, only_safe: Collection[str] = ()) -> dict[str, Rows]:
-    """Share clips among sites: sizes from a Dirichlet distribution, skewed by topic, every clip at one site.
+    """Share clips among sites: sizes from a Dirichlet distribution, skewed by topic and voice, every clip at one site.
 
     Args:
         rows: all clips.
@@ -88,19 +93,30 @@ def unequal(rows: Rows, names: Sequence[str], seed: int = 0, only_safe: Collecti
     """
     generator = np.random.default_rng(seed)
     with_pairs = [name for name in names if name not in only_safe]
-    pairs: dict[str, list[int]] = {name: [] for name in names}
-    benign: dict[str, list[int]] = {name: [] for name in names}
-    topics = sorted({item.category or "" for item in rows.pair_items})
     size = generator.dirichlet(np.full(len(with_pairs), 2.0))
-    for topic in topics:  # each topic is at few sites
-        share = generator.dirichlet(0.5 + 4 * size * len(with_pairs))
-        for index, item in enumerate(rows.pair_items):
-            if (item.category or "") == topic:
-                pairs[with_pairs[int(generator.choice(len(with_pairs), p=share))]].append(index)
-    share = generator.dirichlet(np.full(len(names), 2.0))
-    for index in range(len(rows.benign_items)):
-        benign[names[int(generator.choice(len(names), p=share))]].append(index)
-    return {name: part(rows, pairs[name], benign[name]) for name in names}
+    pairs = _shared(rows.pair_items, with_pairs, size, generator)
+    others = _shared(rows.benign_items, names, generator.dirichlet(np.full(len(names), 2.0)), generator)
+    return {name: part(rows, pairs.get(name, []), others[name]) for name in names}
+
+
+def _shared(
+    items: Sequence[Item], names: Sequence[str], size: NDArray[np.float64], generator: np.random.Generator
+) -> dict[str, list[int]]:
+    """Indices of the items of each site: most clips of a topic, and of a voice, are at few sites."""
+    found: dict[str, list[int]] = {name: [] for name in names}
+
+    def tastes(values: set[str]) -> dict[str, NDArray[np.float64]]:
+        return {value: generator.dirichlet(np.full(len(names), 0.5)) + 0.02 for value in sorted(values)}
+
+    topics, voices = tastes({item.category or "" for item in items}), tastes({_voice(item) for item in items})
+    for index, item in enumerate(items):
+        share = size * topics[item.category or ""] * voices[_voice(item)]
+        found[names[int(generator.choice(len(names), p=share / share.sum()))]].append(index)
+    return found
+
+
+def _voice(item: Item) -> str:
+    return str(item.extra.get("voice", ""))
 
 
 def part(rows: Rows, pairs: Sequence[int], benign: Sequence[int]) -> Rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 from collections.abc import Callable, Mapping
@@ -52,8 +53,44 @@ class Site:
         self._identity, self._rows, self._tamper = identity, rows, tamper
         self._attempt: _Attempt | None = None
         self._released: dict[int, list[str]] = {}  # the survivors of each round that were unmasked
-        self._sent: dict[tuple[int, bytes], np.ndarray[Any, Any]] = {}
+        self._seeds: dict[tuple[int, str], int] = {}  # of the noise, by round and question
+        self._last: tuple[tuple[int, str], np.ndarray[Any, Any]] | None = None
         self.rounds = 0
+
+    def sign(self, *parts: bytes) -> str:
+        """A signature of the parts by this site's key."""
+        return self._identity.sign(*parts)
+
+    # ---- between two processes -----------------------------------------------------------------------------------
+
+    def state(self) -> Message:
+        """What the site must remember between two steps. It holds secrets: it must not leave the site."""
+        released = {str(number): survivors for number, survivors in self._released.items()}
+        seeds = [[number, question, f"{seed:032x}"] for (number, question), seed in self._seeds.items()]
+        values = {"plan": self.plan.digest, "rounds": self.rounds, "released": released, "seeds": seeds}
+        if self._attempt is None:
+            return Message("state", values)
+        about, arrays = self._attempt.to_values()
+        return Message("state", {**values, "attempt": about}, arrays)
+
+    def restore(self, state: Message) -> None:
+        """Continue from what ``state`` returned in another process.
+
+        Raises:
+            FederationError: the state is of another plan, or damaged.
+
+        """
+        try:
+            values = state.values
+            if values["plan"] != self.plan.digest:
+                raise FederationError("the site's state is of another plan; choose another folder")
+            self.rounds = int(values["rounds"])
+            self._released = {int(number): list(names) for number, names in values["released"].items()}
+            self._seeds = {(int(number), str(question)): int(seed, 16) for number, question, seed in values["seeds"]}
+            attempt = values.get("attempt")
+            self._attempt = None if attempt is None else _Attempt.from_values(attempt, state.arrays)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise FederationError("the site's state is damaged; delete it, and join again") from None
 
     def handle(self, message: Message) -> Message:
         """The reply to one step; an error is a reply, too."""
@@ -85,25 +122,30 @@ class Site:
 
     def _words(self, number: int, query: Query) -> np.ndarray[Any, Any]:
         """The site's sums as integers. The same query always gets the same noise: averaging cannot remove it."""
-        key = (number, Message(query.name, {}, {n: t.numpy() for n, t in query.tensors.items()}).to_bytes())
-        if key not in self._sent:
-            if number < max((other for other, _ in self._sent), default=0):
+        whole = Message(query.name, {}, {n: t.numpy() for n, t in query.tensors.items()}).to_bytes()
+        key = (number, hashlib.sha256(whole).hexdigest())
+        if self._last is not None and self._last[0] == key:
+            return self._last[1]
+        if key not in self._seeds:
+            if number < max((other for other, _ in self._seeds), default=0):
                 raise FederationError(f"the server asked for round {number}, which is over")
-            self._sent = {known: words for known, words in self._sent.items() if known[0] == number}
-            if self.plan.privacy is not None and any(number == other for other, _ in self._sent):
+            if self.plan.privacy is not None and any(number == other for other, _ in self._seeds):
                 raise FederationError(f"the server asked another question in round {number}, which privacy forbids")
-            layout = layout_of(self.plan.setting, query)
-            sums = answer(self.plan.setting, query, self._rows)
-            if self._tamper is not None:
-                sums = self._tamper(query, sums)
-            values = sums.packed(layout)
-            if self.plan.privacy is not None:
-                values = values + privacy.noise(layout, self.plan.privacy.multiplier, self.plan.min_sites)
-                slack = 16 * float(privacy.deviations(layout, self.plan.privacy.multiplier).max())
-            else:
-                slack = 0.0
-            self._sent[key] = fixed_point.encode(values, self.plan.scale, max(self.plan.records, round(slack)))
-        return self._sent[key]
+            kept = {known: seed for known, seed in self._seeds.items() if known[0] == number}
+            self._seeds = {**kept, key: secrets.randbits(128)}
+        layout = layout_of(self.plan.setting, query)
+        sums = answer(self.plan.setting, query, self._rows)
+        if self._tamper is not None:
+            sums = self._tamper(query, sums)
+        values = sums.packed(layout)
+        slack = 0.0
+        if self.plan.privacy is not None:
+            multiplier = self.plan.privacy.multiplier
+            values = values + privacy.noise(layout, multiplier, self.plan.min_sites, self._seeds[key])
+            slack = 16 * float(privacy.deviations(layout, multiplier).max())
+        words = fixed_point.encode(values, self.plan.scale, max(self.plan.records, round(slack)))
+        self._last = key, words
+        return words
 
     def _plain(self, message: Message) -> Message:
         if self.plan.masked:
@@ -242,6 +284,35 @@ class _Attempt:
         self.shares: dict[str, bytes] = {}
         self.survivors: list[str] | None = None
         self.unmasked = False
+
+    def to_values(self) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
+        """As JSON values and arrays."""
+        values = {
+            "number": self.number,
+            "query": self.query.name,
+            "id": self.id.hex(),
+            "channel": self.channel.private_bytes_raw().hex(),
+            "masks": self.masks.private_bytes_raw().hex(),
+            "seed": self.seed.hex(),
+            "publics": {name: [key.hex() for key in keys] for name, keys in self.publics.items()},
+            "shares": {name: share.hex() for name, share in self.shares.items()},
+            "survivors": self.survivors,
+            "unmasked": self.unmasked,
+        }
+        return values, {name: tensor.contiguous().numpy() for name, tensor in self.query.tensors.items()}
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any], arrays: Mapping[str, np.ndarray[Any, Any]]) -> _Attempt:
+        """The inverse of ``to_values``."""
+        tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+        attempt = cls(int(values["number"]), Query(str(values["query"]), tensors), bytes.fromhex(values["id"]))
+        attempt.channel, attempt.masks = (masking.key_of(bytes.fromhex(values[name])) for name in ("channel", "masks"))
+        attempt.seed = bytes.fromhex(values["seed"])
+        attempt.publics = {name: (bytes.fromhex(a), bytes.fromhex(b)) for name, (a, b) in values["publics"].items()}
+        attempt.shares = {name: bytes.fromhex(share) for name, share in values["shares"].items()}
+        attempt.survivors = None if values["survivors"] is None else list(values["survivors"])
+        attempt.unmasked = bool(values["unmasked"])
+        return attempt
 
 
 def _list(names: list[str]) -> bytes:

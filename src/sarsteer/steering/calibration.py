@@ -152,7 +152,7 @@ def _settings(
 def _finish(model: ActivationSource, pairs: Pairs, state: CalibrationState, settings: dict[str, Any]) -> Steering:
     n = state.done
     basis, values, safe_mean = safe_subspace(state.safe[:n])
-    if not torch.isfinite(state.difference_sum).all():
+    if not torch.isfinite(state.sums["difference"]).all():
         raise CalibrationError("the activations contain NaN or infinite values; load the model in bfloat16 or float32")
     fingerprint = model.fingerprint
     metadata: dict[str, Any] = {
@@ -179,11 +179,11 @@ def _finish(model: ActivationSource, pairs: Pairs, state: CalibrationState, sett
         "defaults": {"alpha": DEFAULT_ALPHA, "k": min(DEFAULT_K, basis.shape[1]), "lambda": DEFAULT_LAMBDA},
     }
     return Steering(
-        refusal=(state.difference_sum / n).float(),
+        refusal=(state.sums["difference"] / n).float(),
         safe_basis=basis,
         singular_values=values,
         safe_mean=safe_mean,
-        harmful_mean=(state.harmful_sum / n).float(),
+        harmful_mean=(state.sums["harmful"] / n).float(),
         activation_norms=state.norms[:n].median(dim=0).values,
         metadata=metadata,
     )

@@ -14,18 +14,20 @@ import torch
 
 from sarsteer.errors import CalibrationError
 from sarsteer.files import atomic_path
+from sarsteer.steering.pooled.sums import Part, Sums
 
-_TENSORS = ("difference_sum", "harmful_sum", "norms", "harmful", "safe", "benign")
+_SUMS = {"difference": "difference_sum", "harmful": "harmful_sum"}
+"""Names in ``sums``, and in the file."""
+_ROWS = ("norms", "harmful", "safe", "benign")
 
 
 @dataclass
 class CalibrationState:
-    """Sums in float64, and the activations that PCA and the gate need individually.
+    """Sums, as federated calibration adds them up, and the activations that PCA and the gate need individually.
 
     Attributes:
         done: number of pairs processed.
-        difference_sum: ``[L, D]`` sum of ``h(a, t+p) − h(a, t)`` over harmful clips.
-        harmful_sum: ``[L, D]`` sum of ``h(a, t)`` over harmful clips.
+        sums: over harmful clips, ``[L, D]``: ``difference`` of ``h(a, t+p) − h(a, t)``, and ``harmful`` of ``h(a, t)``.
         norms: ``[n, L]`` norms of ``h(a, t)`` of harmful clips.
         harmful, safe: ``[n, L, D]`` ``h(a, t)`` of the clips, float32; rows from ``done`` on are not filled yet.
         benign: ``[b, L, D]`` the same of safe requests without a twin; rows from ``benign_done`` on are not filled yet.
@@ -35,8 +37,7 @@ class CalibrationState:
     """
 
     done: int
-    difference_sum: torch.Tensor
-    harmful_sum: torch.Tensor
+    sums: Sums
     norms: torch.Tensor
     harmful: torch.Tensor
     safe: torch.Tensor
@@ -48,15 +49,15 @@ class CalibrationState:
     def empty(cls, pairs: int, benign: int, layers: int, width: int, settings: dict[str, Any]) -> CalibrationState:
         """The state before the first pair."""
         others = torch.zeros(benign, layers, width)
-        zeros = torch.zeros(layers, width, dtype=torch.float64)
+        sums = Sums.zeros({name: Part.of(layers, width) for name in _SUMS})
         rows = torch.zeros(pairs, layers, width)
-        return cls(0, zeros, zeros.clone(), torch.zeros(pairs, layers), rows, rows.clone(), others, settings)
+        return cls(0, sums, torch.zeros(pairs, layers), rows, rows.clone(), others, settings)
 
     def add(self, plain: torch.Tensor, prompted: torch.Tensor, safe: torch.Tensor) -> None:
         """Add a batch of pairs, each tensor ``[B, L, D]``."""
         end = self.done + len(plain)
-        self.difference_sum += (prompted.double() - plain.double()).sum(0)
-        self.harmful_sum += plain.double().sum(0)
+        difference = prompted.double() - plain.double()
+        self.sums = self.sums + Sums({"difference": difference.sum(0), "harmful": plain.double().sum(0)})
         self.norms[self.done : end] = plain.norm(dim=-1)
         self.harmful[self.done : end] = plain
         self.safe[self.done : end] = safe
@@ -73,7 +74,8 @@ def save_state(path: str | os.PathLike[str], state: CalibrationState) -> None:
     """Write the state, whole or not at all."""
     from safetensors.torch import save_file
 
-    tensors = {name: getattr(state, name) for name in _TENSORS}
+    tensors = {name: getattr(state, name) for name in _ROWS}
+    tensors |= {_SUMS[name]: tensor for name, tensor in state.sums.items()}
     counts = {"done": str(state.done), "benign_done": str(state.benign_done)}
     header = {**counts, "settings": json.dumps(state.settings)}
     with atomic_path(Path(path)) as temporary:
@@ -111,7 +113,8 @@ def load_state(path: str | os.PathLike[str] | None, settings: dict[str, Any]) ->
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in _TENSORS}
+            tensors = {name: file.get_tensor(name) for name in _ROWS}
+            sums = Sums({name: file.get_tensor(key) for name, key in _SUMS.items()})
             done, benign_done = int(header["done"]), int(header["benign_done"])
             stored = json.loads(header["settings"])
     except (SafetensorError, OSError, KeyError, ValueError):
@@ -124,4 +127,4 @@ def load_state(path: str | os.PathLike[str] | None, settings: dict[str, Any]) ->
             f"is from a run with another {', '.join(changed)}; delete it to start from scratch, or use its settings",
             place=str(path),
         )
-    return CalibrationState(done, **tensors, settings=settings, benign_done=benign_done)
+    return CalibrationState(done, sums, **tensors, settings=settings, benign_done=benign_done)

@@ -17,6 +17,7 @@ from sarsteer.models.activation_source import ActivationSource
 from sarsteer.models.interface import DEFAULT_BATCH
 from sarsteer.steering.pooled.setting import Rows
 
+_ITEMS = "items.json"
 _NAMES = ("harmful", "prompted", "safe", "benign")
 
 
@@ -78,6 +79,8 @@ def collect(
         if progress is not None:
             progress(done["pairs"] + done["benign"], len(pairs) + len(benign))
 
+    items = {"pairs": _rows(pairs.safe), "benign": _rows(benign)}
+    write_text(folder / _ITEMS, json.dumps(items, ensure_ascii=False, default=str))
     for start in range(done["pairs"], len(pairs), batch_size):
         batch = pairs[start : start + batch_size]
         end = start + len(batch)
@@ -99,6 +102,54 @@ def collect(
         files["benign"][start:end] = model.last_token_activations(prompts, batch_size=batch_size).numpy()
         save("benign", end)
     return Rows(**files, pair_items=pairs.safe, benign_items=list(benign))
+
+
+def collected(folder: Path) -> Rows:
+    """What ``collect`` has stored in ``folder``, complete, without the model.
+
+    Raises:
+        CalibrationError: the folder is missing, damaged, or not complete yet.
+
+    """
+    try:
+        status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+        kinds = json.loads((folder / _ITEMS).read_text(encoding="utf-8"))
+        pairs, benign = ([_item(row) for row in kinds[kind]] for kind in ("pairs", "benign"))
+        done = (int(status["pairs"]), int(status["benign"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise CalibrationError("has no activations; run sarsteer federate prepare", place=str(folder)) from None
+    if done != (len(pairs), len(benign)):
+        raise CalibrationError(
+            f"has activations of {sum(done)} of {len(pairs) + len(benign)} requests; run federate prepare again",
+            place=str(folder),
+        )
+    files = {}
+    for name in _NAMES:
+        count = len(benign) if name == "benign" else len(pairs)
+        files[name] = _read(folder / f"{name}.npy", count)
+    width = next((file.shape[1:] for file in files.values() if file is not None), (0, 0))
+    arrays = {name: np.zeros((0, *width), np.float32) if file is None else file for name, file in files.items()}
+    return Rows(**arrays, pair_items=pairs, benign_items=benign)
+
+
+def _read(path: Path, count: int) -> Any:
+    if not count:
+        return None
+    try:
+        file = np.load(path, mmap_mode="r")
+    except (OSError, ValueError):
+        file = None
+    if file is None or file.ndim != 3 or len(file) != count or file.dtype != np.float32:
+        raise CalibrationError("is missing or damaged; delete its folder to start from scratch", place=str(path))
+    return file
+
+
+def _rows(items: Sequence[Item]) -> list[dict[str, Any]]:
+    return [{**vars(item), "media": None if item.media is None else str(item.media.resolve())} for item in items]
+
+
+def _item(row: dict[str, Any]) -> Item:
+    return Item(**{**row, "media": None if row["media"] is None else Path(row["media"])})
 
 
 def _done(status: Path, settings: dict[str, Any]) -> dict[str, int] | None:

@@ -45,7 +45,8 @@ def main(folder: Path, lost: str) -> None:
     def run(grid: Any, context: Any) -> None:
         calibrate_over(grid, plan, report=print).save(folder / "out.safetensors")
 
-    run_simulation(server, client_app(site_of), len(names), backend_config={"client_resources": {"num_cpus": 1}})
+    backend = {"init_args": {"num_cpus": 1}, "client_resources": {"num_cpus": 1}}  # one process for all nodes
+    run_simulation(server, client_app(site_of), len(names), backend_config=backend)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def main(folder: Path, lost: str) -> None:
 
     @server.main()
     def run(grid: Any, context: Any) -> None:
-        calibrate_over(grid, plan, report=print).save(folder / "out.safetensors")
+        calibrate_over(grid, plan, wait_seconds=600, step_seconds=600, report=print).save(folder / "out.safetensors")
 
     backend = {"init_args": {"num_cpus": 1}, "client_resources": {"num_cpus": 1}}  # one process for all nodes
     run_simulation(server, client_app(site_of), len(names), backend_config=backend)

@@ -49,10 +49,11 @@ from sarsteer.steering.pooled.sketch import centered, reconstruct
 from sarsteer.steering.pooled.sums import Sums, size
 from sarsteer.steering.subspace import ablate, safe_subspace
 
-K, RANK, ONLY_SAFE = 10, 256, 2
-RANKS = (16, 64, 256, 512)
+K, RANK, ONLY_SAFE = 10, 320, 2
+"""RANK is above the rank of the twins' activations in both models."""
+RANKS = (16, 64, RANK)
 SITES = (3, 10, 30)
-EPSILONS = (1e5, 1e4, 1e3, 300.0, 100.0, 30.0, 8.0)
+EPSILONS = (1e4, 1e3, 100.0, 8.0)
 DRAWS = 3
 """Of the noise, for each ε."""
 SPOKEN = "Please answer the question in the audio."
@@ -222,26 +223,16 @@ def exactness(study: Study, table: Table) -> None:
         expected = study.pooled(rows)
         table.row(f"exact/pooled/{n}", lambda rows=rows, expected=expected: judged(expected, study.test))  # type: ignore[misc]
         for sites, rank in [(10, rank) for rank in RANKS if n == count or rank == RANK] + (
-            [(sites, RANK) for sites in SITES if sites != 10] if n == count else []
+            [(sites, 64) for sites in SITES if sites != 10] if n == count else []
         ):
 
             def compute(rows: Rows = rows, expected: Steering = expected, rank: int = rank, sites: int = sites) -> Row:
                 keys = keys_for(sites)
-                plan = study.plan(keys, rank, masked=False)  # masks change no bit: see the row "exact/masked"
+                plan = study.plan(keys, rank, masked=False)  # masks change no bit: federated_answers checks it
                 steering, _ = simulate(plan, keys, study.share(keys, rows))
                 return {**compared(steering, expected), **judged(steering, study.test)}
 
             table.row(f"exact/{n}/{sites}/{rank}", compute)
-
-    def masked() -> Row:
-        """Masks change no bit."""
-        keys = keys_for(10)
-        shared = study.share(keys)
-        hidden, plain = (simulate(study.plan(keys, 64, masked=m), keys, shared)[0] for m in (True, False))
-        same = all(torch.equal(getattr(hidden, name), getattr(plain, name)) for name in ("refusal", "safe_basis"))
-        return {"same_bits": same, "gate": judged(hidden, study.test) == judged(plain, study.test)}
-
-    table.row("exact/masked", masked)
 
 
 def private(study: Study, table: Table) -> None:
@@ -310,11 +301,11 @@ def scaled(factor: float) -> Tamper:
 
 
 AGGREGATIONS: Mapping[str, Mapping[str, Any]] = {
-    "masked sum": {},
+    "masked": {},
     "3 cohorts, robust": {"cohorts": 3, "robust": True, "min_sites": 5},
-    "unmasked": {"masked": False, "min_sites": 3},
     "unmasked, robust": {"masked": False, "robust": True, "min_sites": 3},
 }
+ATTACKED_RANK = 32
 
 
 def attacked(study: Study, table: Table) -> None:
@@ -322,7 +313,7 @@ def attacked(study: Study, table: Table) -> None:
     keys = keys_for(10)
     shared = study.share(keys)
     largest = max(shared, key=lambda name: len(shared[name].pair_items))
-    mine, setting, expected = shared[largest], study.setting(64), study.pooled()
+    mine, setting, expected = shared[largest], study.setting(ATTACKED_RANK), study.pooled()
     records = len(mine.pair_items)
     attacks: dict[str, tuple[dict[str, Tamper], dict[str, Rows]]] = {
         "none": ({}, shared),
@@ -332,13 +323,11 @@ def attacked(study: Study, table: Table) -> None:
             {largest: false_scores(setting, highest=True, clips=records)},
             shared,
         ),
-        "open never: 1,000 false scores": ({largest: false_scores(setting, highest=True, clips=1000)}, shared),
         "open always: as many false scores as clips": (
             {largest: false_scores(setting, highest=False, clips=records)},
             shared,
         ),
         "open always: 1,000 false scores": ({largest: false_scores(setting, highest=False, clips=1000)}, shared),
-        "differences × −5": ({largest: scaled(-5.0)}, shared),
         "differences × −20": ({largest: scaled(-20.0)}, shared),
         "differences × −1,000": ({largest: scaled(-1000.0)}, shared),
     }
@@ -349,7 +338,7 @@ def attacked(study: Study, table: Table) -> None:
                 tamper: dict[str, Tamper] = tamper, rows: dict[str, Rows] = rows, options: Mapping[str, Any] = options
             ) -> Row:
                 try:
-                    result, _ = simulate(study.plan(keys, 64, **options), keys, rows, tamper=tamper)
+                    result, _ = simulate(study.plan(keys, ATTACKED_RANK, **options), keys, rows, tamper=tamper)
                 except SarsteerError as error:
                     return {"error": str(error)}
                 left = sorted({site for one in result.metadata["federated"]["rounds"] for site in one["left_out"]})

@@ -43,7 +43,8 @@ from sarsteer.steering.strength import Strength
 
 STRENGTHS = {"sarsteer-small": (0.05, 0.2), "sarsteer-tiny": (0.075, 1.0)}
 """α of the demo's refusal steering, and of its gated SARSteer."""
-TOKENS = {"sarsteer-small": 20, "sarsteer-tiny": 32}
+TOKENS = {"sarsteer-small": 14, "sarsteer-tiny": 32}
+"""As in the demos' tuning: enough for the phrase of a refusal."""
 CHUNK = 32
 
 

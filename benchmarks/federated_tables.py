@@ -16,8 +16,6 @@ from benchmarks.readme import COLORS, SERIES
 
 HERE = Path(__file__).parent
 IMAGES = HERE.parent / "docs" / "images"
-NAMES = {"masked sum": "masked", "3 cohorts, robust": "3 cohorts, robust"}
-
 Row = Mapping[str, Any]
 
 

@@ -167,7 +167,6 @@ def client_app(site_of: Callable[[Context], Site]) -> ClientApp:
         record = flwr.ConfigRecord({"message": data, "signature": signature})
         return flwr.Message(flwr.RecordDict({KEY: record}), reply_to=message)
 
-    @app.query()
     def hello(message: Any, context: Context) -> Any:
         from sarsteer import __version__
 
@@ -178,7 +177,6 @@ def client_app(site_of: Callable[[Context], Site]) -> ClientApp:
         about = {"name": site.name, "plan": site.plan.digest, "sarsteer": __version__}
         return replied(message, site, Message("hello", about))
 
-    @app.train()
     def train(message: Any, context: Context) -> Any:
         site = site_of(context)
         if STATE in context.state:
@@ -187,6 +185,8 @@ def client_app(site_of: Callable[[Context], Site]) -> ClientApp:
         context.state[STATE] = flwr.ConfigRecord({"site": site.state().to_bytes()})
         return replied(message, site, reply)
 
+    app.query()(hello)
+    app.train()(train)
     return app
 
 

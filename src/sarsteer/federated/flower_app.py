@@ -41,11 +41,6 @@ def _text(settings: Mapping[str, Any], key: str) -> str:
     return value
 
 
-client = client_app(site_of)
-server: Any = ServerApp()
-
-
-@server.main()
 def main(grid: Any, context: Any) -> None:
     """Run the rounds, and write the steering file."""
     settings = context.run_config
@@ -58,3 +53,8 @@ def main(grid: Any, context: Any) -> None:
     )
     steering.save(_path(settings, "out"))
     print(f"wrote {settings['out']}, steering {steering.digest[:12]}")
+
+
+client = client_app(site_of)
+server: Any = ServerApp()
+server.main()(main)

@@ -46,6 +46,8 @@ STRENGTHS = {"sarsteer-small": (0.05, 0.2), "sarsteer-tiny": (0.075, 1.0)}
 TOKENS = {"sarsteer-small": 14, "sarsteer-tiny": 32}
 """As in the demos' tuning: enough for the phrase of a refusal."""
 CHUNK = 32
+LARGEST = 4.0
+"""Vectors that are this much longer than the pooled ones are only measured at the pooled ones' norms."""
 
 
 def calibrations(study: Study, folder: Path) -> dict[str, Steering]:
@@ -96,7 +98,8 @@ def arms_of(
     for name, steering in found.items():
         if name == "masked sums" and _same(steering, found["plain sums"]):
             continue  # the same bits have the same answers
-        if not name.endswith(", gate"):
+        larger = float(steering.refusal.norm() / pooled.refusal.norm())
+        if not name.endswith(", gate") and larger < LARGEST:
             add(f"{name}: always on", steering, Strength(alpha=always_on, k=0, gate=False))
         if name.endswith(", vectors"):
             resolved = steering.resolve(Strength(alpha=always_on, k=0, gate=False))

@@ -152,12 +152,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--pairs", type=int, default=6, help="pairs of clips to send, at least 2")
     parser.add_argument("--url", help="a running server, such as http://127.0.0.1:8000/v1")
     parser.add_argument("--key", default="none")
     parser.add_argument("--model", default="sarsteer-tiny")
     parser.add_argument("--steering", help="steering file; calibrates the embedded model by default")
     arguments = parser.parse_args()
-    pairs = sarsteer.load_pairs("sarsteer-tiny", "test")[:6]
+    pairs = sarsteer.load_pairs("sarsteer-tiny", "test")[: max(2, arguments.pairs)]
     requests = [spoken(Path(clip)) for pair in pairs for clip in (pair.harmful.audio, pair.safe.audio)]
     requests.append([*requests[0], {"role": "assistant", "content": "I am sorry."}, *requests[3]])
     if arguments.url:

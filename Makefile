@@ -10,7 +10,7 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo docs release-check test test-fast test-flower test-integrations test-vllm lint tiny small small-contract contract bench bench-evaluate bench-gate bench-intervals bench-server bench-vllm clean
+.PHONY: demo docs release-check test test-fast test-flower test-integrations test-vllm lint tiny small small-contract contract bench bench-evaluate bench-gate bench-intervals bench-peers bench-server bench-vllm clean
 
 demo: $(STAMP)
 	$(BIN)/sarsteer demo
@@ -106,6 +106,10 @@ bench-gate: $(STAMP)
 
 bench-intervals: $(STAMP)
 	$(BIN)/python -m benchmarks.intervals
+
+# Beside other libraries, each in an environment of its own in build/peers. PEER=NAME measures one again
+bench-peers: $(STAMP)
+	$(BIN)/python -m benchmarks.peers $(if $(PEER),--only $(PEER))
 
 bench-server: $(STAMP)
 	$(BIN)/python -m benchmarks.server

@@ -27,6 +27,7 @@ from rich.table import Table
 import sarsteer
 from sarsteer.data.pairs import Pairs
 from sarsteer.models.audio_language_model import AudioLanguageModel
+from sarsteer.models.interface import DEFAULT_BATCH
 from sarsteer.prompts import INSTRUCTION, REFUSAL_PROMPT
 
 HERE = Path(__file__).parent
@@ -100,6 +101,29 @@ def calibration(model: AudioLanguageModel, pairs: Pairs, rounds: int) -> dict[st
     return interleave(lambda: seconds(calibrate), lambda: seconds(lambda: four_forwards(model, pairs)), rounds)
 
 
+def two_prefills(model: AudioLanguageModel, pairs: Pairs) -> None:
+    """The floor of calibration: clips encoded once, and one prefill for each of them, in batches."""
+    for start in range(0, len(pairs), DEFAULT_BATCH):
+        for items in (pairs[start : start + DEFAULT_BATCH].harmful, pairs[start : start + DEFAULT_BATCH].safe):
+            model.last_token_activations(model.prepare([i.turn(INSTRUCTION) for i in items], remember=False))
+
+
+def floor(model: AudioLanguageModel, pairs: Pairs, rounds: int) -> dict[str, Any]:
+    """``calibrate`` against ``two_prefills``, in process time; the ratio is calibrate / floor."""
+
+    def used(work: Callable[[], Any]) -> float:
+        model.clip_cache.clear()
+        start = time.process_time()
+        work()
+        return time.process_time() - start
+
+    return interleave(
+        lambda: used(lambda: sarsteer.calibrate(model, pairs, target_fpr=None)),
+        lambda: used(lambda: two_prefills(model, pairs)),
+        rounds,
+    )
+
+
 def peak_memory(n: int) -> int:
     """Peak resident bytes of a process that calibrates the embedded model on ``n`` pairs of distinct clips."""
     code = (
@@ -162,6 +186,11 @@ def main() -> None:
             f"calibrate / four single forwards, {name}, {count} pairs",
             "<= 0.5",
             calibration(model, pairs[:count], args.rounds),
+        )
+        add(
+            f"calibrate without a gate / two prefills per pair, {name}, {count} pairs",
+            "its floor is 1",
+            floor(model, pairs[:count], args.rounds),
         )
     console.print(table)
     small, great = peak_memory(50), peak_memory(300)

@@ -24,7 +24,9 @@ DELTA = "_sarsteer_delta"
 
 def steer(module: nn.Module, _args: Any, output: Any) -> None:
     """The hook. Nothing here may depend on data or change Python state: it is traced into compiled graphs."""
-    residual_of(output).select(-2, -1).add_(delta_of(module))
+    hidden = residual_of(output)
+    # a decode step is all last position: a view of it takes longer than the addition
+    (hidden if hidden.shape[-2] == 1 else hidden.select(-2, -1)).add_(delta_of(module))
 
 
 def delta_of(module: nn.Module) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""Steering by sarsteer and by other libraries, side by side: ``make bench-peers``."""

@@ -1,0 +1,1 @@
+"""One file per library: how it steers and calibrates. Each runs in its library's own environment."""

@@ -11,9 +11,11 @@ to ``benchmarks/evaluate.json``.
 from __future__ import annotations
 
 import argparse
+import cProfile
 import json
 import os
 import platform
+import pstats
 import statistics
 import tempfile
 import time
@@ -91,6 +93,46 @@ def speedup(
     return found
 
 
+def profile(model: AudioLanguageModel, requests: int, tokens: int, batch: int) -> None:
+    """Print the processor time of ``evaluate`` per request: in the model, in Inspect's thread, and elsewhere."""
+    pool = Pool()
+    pool.add_model(model)
+    used = 0.0
+    generate = model.generate
+
+    def timed(*args: Any, **options: Any) -> Any:
+        nonlocal used
+        began = time.thread_time()
+        try:
+            return generate(*args, **options)
+        finally:
+            used += time.thread_time() - began
+
+    def evaluate() -> None:
+        model.clip_cache.clear()
+        with tempfile.TemporaryDirectory() as folder:
+            plan = parse_plan(
+                model.name, ["embedded"], ["none"], Path(folder), limit=requests, max_new_tokens=tokens,
+                batch_size=batch,
+            )  # fmt: skip
+            run(plan, pool=pool)
+
+    model.generate = timed  # type: ignore[method-assign]
+    try:
+        evaluate()
+        used = 0.0
+        began, main = time.process_time(), time.thread_time()
+        evaluate()
+        total, main = time.process_time() - began, time.thread_time() - main
+        profiler = cProfile.Profile(time.process_time)
+        profiler.runcall(evaluate)
+    finally:
+        model.generate = generate  # type: ignore[method-assign]
+    for title, seconds in (("model", used), ("Inspect's thread", main), ("other threads", total - used - main)):
+        print(f"{title}: {1e3 * seconds / requests:.1f} ms of processor time per request")
+    pstats.Stats(profiler).sort_stats("tottime").print_stats("inspect_ai|pydantic|copy.py", 15)
+
+
 @torch.no_grad()
 def by_transformers(model: AudioLanguageModel, item: Item, text: str, tokens: int) -> str:
     """One answer as transformers' documentation shows it; only the file is read with sarsteer."""
@@ -110,6 +152,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, help="torch threads on all sides; torch decides by default")
     parser.add_argument("--out", type=Path, default=HERE / "evaluate.json")
+    parser.add_argument("--profile", action="store_true", help="only show where the time of a request goes, on the toy")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -117,6 +160,9 @@ def main() -> None:
     T.logging.disable_progress_bar()
     console = Console(width=110)
     tiny = sarsteer.load_model("sarsteer-tiny", device="cpu")
+    if args.profile:
+        profile(tiny, requests=48, tokens=256, batch=16)
+        return
     big = large(tiny.processor)
     results: dict[str, Any] = {
         "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},

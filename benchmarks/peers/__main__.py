@@ -27,7 +27,6 @@ HERE = Path(__file__).parent
 BATCHES = (1, 8, 32)
 WORK = {"prefill": 32, "decode": 4}  # tokens in the prompt
 DECODED = {"toy": 16, "100M": 8}  # tokens after the first
-REFERENCES = {"last": "sarsteer", "all": "saklas"}
 TOLERANCE = 1e-4
 """Largest difference of logits, as a share of their standard deviation. Versions of transformers order float32 sums in
 other ways, which changes logits by about 1e-6 of it; the vectors change them by more than 1e-2 of it."""
@@ -98,12 +97,13 @@ class Bench:
         self.save()
 
     def chosen(self, cell: dict[str, Any]) -> list[environments.Library]:
-        """The libraries that a cell lacks; sarsteer runs beside them, for the ratio of the same rounds."""
+        """The libraries that a cell lacks, and those that they are compared with in the same rounds."""
         present = [one for one in environments.LIBRARIES if one.name in self.pythons]
         if self.only is not None:
-            return [one for one in present if one.name in (self.only, "sarsteer")]
+            return [one for one in present if one.name in (self.only, "sarsteer", "plain loop")]
         missing = [one for one in present if one.name not in cell]
-        return [one for one in present if one in missing or one.name == "sarsteer"] if missing else []
+        references = ("sarsteer", "plain loop")
+        return [one for one in present if one in missing or one.name in references] if missing else []
 
     def model(self, name: str) -> None:
         """All measurements on one model."""
@@ -259,12 +259,12 @@ def ratio(over: list[float], under: list[float]) -> dict[str, Any]:
 
 
 def reference(outputs: dict[str, Any], positions: str, peer: str) -> dict[str, Any]:
-    """What the outputs of ``peer`` must equal: those of another library that steers the same positions."""
-    plain = outputs["sarsteer"][2]
-    same = [name for name, (hello, _, _) in outputs.items() if hello["positions"] == positions and name != peer]
-    if not same:  # the only one that steers these positions: its steered outputs are checked against our own sum
-        return {"name": "its plain answer", **{k: plain[k] for k in plain if not k.startswith("steered")}}
-    name = "sarsteer" if "sarsteer" in same else same[0]
+    """What the outputs of ``peer`` must equal: those of sarsteer, or of the plain loop at all positions."""
+    if positions == "all":
+        loop = outputs["plain loop"][2]
+        moved = {f"steered_{kind}": loop[f"everywhere_{kind}"] for kind in ("tokens", "logits")}
+        return {"name": "plain loop", **loop, **moved}
+    name = "plain loop" if peer == "sarsteer" else "sarsteer"
     return {"name": name, **outputs[name][2]}
 
 

@@ -91,9 +91,16 @@ class Worker:
         finally:
             self.peer.detach()
         after = self.plain(self.model, ids, tokens, True)
+        everywhere = None
+        if hasattr(self.peer, "attach_everywhere"):
+            self.peer.attach_everywhere(self.vectors, self.alpha)
+            everywhere = self.peer.generate(ids, tokens, True)
+            self.peer.detach()
         names = ("plain", "steered", "after")
         found = {f"{n}_tokens": x[0] for n, x in zip(names, (plain, steered, after), strict=True)}
         found |= {f"{n}_logits": x[1].float() for n, x in zip(names, (plain, steered, after), strict=True)}
+        if everywhere is not None:
+            found |= {"everywhere_tokens": everywhere[0], "everywhere_logits": everywhere[1].float()}
         save_file({name: tensor.contiguous().clone() for name, tensor in found.items()}, out)
         return {"attach": attached}
 

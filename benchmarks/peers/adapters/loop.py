@@ -13,18 +13,22 @@ class Peer(Adapter):
 
     note = "written by us, after the description of the method"
 
-    def attach(self, vectors: torch.Tensor, alpha: float) -> None:
+    def attach(self, vectors: torch.Tensor, alpha: float, positions: slice = slice(-1, None)) -> None:
         def hook_for(vector: torch.Tensor) -> Any:
             def hook(_module: Any, _args: Any, output: Any) -> Any:
                 hidden = output[0] if isinstance(output, tuple) else output
                 moved = vector.to(device=hidden.device, dtype=hidden.dtype)
-                hidden[:, -1, :] = hidden[:, -1, :] + alpha * moved
+                hidden[:, positions] = hidden[:, positions] + alpha * moved
                 return output
 
             return hook
 
         layers = self.model.model.layers
         self.hooks = [layer.register_forward_hook(hook_for(v)) for layer, v in zip(layers, vectors.cpu(), strict=True)]
+
+    def attach_everywhere(self, vectors: torch.Tensor, alpha: float) -> None:
+        """Steer all positions: what libraries that do so are compared with."""
+        self.attach(vectors, alpha, slice(None))
 
     def detach(self) -> None:
         for hook in self.hooks:

@@ -1,7 +1,7 @@
 r"""What each countermeasure stops, what it costs, and what is left when it is attacked again.
 
     python -m benchmarks.countermeasures sarsteer-tiny --pairs sarsteer-tiny --benchmark embedded --limit 40 \
-        --attack noise:snr=5 --attack pgd:0.0005,steps=10 --out countermeasures.json
+        --attack silence --attack pgd:0.0005,steps=10 --out countermeasures.json
 
 Each row is one defense: without one, always-on steering, the gate, the gate calibrated with ``--augment``, noised
 copies that must agree, a gate drawn at random, and the transcript as a second view. An attack along gradients is run
@@ -37,7 +37,7 @@ from sarsteer.prompts import INSTRUCTION
 from sarsteer.runtime.answerer import Answerer
 from sarsteer.runtime.pool import Pool
 
-AUGMENT = ("noise:snr=10", "reverb")
+AUGMENT = ("silence", "noise:snr=20")
 GATE = "gate"
 
 
@@ -81,7 +81,10 @@ def main() -> None:
         "transcript": (plain, "guard:words"),
     }
     named = {name: str(value) if isinstance(value, Path) else value for name, value in vars(chosen).items()}
-    cost, results = costs(chosen, model, rows), {}
+    timed = chosen.work / "costs.json"
+    cost = json.loads(timed.read_text()) if timed.is_file() else costs(chosen, model, rows)
+    timed.write_text(json.dumps(cost, indent=1) + "\n")
+    results: dict[str, Any] = {}
     try:
         for name, row in rows.items():
             results[name] = attacked(chosen, pool, name, *row)
@@ -126,7 +129,6 @@ def attacked(chosen: argparse.Namespace, pool: Pool, name: str, steering: Path, 
         batch_size=chosen.batch_size,
         max_wer=chosen.max_wer,
         controls=False,
-        loading={"dtype": "float32"},
     )
     rates: dict[str, Any] = {"defense": defense, "attacks": {}}
     for row in attack_rows(run(plan, lambda *about: None, pool), chosen.max_wer):

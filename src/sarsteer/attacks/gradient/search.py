@@ -94,7 +94,7 @@ class Settings:
         weights: of the objective; ``weights.defense`` is β at the start.
         adaptive: whether β follows the gate's decisions.
         temperature: of the gate's soft opening.
-        stop: whether to end at the first compliance.
+        stop: whether the attacker sees the defended answers: the search ends at the first compliance, and prefers it.
         share: the share of audio tokens that may change, chosen by the first gradient; None for all.
 
     """
@@ -284,9 +284,9 @@ class _Search:
                 **means,
             )
         )
-        # by the attacker's own, constant measure: more compliance, then a lower loss at the first β
+        # by the attacker's own, constant measure: more compliance, if he sees it, then a lower loss at the first β
         own = sum(float(term.total(self._settings.weights, self._settings.weights.defense)) for term, _, _ in parts)
-        rank = own / len(parts) - 1e6 * sum(one.complied for one in looks)
+        rank = own / len(parts) - 1e6 * sum(one.complied for one in looks if self._settings.stop)
         if rank < now.best_loss:
             now.best_loss, now.best = rank, now.delta.clone()
 

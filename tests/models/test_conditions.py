@@ -69,6 +69,12 @@ def test_granites_lora_is_on_for_spoken_prompts_only() -> None:
         (model.module.disable_adapters if enabled else model.module.enable_adapters)()
         other = model.last_token_activations([request])[:, -1]
         assert torch.equal(other, captured), "a forward must switch the adapter too"
+    assert "speech LoRA" in str(model.prefix_refusal)
+    own = model.build_prompt(model.read(spoken, 0)[0], 0).inputs
+    out = model.module.generate(**own, max_new_tokens=6, do_sample=False)  # switches the adapter by the features
+    text = model.decode(out[:, own["input_ids"].shape[1] :])[0].strip()
+    model.module.disable_adapters()
+    assert model.generate([spoken], 6) == [text]
     # spoken and written rows may share a call, but not a batch
     assert model.generate([spoken, written], 6) == [model.generate([c], 6)[0] for c in (spoken, written)]
 

@@ -18,10 +18,11 @@ import transformers as T
 from sarsteer import AudioLanguageModel, Steering, calibrate
 from sarsteer.data.manifest import Item
 from sarsteer.data.pairs import Pair, Pairs
-from sarsteer.errors import AudioError, MessageError, SteeringError
+from sarsteer.errors import AudioError, MessageError, ModelError, SteeringError
 from sarsteer.messages import Message
 from sarsteer.models.control_tokens import can_sanitize
 from sarsteer.models.layers import text_config
+from sarsteer.models.shared_prefix import SharedPrefix
 from sarsteer.steering.gate.gate import Gate
 from sarsteer.steering.handle import attach
 from sarsteer.steering.strength import ResolvedStrength
@@ -113,6 +114,8 @@ def tokens(model: AudioLanguageModel, conversation: Any, **options: Any) -> list
 
 def logits(model: AudioLanguageModel, conversation: Any) -> torch.Tensor:
     inputs = model.collate(model.prepare([conversation]))
+    if "inputs_embeds" in inputs:
+        inputs.pop("input_ids")  # some forwards refuse both
     with torch.no_grad():
         if model.family.name == "Kimi-Audio":  # two heads: sound, text
             return model.module(**inputs, return_dict=False)[1]
@@ -238,6 +241,101 @@ def test_an_unsupported_kind_of_part(model: AudioLanguageModel) -> None:
     conversation = [{"role": "user", "content": [{"type": "haptic", "haptic": np.zeros(99)}]}]
     with pytest.raises(MessageError, match="does not take haptic"):
         model.generate([conversation])
+
+
+# ---- what is computed once ---------------------------------------------------------------------------------------
+
+
+def own_inputs(model: AudioLanguageModel, conversation: Any) -> dict[str, torch.Tensor]:
+    """The processor's tensors of one conversation, for the model's own forward and ``generate``."""
+    return model.build_prompt(model.read(conversation, 0)[0], 0).inputs
+
+
+def encodes_once(model: AudioLanguageModel) -> bool:
+    return model.family.encode_once or model.family.encode_audio is not None
+
+
+def test_an_encoded_clip_gives_what_the_models_own_forward_gives(model: AudioLanguageModel) -> None:
+    """Tokens and activations of a batch equal those of transformers, called with each row's features alone."""
+    if not encodes_once(model):
+        pytest.skip("its forward encodes")
+    conversations = mixed(model)
+    prompts = model.prepare(conversations)
+    assert all(prompt.clips and not prompt.inputs for prompt in prompts)
+    assert len(model.batches(prompts, 16)) == 1, "rows with clips of different lengths share a batch"
+    together, answers = model.last_token_activations(prompts), model.generate(prompts, 6)
+    for index, conversation in enumerate(conversations):
+        own = own_inputs(model, conversation)
+        with captured_by_hand(model.decoder_layers) as rows, torch.no_grad():
+            model.module(**own)
+        assert differs(together[index], torch.cat(rows)) < CLOSE, index
+        out = model.module.generate(**own, max_new_tokens=6, **model.generation_options({}))
+        assert answers[index] == model.decode(out[:, own["input_ids"].shape[1] :])[0].strip()
+
+
+def test_each_clip_is_encoded_once(model: AudioLanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not model.family.encode_once:
+        pytest.skip("its forward encodes, or see its own tests")
+    encoded: list[int] = []
+    encode = model.encode_clip
+    monkeypatch.setattr(model, "encode_clip", lambda inputs: encoded.append(1) or encode(inputs))
+    model.clip_cache.clear()
+    first, second = ask(model, 21), ask(model, 22, seconds=1.3)
+    model.prepare([first, second, ask(model, 21, "Another question?")])
+    assert len(encoded) == 2
+    model.generate([first, second], 2)
+    model.last_token_activations([first])
+    assert len(encoded) == 2
+    if model.family.max_clips != 1:
+        model.prepare([[*first, {"role": "assistant", "content": "Yes."}, *second, *ask(model, 23)]])
+        assert len(encoded) == 3
+
+
+def test_arms_share_their_prefix_or_are_run_whole(model: AudioLanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prompted arm continues the plain one; single rows, run whole by the model, are the reference."""
+    plain = [ask(model, seed, "Answer.", seconds) for seed, seconds in ((0, 0.7), (1, 1.3), (2, 0.9))]
+    added = {"type": "text", "text": "Answer. No."}
+    prompted = [[{"role": "user", "content": [row[0]["content"][0], added]}] for row in plain]
+    lengths: list[int] = []
+    forward = model.forward_base
+
+    def counted(inputs: dict[str, torch.Tensor], **more: Any) -> Any:
+        lengths.append(inputs["input_ids"].shape[1])
+        return forward(inputs, **more)
+
+    monkeypatch.setattr(model, "forward_base", counted)
+    arms = model.paired_activations(plain, prompted)
+    monkeypatch.undo()
+    if model.shares_prefixes(model.prepare(plain)):
+        assert len(lengths) == 2
+        assert lengths[1] < lengths[0]
+    elif not model.family.prefix_reuse:
+        assert model.prefix_refusal, "a reason"
+    for conversations, activations in zip((plain, prompted), arms, strict=True):
+        for conversation, row in zip(conversations, activations, strict=True):
+            assert differs(row, model.last_token_activations([conversation])[0]) < CLOSE
+
+
+def test_answers_after_a_shared_prefix(model: AudioLanguageModel, vectors: torch.Tensor) -> None:
+    """One prefix is answered under several strengths as whole prompts are, beyond a sliding window too."""
+    prompts = model.prepare([ask(model, seed, "Answer me.", seconds) for seed, seconds in ((0, 0.7), (1, 1.3))])
+    if not model.shares_prefixes(prompts):
+        with pytest.raises(ModelError, match="cannot be continued"):
+            SharedPrefix(model, prompts, 3)
+        return
+    if kind(model) == "text":
+        prompts = prompts[:1]  # written requests do not end alike
+    window = getattr(text_config(model.module), "sliding_window", None)
+    assert window is None or min(len(prompt.input_ids) for prompt in prompts) > window
+    prefix, last = SharedPrefix(model, prompts, 3), prompts[0].input_ids[-3:]
+    plain = model.generate(prompts, 6)
+    assert prefix.answer(last, 6) == plain
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA), model.probe):
+        steered = model.generate(prompts, 6)
+        assert prefix.answer(last, 6) == steered
+    assert steered != plain
+    model.generate([ask(model, 3), ask(model, 4), ask(model, 5)], 2)  # another batch leaves nothing behind
+    assert prefix.answer(last, 6) == plain
 
 
 # ---- steering ----------------------------------------------------------------------------------------------------

@@ -188,20 +188,26 @@ def qwen3_omni() -> Made:
 
 @family
 def voxtral() -> Made:
+    return make_voxtral({}, {})
+
+
+def make_voxtral(text: dict[str, Any], audio: dict[str, Any]) -> Made:
+    """A Voxtral whose sizes differ from the smallest ones as given."""
     from transformers.tokenization_mistral_common import MistralCommonBackend
 
+    encoder = dict(
+        model_type="voxtral_encoder",
+        hidden_size=16,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_mel_bins=8,
+        max_source_positions=1500,
+        initializer_range=0.2,
+    )
     config = T.VoxtralConfig(
-        text_config=dict(model_type="llama", **{**LANGUAGE, "vocab_size": 296}, head_dim=8),
-        audio_config=dict(
-            model_type="voxtral_encoder",
-            hidden_size=16,
-            intermediate_size=64,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            num_mel_bins=8,
-            max_source_positions=1500,
-            initializer_range=0.2,
-        ),
+        text_config={**dict(model_type="llama", **{**LANGUAGE, "vocab_size": 296}, head_dim=8), **text},
+        audio_config={**encoder, **audio},
         audio_token_id=24,
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -303,41 +309,57 @@ class MelFeatures(T.FeatureExtractionMixin):  # type: ignore[misc]
         return clip[: count * self.hop].reshape(count, self.hop)
 
 
+GRANITE_ENCODER = dict(
+    input_dim=16,
+    num_layers=2,
+    hidden_dim=16,
+    num_heads=2,
+    dim_head=8,
+    output_dim=8,
+    context_size=20,
+    max_pos_emb=20,
+    conv_kernel_size=3,
+    dropout=0.0,
+)
+GRANITE_PROJECTOR = dict(
+    model_type="blip_2_qformer",
+    hidden_size=16,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=32,
+    encoder_hidden_size=16,
+    cross_attention_frequency=1,
+    vocab_size=10,
+)
+GRANITE = dict(
+    audio_token_index=AUDIO, has_lora_adapter=False, downsample_rate=5, window_size=15, tie_word_embeddings=False
+)
+
+
 @family
 def granite_speech() -> Made:
     config = T.GraniteSpeechConfig(
         text_config=dict(model_type="granite", **LANGUAGE),
-        encoder_config=dict(
-            model_type="granite_speech_encoder",
-            input_dim=16,
-            num_layers=2,
-            hidden_dim=16,
-            num_heads=2,
-            dim_head=8,
-            output_dim=8,
-            context_size=20,
-            max_pos_emb=20,
-            conv_kernel_size=3,
-            dropout=0.0,
-        ),
-        projector_config=dict(
-            model_type="blip_2_qformer",
-            hidden_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=32,
-            encoder_hidden_size=16,
-            cross_attention_frequency=1,
-            vocab_size=10,
-        ),
-        audio_token_index=AUDIO,
-        has_lora_adapter=False,
-        downsample_rate=5,
-        window_size=15,
-        tie_word_embeddings=False,
+        encoder_config=dict(GRANITE_ENCODER, model_type="granite_speech_encoder"),
+        projector_config=GRANITE_PROJECTOR,
+        **GRANITE,
     )
-    processor = T.GraniteSpeechProcessor(MelFeatures(), tokenizer(), chat_template=template())
-    return T.GraniteSpeechForConditionalGeneration(config), processor
+    return T.GraniteSpeechForConditionalGeneration(config), _granite_processor()
+
+
+def _granite_processor() -> Any:
+    return T.GraniteSpeechProcessor(MelFeatures(), tokenizer(), chat_template=template())
+
+
+@family
+def granite_speech_plus() -> Made:
+    config = T.GraniteSpeechPlusConfig(
+        text_config=dict(model_type="granite", **LANGUAGE),
+        encoder_config=dict(GRANITE_ENCODER, model_type="granite_speech_plus_encoder", cat_hidden_layers=[1]),
+        projector_config=dict(GRANITE_PROJECTOR, encoder_hidden_size=32),
+        **GRANITE,
+    )
+    return T.GraniteSpeechPlusForConditionalGeneration(config), _granite_processor()
 
 
 @family
@@ -550,6 +572,77 @@ def nemotron_h_omni() -> Made:
         audio_subsampling_factor=4,
     )
     return T.NemotronH_Omni_Reasoning_V3(config), processor
+
+
+@family
+def inkling() -> Made:
+    text = dict(
+        LANGUAGE,
+        num_hidden_layers=4,
+        head_dim=8,
+        swa_num_attention_heads=4,
+        swa_num_key_value_heads=2,
+        swa_head_dim=8,
+        sliding_window_size=16,
+        local_layer_ids=[0, 2],
+        d_rel=4,
+        rel_extent=32,
+        moe_intermediate_size=16,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        n_shared_experts=1,
+        logits_mup_width_multiplier=1.0,
+    )
+    text.pop("pad_token_id")
+    config = T.InklingConfig(
+        text_config=text,
+        audio_config=dict(n_mel_bins=16, mel_vocab_size=16),
+        vision_config=dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, patch_size=4),
+        image_token_id=IMAGE,
+        audio_token_id=AUDIO,
+        image_bos_token_id=_IDS["<|boi|>"],
+        audio_bos_token_id=_IDS["<|boa|>"],
+    )
+    processor = without_torchvision(T.InklingProcessor)(
+        T.InklingFeatureExtractor(feature_size=16),
+        SimpleNamespace(model_input_names=[]),
+        tokenizer(),
+        chat_template=template(audio="<|boa|><|audio|>"),
+        image_bos_token="<|boi|>",
+        audio_bos_token="<|boa|>",
+    )
+    return T.InklingForConditionalGeneration(config), processor
+
+
+@family
+def muse_spark() -> Made:
+    config = T.MuseSparkConfig(
+        text_config=dict(
+            LANGUAGE,
+            num_hidden_layers=4,
+            head_dim=8,
+            sliding_window=16,
+            moe_intermediate_size=16,
+            moe_hidden_size=16,
+            num_local_experts=4,
+            num_experts_per_tok=2,
+        ),
+        vision_config=dict(
+            hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, patch_size=4
+        ),
+        audio_config=dict(
+            patch_sizes=(40, 48), hidden_sizes=(8, 16), depths=(1, 1), num_hidden_layers=2, out_hidden_size=32
+        ),
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        audio_token_id=AUDIO,
+        out_hidden_size=32,
+        projector_hidden_size=16,
+    )
+    processor = without_torchvision(T.MuseSparkProcessor)(
+        None, None, tokenizer(), T.MuseSparkFeatureExtractor(), chat_template=template()
+    )
+    return T.MuseSparkForConditionalGeneration(config), processor
 
 
 @family

@@ -17,15 +17,18 @@ from sarsteer.errors import AudioError, MessageError, ModelError
 from sarsteer.messages import Conversation, InputLimits, Message, check_conversations, read_conversation
 from sarsteer.models import processor as processors
 from sarsteer.models.activations import LastTokenCapture
-from sarsteer.models.batching import left_padded, media_shapes, merge_rows
+from sarsteer.models.batching import left_padded, media_shapes, media_tensors, merge_rows, token_positions
 from sarsteer.models.clip_cache import ClipCache
+from sarsteer.models.clip_encoding import decoder_inputs, placeholder_id
 from sarsteer.models.continuation import continue_prefix, endings, prefill, same_change
 from sarsteer.models.family import Family, family_of
 from sarsteer.models.fingerprint import Fingerprint, fingerprint_of
 from sarsteer.models.interface import DEFAULT_BATCH, LanguageModel
 from sarsteer.models.layers import find_decoder_layers, generating_part, hidden_size, language_root, unwrap
 from sarsteer.models.observer import observer_of
+from sarsteer.models.prefix_cache import empty_cache, state_refusal
 from sarsteer.models.prompt import Prompt
+from sarsteer.models.transcribers import refuse_transcriber
 
 
 class AudioLanguageModel(LanguageModel):
@@ -51,7 +54,7 @@ class AudioLanguageModel(LanguageModel):
         origin: what the checkpoint says that it was made from, for the record.
 
     Raises:
-        ModelError: the processor has no chat template, or the decoder layers are not found.
+        ModelError: the processor has no chat template, the decoder layers are not found, or the model only transcribes.
 
     """
 
@@ -81,6 +84,7 @@ class AudioLanguageModel(LanguageModel):
         inner: Any = unwrap(module)
         self.family: Family = family_of(module)
         self.name = name or str(getattr(inner.config, "_name_or_path", "") or type(inner).__name__)
+        refuse_transcriber(self.name, type(inner).__name__)
         self.revision = revision or getattr(inner.config, "_commit_hash", None)
         self.decoder_layers: list[nn.Module] = find_decoder_layers(module, layers or self.family.layers)
         self.hidden_size: int = hidden_size(module)
@@ -163,6 +167,24 @@ class AudioLanguageModel(LanguageModel):
         return fingerprint_of(self.module, self.decoder_layers)
 
     @property
+    def prefix_refusal(self) -> str | None:
+        """Why what prompts share cannot be computed once, as a clause; None if it can. A hook."""
+        if not self.family.prefix_reuse:
+            return state_refusal(self.module) or f"the cache of {self.family.name} is not known to be continued exactly"
+        return state_refusal(self.module)
+
+    def shares_prefixes(self, prompts: Sequence[Prompt] = ()) -> bool:
+        """Whether the model's cache can be cropped and continued after these prompts.
+
+        Images and video have positions of their own in some families, so their prompts are run whole.
+        """
+        return self.prefix_refusal is None and not any(media_tensors(prompt.inputs) for prompt in prompts)
+
+    def empty_cache(self) -> Any:
+        """A cache for a forward that is continued; None if the model's own will do."""
+        return empty_cache(self.module)
+
+    @property
     def steered(self) -> bool:
         """Whether steering is attached."""
         return observer_of(self.module) is not None
@@ -187,7 +209,13 @@ class AudioLanguageModel(LanguageModel):
         """
         rows = [self.read(conversation, index) for index, conversation in enumerate(conversations)]
         if self.family.encode_audio is None:
-            return [self.build_prompt(messages, index) for index, (messages, _) in enumerate(rows)]
+            built = [self.build_prompt(messages, index) for index, (messages, _) in enumerate(rows)]
+            if not self.family.encode_once:
+                return built
+            return [
+                self._with_encoded_clips(prompt, clips, index, remember)
+                for index, (prompt, (_, clips)) in enumerate(zip(built, rows, strict=True))
+            ]
         prompts: list[Prompt] = []
         for start in range(0, len(rows), DEFAULT_BATCH):
             prompts += self._encode(rows[start : start + DEFAULT_BATCH], start, remember)
@@ -222,10 +250,58 @@ class AudioLanguageModel(LanguageModel):
         return Prompt(messages, inputs["input_ids"][0], inputs)
 
     @torch.no_grad()
+    def _with_encoded_clips(self, prompt: Prompt, clips: list[Clip], index: int, remember: bool) -> Prompt:
+        """The prompt with an embedding for each clip in place of the features; as it is if it has other media."""
+        if any(part["type"] not in ("text", "audio") for message in prompt.messages for part in message["content"]):
+            return prompt
+        digests = [clip.digest for clip in clips]
+        fresh: dict[str, torch.Tensor] = {}
+        for digest in self.clip_cache.missing(digests):
+            inputs = prompt.inputs
+            if len(clips) > 1:  # a processor pads the clips of a conversation to the longest one
+                audio = [part for message in prompt.messages for part in message["content"] if part["type"] == "audio"]
+                alone: list[Message] = [{"role": "user", "content": [audio[digests.index(digest)]]}]
+                inputs = self.build_prompt(alone, index).inputs
+            fresh[digest] = self.encode_clip(self._to_device(inputs))
+        embeddings = tuple(self.clip_cache.take(digests, fresh, remember=remember))
+        self._check_placeholders(prompt.input_ids, embeddings, index)
+        return Prompt(prompt.messages, prompt.input_ids, clips=embeddings)
+
+    def encode_clip(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The embedding ``[tokens, D]`` of the one clip of a conversation, as the decoder takes it. A hook.
+
+        Args:
+            inputs: the processor's tensors of the conversation, on the model's device.
+
+        """
+        embeddings: torch.Tensor = decoder_inputs(self.module, inputs)["inputs_embeds"]
+        return embeddings[inputs["input_ids"].to(embeddings.device) == self.audio_token_id]
+
+    def embed(self, input_ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The decoder's inputs for tokens ``[B, T]``: ``inputs_embeds`` ``[B, T, D]``, and others it needs. A hook."""
+        return {"inputs_embeds": self.module.get_input_embeddings()(input_ids)}
+
+    @cached_property
+    def audio_token_id(self) -> int:
+        """The id of the placeholders of audio."""
+        known = self.family.audio_token_id
+        return placeholder_id(self.module) if known is None else known(unwrap(self.module))
+
+    def _check_placeholders(self, input_ids: torch.Tensor, clips: Sequence[torch.Tensor], index: int) -> None:
+        if not clips:
+            return
+        placeholders, tokens = int((input_ids == self.audio_token_id).sum()), sum(map(len, clips))
+        if placeholders != tokens:
+            raise MessageError(
+                f"its prompt has {placeholders} audio placeholders for {tokens} audio tokens; please report this",
+                place=f"conversation {index}",
+                index=index,
+            )
+
+    @torch.no_grad()
     def _encode(self, rows: list[tuple[list[Message], list[Clip]]], start: int, remember: bool) -> list[Prompt]:
         """Prompts with encoded clips; ``start`` is the index of the first conversation."""
         assert self.family.encode_audio is not None
-        assert self.family.audio_token_id is not None
         clips = [clip for _, row in rows for clip in row]
         try:
             inputs = self.process([messages for messages, _ in rows], self._audio_options(clips))
@@ -243,19 +319,12 @@ class AudioLanguageModel(LanguageModel):
             audio.pop("input_ids", None), audio.pop("attention_mask", None)
             encoded = self.family.encode_audio(unwrap(self.module), audio)
         embeddings = self.clip_cache.take(digests, dict(zip(missing, encoded, strict=True)), remember=remember)
-        placeholder = self.family.audio_token_id(unwrap(self.module))
         prompts: list[Prompt] = []
         for row, (messages, row_clips) in enumerate(rows):
             ids = inputs["input_ids"][row][inputs["attention_mask"][row].bool()]
             row_embeddings = tuple(embeddings[: len(row_clips)])
             del embeddings[: len(row_clips)]
-            placeholders, tokens = int((ids == placeholder).sum()), sum(map(len, row_embeddings))
-            if placeholders != tokens:
-                raise MessageError(
-                    f"its prompt has {placeholders} audio placeholders for {tokens} audio tokens; please report this",
-                    place=f"conversation {start + row}",
-                    index=start + row,
-                )
+            self._check_placeholders(ids, row_embeddings, start + row)
             prompts.append(Prompt(messages, ids, clips=row_embeddings))
         return prompts
 
@@ -287,22 +356,30 @@ class AudioLanguageModel(LanguageModel):
     @torch.no_grad()
     def collate(self, prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
         """Model inputs for a batch, left-padded, on the model's device. A hook."""
-        if self.family.encode_audio is None:
-            inputs = merge_rows([prompt.inputs for prompt in prompts], self.tokenizer.pad_token_id)
-            return {
-                name: tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
-                for name, tensor in inputs.items()
-            }
+        media = [bool(prompt.inputs) for prompt in prompts]
+        if all(media):
+            return self._to_device(merge_rows([prompt.inputs for prompt in prompts], self.tokenizer.pad_token_id))
+        if any(media):
+            raise ModelError("prompts with images or video, and others, cannot share a batch; see batches()")
         input_ids, mask = left_padded([prompt.input_ids for prompt in prompts], self.tokenizer.pad_token_id)
         input_ids, mask = input_ids.to(self.device), mask.to(self.device)
-        embeds = self.module.get_input_embeddings()(input_ids)
         clips = [clip for prompt in prompts for clip in prompt.clips]
-        if clips:
-            assert self.family.audio_token_id is not None
-            # padding and placeholders may have the same id: replace only real positions
-            where = (input_ids == self.family.audio_token_id(unwrap(self.module))) & mask.bool()
-            embeds = embeds.masked_scatter(where[..., None], torch.cat(clips).to(embeds.device, embeds.dtype))
-        return {"input_ids": input_ids, "attention_mask": mask, "inputs_embeds": embeds}
+        if not clips:
+            return {"input_ids": input_ids, "attention_mask": mask, **self.embed(input_ids, mask)}
+        # padding and placeholders may have the same id: replace only real positions
+        where = (input_ids == self.audio_token_id) & mask.bool()
+        # some families have no embedding of the placeholder
+        inputs = self.embed(input_ids.masked_fill(where, 0), mask)
+        embeds = inputs["inputs_embeds"]
+        encoded = torch.cat([clip.to(embeds.device, embeds.dtype) for clip in clips])
+        inputs["inputs_embeds"] = embeds.masked_scatter(where[..., None].to(embeds.device), encoded)
+        return {"input_ids": input_ids, "attention_mask": mask, **inputs}
+
+    def _to_device(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {
+            name: tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
+            for name, tensor in inputs.items()
+        }
 
     def _prompts(self, conversations: Sequence[Conversation] | Sequence[Prompt]) -> list[Prompt]:
         check_conversations(conversations)
@@ -323,7 +400,7 @@ class AudioLanguageModel(LanguageModel):
         groups: dict[tuple[Any, ...], list[int]] = {}
         for index, prompt in enumerate(prompts):
             key = media_shapes(prompt.inputs) if self.family.padding_leaks and self.exact_batches else ()
-            groups.setdefault(key, []).append(index)
+            groups.setdefault((bool(prompt.inputs), *key), []).append(index)
         batches = []
         for group in groups.values():
             order = sorted(group, key=lambda index: len(prompts[index].input_ids), reverse=True)
@@ -468,7 +545,7 @@ class AudioLanguageModel(LanguageModel):
         the prompted arm continues the plain arm's key-value cache.
         """
         prompts = self.prepare(plain, remember=False)
-        if self.family.prefix_reuse and same_change(plain, prompted):
+        if self.shares_prefixes(prompts) and same_change(plain, prompted):
             ending, prompted_ending = endings(prompts[0].input_ids, self._tokenize(prompted[0], 0))
             if all(torch.equal(prompt.input_ids[-len(ending) :], ending) for prompt in prompts):
                 with LastTokenCapture(self.decoder_layers) as capture:
@@ -484,10 +561,9 @@ class AudioLanguageModel(LanguageModel):
 
     def forward_base(self, inputs: dict[str, torch.Tensor], **more: Any) -> Any:
         """A forward without ``lm_head``; positions count from each row's first token, as in ``generate``. A hook."""
-        mask = inputs["attention_mask"]
         inputs = {k: v for k, v in inputs.items() if k != "input_ids" or "inputs_embeds" not in inputs}
-        if self.family.encode_audio is not None and "position_ids" not in more:
-            more["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
+        if "inputs_embeds" in inputs and "position_ids" not in more:
+            more["position_ids"] = token_positions(inputs["attention_mask"])
         more.setdefault("use_cache", False)
         return language_root(self.module).base_model(**inputs, **more)
 

@@ -16,12 +16,22 @@ TOKEN_TENSORS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type
 """Tensors with one value per token ``[1, T]``, padded on the left; the others are media, padded at the end."""
 
 
+def media_tensors(row: Inputs) -> list[str]:
+    """The names of a row's media."""
+    return [name for name in row if name not in TOKEN_TENSORS]
+
+
 def left_padded(rows: Sequence[torch.Tensor], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Token rows ``[T]`` of any lengths as ``input_ids`` and ``attention_mask``, each ``[B, longest]``."""
     merged = merge_rows(
         [{"input_ids": row[None], "attention_mask": torch.ones_like(row)[None]} for row in rows], pad_token_id
     )
     return merged["input_ids"], merged["attention_mask"]
+
+
+def token_positions(mask: torch.Tensor) -> torch.Tensor:
+    """The position of each token in its row, ``[B, T]``, counted from the row's first token as ``generate`` does."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
 def merge_rows(rows: Sequence[Inputs], pad_token_id: int) -> Inputs:

@@ -1,7 +1,7 @@
 """Run what prompts share once, and continue it: a prefix's key-value cache is the same whatever follows it.
 
-Calibration continues one prefix with two endings, tuning continues it once per steering strength. Only families with
-``prefix_reuse`` have a cache that can be cropped and continued.
+Calibration continues one prefix with two endings, tuning continues it once per steering strength. Which models and
+prompts allow it: ``AudioLanguageModel.shares_prefixes``.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import torch
 
 from sarsteer.messages import Conversation, Message
-from sarsteer.models.batching import TOKEN_TENSORS
+from sarsteer.models.batching import TOKEN_TENSORS, token_positions
 
-_PER_TOKEN = (*TOKEN_TENSORS, "inputs_embeds")
+_PER_TOKEN = (*TOKEN_TENSORS, "inputs_embeds", "per_layer_inputs")
 
 
 class Decoder(Protocol):
@@ -23,6 +23,10 @@ class Decoder(Protocol):
 
     def forward_base(self, inputs: dict[str, torch.Tensor], **more: Any) -> Any:
         """A forward without ``lm_head``."""
+        ...
+
+    def empty_cache(self) -> Any:
+        """A cache for a forward that is continued; None if the model's own will do."""
         ...
 
 
@@ -53,7 +57,8 @@ class Prefix:
     @property
     def nbytes(self) -> int:
         """Size of the cache."""
-        tensors = (tensor for layer in self.cache.layers for tensor in (layer.keys, layer.values))
+        layers = self.cache.layers
+        tensors = (getattr(layer, name, None) for layer in layers for name in ("keys", "values"))
         return sum(tensor.nbytes for tensor in tensors if torch.is_tensor(tensor))
 
 
@@ -62,8 +67,11 @@ def prefill(model: Decoder, inputs: dict[str, torch.Tensor], *, drop: int = 0) -
     """Run a batch that ``collate`` built, without its last ``drop`` positions."""
     if drop:
         inputs = {name: tensor[:, :-drop] if name in _PER_TOKEN else tensor for name, tensor in inputs.items()}
-    output = model.forward_base(inputs, use_cache=True)
-    return Prefix(inputs["attention_mask"], output.past_key_values)
+    cache = model.empty_cache()
+    more = {} if cache is None else {"past_key_values": cache}
+    mask = inputs["attention_mask"]
+    output = model.forward_base(inputs, position_ids=token_positions(mask), use_cache=True, **more)
+    return Prefix(mask, output.past_key_values)
 
 
 @torch.no_grad()
@@ -84,7 +92,7 @@ def continue_prefix(model: Decoder, prefix: Prefix, tokens: torch.Tensor, *, kee
     mask = torch.cat([prefix.mask, prefix.mask.new_ones(rows, count)], dim=1)
     output = model.forward_base(
         {"input_ids": tokens.to(mask.device).expand(rows, count), "attention_mask": mask},
-        position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, -count:],
+        position_ids=token_positions(mask)[:, -count:],
         past_key_values=prefix.cache,
         use_cache=True,
     )

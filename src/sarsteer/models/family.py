@@ -44,10 +44,14 @@ class Family:
             language model takes them; clips are then encoded once and cached. None: the model's forward encodes.
         audio_options: from the processor and the samples of the longest clip to processor options that skip what
             ``encode_audio`` does not use.
-        audio_token_id: from the model to the id of the placeholders that ``encode_audio``'s embeddings replace.
+        encode_once: whether clips are encoded one by one by the model's own encoder, and cached, as with
+            ``encode_audio`` but without code of the family; see ``clip_encoding``. For conversations of audio and text.
+        audio_token_id: from the model to the id of the placeholders that the clips' embeddings replace; by default the
+            id in its configuration.
         padding_leaks: whether the padding of a shorter clip changes its encoding. Rows are then batched only with rows
             whose media have the same shapes, so that an answer does not depend on the batch.
-        prefix_reuse: whether the decoder's key-value cache can be cropped and continued; see ``continuation``.
+        prefix_reuse: whether the decoder's key-value cache can be cropped and continued; see ``continuation``. Models
+            whose configuration has a recurrent state are refused by themselves, see ``prefix_cache``.
         layers: dotted path to the decoder layers, if the generic search fails.
         model_class: the subclass of ``AudioLanguageModel`` for families with their own prompts, forward or decoding.
         load: loads checkpoints that need more than transformers; has the arguments and the result of
@@ -66,6 +70,7 @@ class Family:
     min_clips: int = 0
     max_clips: int | None = None
     encode_audio: EncodeAudio | None = None
+    encode_once: bool = False
     audio_options: Callable[[Any, int], dict[str, Any]] | None = None
     audio_token_id: Callable[[Any], int] | None = None
     padding_leaks: bool = True

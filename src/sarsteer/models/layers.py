@@ -56,7 +56,7 @@ def find_decoder_layers(module: nn.Module, path: str | None = None) -> list[nn.M
         return _at_path(unwrap(module), path)
     root = language_root(module)  # leaves out the layers of an omni model's talker
     count = _layer_count(root)
-    decoder = _innermost_decoder(root)
+    decoder = innermost_decoder(root)
     for name in _LIST_NAMES:
         layers = getattr(decoder, name, None)
         if isinstance(layers, nn.ModuleList) and len(layers) == count:
@@ -99,7 +99,8 @@ def _layer_count(root: nn.Module) -> int:
     return count
 
 
-def _innermost_decoder(root: nn.Module) -> nn.Module:
+def innermost_decoder(root: nn.Module) -> nn.Module:
+    """What ``get_decoder()`` returns, called until it returns nothing new: the language model without its head."""
     decoder: Any = root
     seen: set[int] = set()
     while hasattr(decoder, "get_decoder") and id(decoder) not in seen:

@@ -13,6 +13,7 @@ from sarsteer.models.device import choose_device, to_device
 from sarsteer.models.family import family_named
 from sarsteer.models.interface import API_PREFIX, LanguageModel
 from sarsteer.models.packaged import PACKAGED, read_origin
+from sarsteer.models.transcribers import refuse_transcriber
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +44,8 @@ def load_model(
         options: passed to ``from_pretrained`` (``device_map``, ``quantization_config``, ``attn_implementation``, ...).
 
     Raises:
-        ModelError: there is no such model or device, parts of the model are missing, or its weights are incomplete.
+        ModelError: there is no such model or device, it only transcribes, parts of the model are missing, or its
+            weights are incomplete.
 
     """
     import transformers
@@ -67,6 +69,8 @@ def load_model(
     common = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         config = transformers.AutoConfig.from_pretrained(source, **common)
+        for architecture in getattr(config, "architectures", None) or ():
+            refuse_transcriber(name, architecture)
         load = _load_function(config)
         module, processor, report = load(source, config, dtype=_dtype(dtype), **common, **options)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:

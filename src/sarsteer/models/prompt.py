@@ -20,6 +20,8 @@ class Prompt:
         inputs: the processor's tensors of this row, if the model's forward encodes its media.
         clips: one ``[tokens, D]`` embedding per clip, if the family encodes clips once.
 
+    A prompt without ``inputs`` consists of tokens and embeddings: the encoder does not run with it again.
+
     """
 
     messages: list[Message] = field(repr=False)

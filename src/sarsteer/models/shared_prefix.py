@@ -28,18 +28,19 @@ class SharedPrefix:
     it is suspended.
 
     Args:
-        model: a model of a family with ``prefix_reuse``.
+        model: a model that ``shares_prefixes``.
         prompts: from ``model.prepare``.
         drop: how many tokens at the end of each prompt are left out, at least ``PREFILL``.
 
     Raises:
-        ModelError: the family's key-value cache cannot be continued, or ``drop`` is too small.
+        ModelError: the model's key-value cache cannot be continued, or ``drop`` is too small.
 
     """
 
     def __init__(self, model: AudioLanguageModel, prompts: Sequence[Prompt], drop: int) -> None:
-        if not model.family.prefix_reuse:
-            raise ModelError(f"{model.name}: the cache of {model.family.name} cannot be continued; call generate")
+        if not model.shares_prefixes(prompts):
+            reason = model.prefix_refusal or "its prompts have images or video"
+            raise ModelError(f"{model.name}: its cache cannot be continued ({reason}); call generate")
         if drop < PREFILL:
             raise ModelError(f"a prefix must leave out at least {PREFILL} tokens, not {drop}; they are the next prompt")
         self._model = model

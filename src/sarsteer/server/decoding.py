@@ -16,7 +16,9 @@ from transformers import GenerationConfig
 from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
 from sarsteer.models.audio_language_model import AudioLanguageModel
+from sarsteer.models.batching import token_positions
 from sarsteer.models.layers import generating_part, text_config, unwrap
+from sarsteer.models.prefix_cache import has_windows
 from sarsteer.models.prompt import Prompt
 from sarsteer.server.job import Row
 from sarsteer.server.progress import begin
@@ -126,7 +128,8 @@ class Decoding:
     def _prefill(self, prompts: Sequence[Prompt]) -> torch.Tensor:
         self._handle.forget()
         inputs = self._model.collate(prompts)
-        output = self._model.forward_base(inputs, use_cache=True)
+        positions = token_positions(inputs["attention_mask"])
+        output = self._model.forward_base(inputs, position_ids=positions, use_cache=True)
         openings = self._handle.openings(len(prompts))
         if openings is not None:
             self._openings = torch.cat([self._openings.to(openings), openings])
@@ -198,8 +201,12 @@ def groups(prompts: Sequence[Prompt], device: torch.device) -> list[list[int]]:
 
 
 def can_join(model: AudioLanguageModel) -> bool:
-    """Whether this loop decodes ``model`` as its own ``generate`` would; a family's cache must allow it."""
-    if not model.family.prefix_reuse or type(model).generate_tokens is not AudioLanguageModel.generate_tokens:
+    """Whether this loop decodes ``model`` as its own ``generate`` would.
+
+    Its cache must allow it, and every prompt must count its positions token by token, which images do not.
+    """
+    plain = model.shares_prefixes() and not has_windows(model.module) and model.modalities <= {"audio"}
+    if not plain or type(model).generate_tokens is not AudioLanguageModel.generate_tokens:
         return False
     config: GenerationConfig | None = getattr(generating_part(model.module), "generation_config", None)
     attention = getattr(text_config(unwrap(model.module)), "_attn_implementation", None)

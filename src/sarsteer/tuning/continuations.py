@@ -38,7 +38,7 @@ class Continuations:
     """Prompts, each with the tokens of an answer, to run under any steering.
 
     Args:
-        model: a model of a family with ``prefix_reuse``.
+        model: a model that ``shares_prefixes``.
         prompts: from ``model.prepare``.
         answers: the tokens ``[M_i]`` that follow each prompt; they may be empty.
         batch_size: prompts per forward.

@@ -12,8 +12,8 @@ class SurrogateScores:
     Attributes:
         asr: harmful requests whose answer would not start as a refusal.
         over_refusal: safe requests whose answer would.
-        broken: requests whose reference text would break, on the path that their first token takes; 0 for families
-            without ``prefix_reuse``, which are scored by first tokens only.
+        broken: requests whose reference text would break, on the path that their first token takes; 0 for models
+            whose prefixes cannot be shared, which are scored by first tokens only.
 
     """
 

@@ -59,7 +59,7 @@ def estimate(
         report(len(state.finished(SURROGATE)))
         _run(state, SURROGATE, space, objective, options.trials, options, report)
         notes = [] if surrogate.reuses_prefixes else [
-            "this family's prefixes cannot be reused: the surrogate used first tokens only, and cannot see broken text"
+            "this model's prefixes cannot be reused: the surrogate used first tokens only, and cannot see broken text"
         ]  # fmt: skip
     return state.candidates(), notes
 

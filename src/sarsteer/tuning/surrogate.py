@@ -59,7 +59,7 @@ class Surrogate:
         self._config = config or SurrogateConfig()
         self._prompts = [*requests.harmful, *requests.safe]
         self._n = len(requests.harmful)
-        self.reuses_prefixes = model.family.prefix_reuse
+        self.reuses_prefixes = model.shares_prefixes(self._prompts)
         self._handle: SteeringHandle | None = None
         plain = first_token_probabilities(model, requests.harmful, batch_size)
         prompted = first_token_probabilities(model, requests.prompted, batch_size)

@@ -62,7 +62,7 @@ class Requests:
     Args:
         name: in tables.
         items: spoken requests.
-        model: a model of a family with ``prefix_reuse``.
+        model: a model that ``shares_prefixes``.
         progress: called while clips are encoded.
 
     """

@@ -63,7 +63,7 @@ def run(progress: Progress, model: AudioLanguageModel, limit: int | None = None,
 
     Args:
         progress: called in every stage.
-        model: ``sarsteer-small``, or another model of a family with ``prefix_reuse``.
+        model: ``sarsteer-small``, or another model that ``shares_prefixes``.
         limit: use at most this many requests of each kind in every split, for a quick look.
         text: give the model the words instead of clips, to see what misheard words cost.
 

@@ -10,6 +10,8 @@ AUDIO_FLAMINGO_3 = Family(
     checkpoints=("nvidia/audio-flamingo-3-hf",),
     cuts_at_window=False,
     padding_leaks=False,
+    encode_once=True,
+    prefix_reuse=True,
     min_clips=1,
     max_clips=1,
     engines=("transformers", "vllm"),
@@ -21,6 +23,8 @@ MUSIC_FLAMINGO = Family(
     checkpoints=("nvidia/music-flamingo-2601-hf",),
     cuts_at_window=False,
     padding_leaks=False,
+    encode_once=True,
+    prefix_reuse=True,
     min_clips=1,
     max_clips=1,
 )

@@ -9,5 +9,6 @@ NEMOTRON_H_OMNI = Family(
     architectures=("NemotronH_Omni_Reasoning_V3",),
     checkpoints=("nvidia/NVIDIA-Nemotron-3-Nano-Omni-30B-A3B",),
     cuts_at_window=False,
+    encode_once=True,
     limits="each Mamba, attention, MLP or expert block counts as a layer",
 )

@@ -11,6 +11,7 @@ from sarsteer.errors import MissingExtraError, ModelError
 from sarsteer.messages import Message
 from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.models.family import Family
+from sarsteer.models.layers import unwrap
 from sarsteer.models.loading import Loaded, load_with_transformers
 
 ADAPTER = "speech"
@@ -29,6 +30,20 @@ class Phi4Multimodal(AudioLanguageModel):
         if torch.is_tensor(features) and tensors.get("audio_attention_mask") is None:
             tensors["audio_attention_mask"] = torch.ones(features.shape[:2], dtype=torch.bool)
         return tensors
+
+    @torch.no_grad()
+    def encode_clip(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The embedding ``[tokens, D]`` of the one clip of a conversation; its decoder embeds tokens by itself."""
+        decoder: Any = unwrap(self.module).get_decoder()
+        ids = inputs["input_ids"]
+        audio = {name: tensor for name, tensor in inputs.items() if name.startswith("audio_")}
+        embeddings: torch.Tensor = decoder.embed_tokens_extend(ids, decoder.embed_tokens(ids), **audio)
+        return embeddings[ids == self.audio_token_id]
+
+
+def audio_token_id(model: Any) -> int:
+    """The id of the audio placeholder."""
+    return int(model.config.audio_config.audio_token_id)
 
 
 def load_with_speech_adapter(source: str, config: Any, **options: Any) -> Loaded:
@@ -56,6 +71,9 @@ PHI_4_MULTIMODAL = Family(
     architectures=("Phi4MultimodalForCausalLM",),
     checkpoints=("microsoft/Phi-4-multimodal-instruct",),
     cuts_at_window=False,
+    encode_once=True,
+    audio_token_id=audio_token_id,
+    prefix_reuse=True,
     model_class=Phi4Multimodal,
     load=load_with_speech_adapter,
     engines=("transformers", "vllm"),

@@ -8,10 +8,30 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
+from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.models.family import Family
+from sarsteer.models.layers import language_root
 from sarsteer.models.loading import Loaded, load_with_transformers
 
 _LIMITS = "thinker only: it answers in text, without speech"
+
+
+class QwenOmni(AudioLanguageModel):
+    """The thinker of a Qwen-Omni model.
+
+    Its three rotary positions (M-RoPE) are equal at tokens and audio; only images and video differ, and prompts with
+    those share no prefix.
+    """
+
+    @torch.no_grad()
+    def generate_tokens(self, inputs: dict[str, torch.Tensor], **options: Any) -> torch.Tensor:
+        """The answers' tokens; after a prefix, positions continue from it and not from the last batch."""
+        if inputs.get("past_key_values") is not None:
+            base: Any = language_root(self.module).base_model
+            base.rope_deltas = inputs["attention_mask"].new_zeros(len(inputs["attention_mask"]), 1)
+        return super().generate_tokens(inputs, **options)
 
 
 def load_thinker(source: str, config: Any, **options: Any) -> Loaded:
@@ -34,6 +54,9 @@ QWEN2_5_OMNI = Family(
     checkpoints=("Qwen/Qwen2.5-Omni-7B", "Qwen/Qwen2.5-Omni-3B"),
     window_seconds=300.0,
     padding_leaks=False,
+    encode_once=True,
+    prefix_reuse=True,
+    model_class=QwenOmni,
     load=load_thinker,
     engines=("transformers", "vllm"),
     limits=_LIMITS,
@@ -44,6 +67,9 @@ QWEN3_OMNI = Family(
     architectures=("Qwen3OmniMoeForConditionalGeneration", "Qwen3OmniMoeThinkerForConditionalGeneration"),
     checkpoints=("Qwen/Qwen3-Omni-30B-A3B-Instruct", "Qwen/Qwen3-Omni-30B-A3B-Thinking"),
     cuts_at_window=False,
+    encode_once=True,
+    prefix_reuse=True,
+    model_class=QwenOmni,
     load=load_thinker,
     engines=("transformers", "vllm"),
     limits=_LIMITS,

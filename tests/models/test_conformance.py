@@ -41,10 +41,10 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if request.param in FAMILIES:
         try:
             model = make(request.param)
-        except ImportError as error:
+        except (ImportError, AttributeError) as error:
             if can_sanitize(T.ProcessorMixin):  # transformers 5.23 has all families without torchvision
                 raise
-            pytest.skip(f"this transformers needs another package for it ({error})")
+            pytest.skip(f"this transformers lacks it, or needs another package for it ({error})")
         yield model
     else:
         with opened(request.param, tmp_path_factory.mktemp(request.param)) as standin:
@@ -210,7 +210,7 @@ def test_control_tokens_in_a_users_text_stay_text(model: AudioLanguageModel) -> 
         return
     if {"image", "audio"} <= model.modalities:
         # transformers' omni processors count them as missing media: refused, never treated as media
-        for place in (model.processor.image_token, model.processor.video_token, model.processor.audio_token):
+        for place in filter(None, places):
             with pytest.raises(MessageError, match="passed"):
                 model.prepare([ask(model, text=place)])
             injection = injection.replace(place, "")
@@ -227,11 +227,11 @@ def test_control_tokens_in_a_users_text_stay_text(model: AudioLanguageModel) -> 
 def test_a_long_clip_is_never_cut_silently(model: AudioLanguageModel) -> None:
     if kind(model) != "audio":
         pytest.skip("takes no audio")
-    short = model.prepare([ask(model, seconds=29.0)])[0]
     if model.window_seconds is not None and model.window_seconds < 64:
         with pytest.raises(AudioError, match="takes at most 30 s"):
             model.prepare([ask(model, seconds=64.0)])
         return
+    short = model.prepare([ask(model, seconds=29.0)])[0]
     long = model.prepare([ask(model, seconds=64.0)])[0]
     assert len(long.input_ids) > 1.9 * len(short.input_ids)
 
@@ -251,10 +251,17 @@ def own_inputs(model: AudioLanguageModel, conversation: Any) -> dict[str, torch.
     return model.build_prompt(model.read(conversation, 0)[0], 0).inputs
 
 
+@pytest.fixture
+def as_tokens(model: AudioLanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers are token ids instead of text: random weights answer with much that has no text."""
+    monkeypatch.setattr(model, "decode", lambda rows: [str(row) for row in rows.tolist()])
+
+
 def encodes_once(model: AudioLanguageModel) -> bool:
     return model.family.encode_once or model.family.encode_audio is not None
 
 
+@pytest.mark.usefixtures("as_tokens")
 def test_an_encoded_clip_gives_what_the_models_own_forward_gives(model: AudioLanguageModel) -> None:
     """Tokens and activations of a batch equal those of transformers, called with each row's features alone."""
     if not encodes_once(model):
@@ -270,7 +277,7 @@ def test_an_encoded_clip_gives_what_the_models_own_forward_gives(model: AudioLan
             model.module(**own)
         assert differs(together[index], torch.cat(rows)) < CLOSE, index
         out = model.module.generate(**own, max_new_tokens=6, **model.generation_options({}))
-        assert answers[index] == model.decode(out[:, own["input_ids"].shape[1] :])[0].strip()
+        assert answers[index] == model.decode(out[:, own["input_ids"].shape[1] :])[0]
 
 
 def test_each_clip_is_encoded_once(model: AudioLanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,6 +323,7 @@ def test_arms_share_their_prefix_or_are_run_whole(model: AudioLanguageModel, mon
             assert differs(row, model.last_token_activations([conversation])[0]) < CLOSE
 
 
+@pytest.mark.usefixtures("as_tokens")
 def test_answers_after_a_shared_prefix(model: AudioLanguageModel, vectors: torch.Tensor) -> None:
     """One prefix is answered under several strengths as whole prompts are, beyond a sliding window too."""
     prompts = model.prepare([ask(model, seed, "Answer me.", seconds) for seed, seconds in ((0, 0.7), (1, 1.3))])
@@ -330,7 +338,8 @@ def test_answers_after_a_shared_prefix(model: AudioLanguageModel, vectors: torch
     prefix, last = SharedPrefix(model, prompts, 3), prompts[0].input_ids[-3:]
     plain = model.generate(prompts, 6)
     assert prefix.answer(last, 6) == plain
-    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA), model.probe):
+    strong = ResolvedStrength(vectors, 10 * ALPHA)  # some random models answer with one token whatever they read
+    with attach(model.module, model.decoder_layers, strong, model.probe):
         steered = model.generate(prompts, 6)
         assert prefix.answer(last, 6) == steered
     assert steered != plain

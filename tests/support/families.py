@@ -603,9 +603,11 @@ def inkling() -> Made:
         image_bos_token_id=_IDS["<|boi|>"],
         audio_bos_token_id=_IDS["<|boa|>"],
     )
-    processor = without_torchvision(T.InklingProcessor)(
+    kind = without_torchvision(T.InklingProcessor)
+    kind.model_input_names = ["audio_input_ids", "audio_input_ids_mask", "input_ids", "attention_mask"]
+    processor = kind(
         T.InklingFeatureExtractor(feature_size=16),
-        SimpleNamespace(model_input_names=[]),
+        None,
         tokenizer(),
         chat_template=template(audio="<|boa|><|audio|>"),
         image_bos_token="<|boi|>",
@@ -639,8 +641,10 @@ def muse_spark() -> Made:
         out_hidden_size=32,
         projector_hidden_size=16,
     )
+    words = tokenizer()
+    words.audio_start_token, words.audio_end_token = "<|audio_bos|>", "<|audio_eos|>"
     processor = without_torchvision(T.MuseSparkProcessor)(
-        None, None, tokenizer(), T.MuseSparkFeatureExtractor(), chat_template=template()
+        None, None, words, T.MuseSparkFeatureExtractor(), chat_template=template()
     )
     return T.MuseSparkForConditionalGeneration(config), processor
 

@@ -209,13 +209,7 @@ class AudioLanguageModel(LanguageModel):
         """
         rows = [self.read(conversation, index) for index, conversation in enumerate(conversations)]
         if self.family.encode_audio is None:
-            built = [self.build_prompt(messages, index) for index, (messages, _) in enumerate(rows)]
-            if not self.family.encode_once:
-                return built
-            return [
-                self._with_encoded_clips(prompt, clips, index, remember)
-                for index, (prompt, (_, clips)) in enumerate(zip(built, rows, strict=True))
-            ]
+            return [self._prompt(messages, clips, index, remember) for index, (messages, clips) in enumerate(rows)]
         prompts: list[Prompt] = []
         for start in range(0, len(rows), DEFAULT_BATCH):
             prompts += self._encode(rows[start : start + DEFAULT_BATCH], start, remember)
@@ -250,22 +244,24 @@ class AudioLanguageModel(LanguageModel):
         return Prompt(messages, inputs["input_ids"][0], inputs)
 
     @torch.no_grad()
-    def _with_encoded_clips(self, prompt: Prompt, clips: list[Clip], index: int, remember: bool) -> Prompt:
-        """The prompt with an embedding for each clip in place of the features; as it is if it has other media."""
-        if any(part["type"] not in ("text", "audio") for message in prompt.messages for part in message["content"]):
+    def _prompt(self, messages: list[Message], clips: list[Clip], index: int, remember: bool) -> Prompt:
+        """A prompt with an embedding for each clip, or with the processor's tensors if it has other media."""
+        prompt = self.build_prompt(messages, index)
+        others = any(part["type"] not in ("text", "audio") for message in messages for part in message["content"])
+        if others or not self.family.encode_once:
             return prompt
         digests = [clip.digest for clip in clips]
         fresh: dict[str, torch.Tensor] = {}
         for digest in self.clip_cache.missing(digests):
             inputs = prompt.inputs
             if len(clips) > 1:  # a processor pads the clips of a conversation to the longest one
-                audio = [part for message in prompt.messages for part in message["content"] if part["type"] == "audio"]
+                audio = [part for message in messages for part in message["content"] if part["type"] == "audio"]
                 alone: list[Message] = [{"role": "user", "content": [audio[digests.index(digest)]]}]
                 inputs = self.build_prompt(alone, index).inputs
             fresh[digest] = self.encode_clip(self._to_device(inputs))
         embeddings = tuple(self.clip_cache.take(digests, fresh, remember=remember))
         self._check_placeholders(prompt.input_ids, embeddings, index)
-        return Prompt(prompt.messages, prompt.input_ids, clips=embeddings)
+        return Prompt(messages, prompt.input_ids, clips=embeddings)
 
     def encode_clip(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """The embedding ``[tokens, D]`` of the one clip of a conversation, as the decoder takes it. A hook.

@@ -39,8 +39,8 @@ class SharedPrefix:
 
     def __init__(self, model: AudioLanguageModel, prompts: Sequence[Prompt], drop: int) -> None:
         if not model.shares_prefixes(prompts):
-            reason = model.prefix_refusal or "its prompts have images or video"
-            raise ModelError(f"{model.name}: its cache cannot be continued ({reason}); call generate")
+            reason = model.prefix_refusal or "the prompts have images or video"
+            raise ModelError(f"{model.name}: {reason}, so the prefix cannot be continued; call generate")
         if drop < PREFILL:
             raise ModelError(f"a prefix must leave out at least {PREFILL} tokens, not {drop}; they are the next prompt")
         self._model = model

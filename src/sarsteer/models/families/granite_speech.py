@@ -69,7 +69,11 @@ class GraniteSpeech(AudioLanguageModel):
 GRANITE_SPEECH = Family(
     "Granite Speech",
     architectures=("GraniteSpeechForConditionalGeneration", "GraniteSpeechPlusForConditionalGeneration"),
-    checkpoints=("ibm-granite/granite-speech-3.3-8b", "ibm-granite/granite-speech-3.3-2b"),
+    checkpoints=(
+        "ibm-granite/granite-speech-3.3-8b",
+        "ibm-granite/granite-speech-3.3-2b",
+        "ibm-granite/granite-speech-4.1-2b-plus",
+    ),
     cuts_at_window=False,
     encode_once=True,
     prefix_reuse=True,

@@ -10,5 +10,5 @@ INKLING = Family(
     checkpoints=("thinkingmachines/Inkling",),
     cuts_at_window=False,
     encode_once=True,
-    limits="needs transformers 5.23 or newer; images need torchvision",
+    limits="images need torchvision",
 )

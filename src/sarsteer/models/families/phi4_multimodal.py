@@ -34,7 +34,8 @@ class Phi4Multimodal(AudioLanguageModel):
     @torch.no_grad()
     def encode_clip(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """The embedding ``[tokens, D]`` of the one clip of a conversation; its decoder embeds tokens by itself."""
-        decoder: Any = unwrap(self.module).get_decoder()
+        inner: Any = unwrap(self.module)
+        decoder = inner.get_decoder()
         ids = inputs["input_ids"]
         audio = {name: tensor for name, tensor in inputs.items() if name.startswith("audio_")}
         embeddings: torch.Tensor = decoder.embed_tokens_extend(ids, decoder.embed_tokens(ids), **audio)

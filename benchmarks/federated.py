@@ -54,7 +54,7 @@ K, RANK, ONLY_SAFE = 10, 320, 2
 RANKS = (16, 64, RANK)
 SITES = (3, 10, 30)
 EPSILONS = (1e4, 1e3, 100.0, 8.0)
-DRAWS = 3
+DRAWS = 2
 """Of the noise, for each ε."""
 SPOKEN = "Please answer the question in the audio."
 """The instruction of sarsteer-small's demo; other models get the paper's."""

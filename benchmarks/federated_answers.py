@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 import sarsteer
-from benchmarks.federated import EPSILONS, RANK, Study
+from benchmarks.federated import EPSILONS, Study
 from sarsteer.data.manifest import Item
 from sarsteer.data.pairs import load_benign, load_pairs
 from sarsteer.defenses.built import UNDEFENDED, BuiltDefense
@@ -39,6 +39,7 @@ from sarsteer.judges.embedded import EmbeddedJudge
 from sarsteer.judges.keywords import KeywordJudge
 from sarsteer.runtime.answerer import Answerer
 from sarsteer.steering.artifact import Steering
+from sarsteer.steering.pooled.artifact import RANK
 from sarsteer.steering.strength import Strength
 
 STRENGTHS = {"sarsteer-small": (0.05, 0.2), "sarsteer-tiny": (0.075, 1.0)}

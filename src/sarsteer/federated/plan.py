@@ -25,7 +25,8 @@ from sarsteer.steering.pooled.artifact import FARTHER, RANK, model_record
 from sarsteer.steering.pooled.rounds import ROUNDS
 from sarsteer.steering.pooled.setting import Setting
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
+"""2: wider histograms of scores."""
 GROUPS = ("twin", "borderline"), ("everyday", "other")
 """The groups of sarsteer-pairs' pairs and of its other safe requests."""
 MIN_MASKED = 3

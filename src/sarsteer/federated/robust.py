@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from sarsteer.steering.pooled.rounds import Query
+from sarsteer.steering.pooled.rounds import DEVIATIONS, RANGE, Query
 from sarsteer.steering.pooled.setting import Setting
 from sarsteer.steering.pooled.sums import Layout, Sums
 
@@ -92,17 +92,20 @@ def _features(setting: Setting, query: Query, sums: Sums) -> dict[str, tuple[flo
     if query.name == "spread":
         norms = sums["norms"]
         count = float(norms[0].sum())
-        return {} if count < 0.5 else {"norms": (count, _below(norms).flatten())}
+        return {} if count < 0.5 else {"norms": (count, _below(norms, DEVIATIONS).flatten())}
     scores = sums["scores"]
     labels = {"harmful": setting.harmful, "safe": ~setting.harmful}
     counts = {label: scores[..., chosen, :].sum(-2) for label, chosen in labels.items()}
     found = {
-        label: (float(one.flatten(0, -2)[0].sum()) if one.ndim > 1 else float(one.sum()), _below(one).flatten())
+        label: (float(one.flatten(0, -2)[0].sum()) if one.ndim > 1 else float(one.sum()), _below(one, RANGE).flatten())
         for label, one in counts.items()
     }
     return {label: pair for label, pair in found.items() if pair[0] >= 0.5}
 
 
-def _below(counts: torch.Tensor) -> torch.Tensor:
-    """The mean over scores of the share of clips below them: few clips give a noisy share, not a small one."""
-    return (counts / counts.sum(-1, keepdim=True).clamp(min=1)).cumsum(-1).mean(-1)
+def _below(counts: torch.Tensor, reach: float) -> torch.Tensor:
+    """The mean over scores of the share of clips below them: few clips give a noisy share, not a small one.
+
+    In units of a histogram from −4 to 4, whatever its ``reach``.
+    """
+    return (counts / counts.sum(-1, keepdim=True).clamp(min=1)).cumsum(-1).mean(-1) * reach / 4

@@ -23,7 +23,7 @@ from sarsteer.federated.plan import Plan
 from sarsteer.federated.state import ServerState
 from sarsteer.federated.wire import Message, text_of
 from sarsteer.steering.artifact import Steering
-from sarsteer.steering.pooled.rounds import Query, layout_of
+from sarsteer.steering.pooled.rounds import BINS, Query, layout_of
 from sarsteer.steering.pooled.sums import size
 
 POLL_SECONDS = 5.0
@@ -115,7 +115,7 @@ class Federation:
         self._started = bool(self.state.rounds)
         gated = max(1, len(plan.setting.gate_layers))
         largest = size(layout_of(plan.setting, Query("statistics")))
-        scores = 2 * gated * len(plan.setting.classes) * 600
+        scores = 2 * gated * len(plan.setting.classes) * (BINS + 2)
         self.largest_body = 8 * max(largest, scores) + _ROOM
 
     def join(self, name: str, message: Message) -> Message:

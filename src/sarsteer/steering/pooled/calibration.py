@@ -332,10 +332,16 @@ def _with_threshold(setting: Setting, scores: torch.Tensor, gate: Gate) -> Gate:
 
 
 def _temperature(held_out: dict[str, Any]) -> float:
-    """As calibration's: the width of the logistic function that fits held-out scores best."""
+    """As calibration's: the width of the logistic function that fits held-out scores best.
+
+    Clips beyond the distance limit have no score.
+    """
     from sklearn.linear_model import LogisticRegression
 
-    scores = torch.tensor(held_out["harmful"] + held_out["safe"], dtype=torch.float64)
-    labels = torch.tensor([1] * len(held_out["harmful"]) + [0] * len(held_out["safe"]))
+    known = {label: [value for value in held_out[label] if value <= RANGE] for label in ("harmful", "safe")}
+    if not all(known.values()):
+        return 1.0
+    scores = torch.tensor(known["harmful"] + known["safe"], dtype=torch.float64)
+    labels = torch.tensor([1] * len(known["harmful"]) + [0] * len(known["safe"]))
     slope = float(LogisticRegression(C=1e6).fit(scores[:, None].numpy(), labels.numpy()).coef_[0, 0])
     return 1 / max(slope, 1e-3)

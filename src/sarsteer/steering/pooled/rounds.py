@@ -26,8 +26,9 @@ from sarsteer.steering.pooled.sketch import longest
 from sarsteer.steering.pooled.sums import Layout, Part, Sums
 
 ROUNDS = ("statistics", "spread", "choose", "combine", "threshold")
-BINS, RANGE = 512, 4.0
-"""Scores from −RANGE to RANGE (classes' means are at −1 and 1) in BINS bins, with a bin below and one above."""
+BINS, RANGE = 2048, 16.0
+"""Scores from −RANGE to RANGE (classes' means are at −1 and 1) in BINS bins, with a bin below and one above. At the
+smallest AUROC of a gate, RANGE is three standard deviations: clips beyond the distance limit are counted above it."""
 DISTANCE_BINS, FARTHEST = 512, 8.0
 NORM_BINS, DEVIATIONS = 128, 4.0
 _TWO = math.sqrt(2)  # a pair has two clips

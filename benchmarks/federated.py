@@ -228,7 +228,7 @@ def exactness(study: Study, table: Table) -> None:
 
             def compute(rows: Rows = rows, expected: Steering = expected, rank: int = rank, sites: int = sites) -> Row:
                 keys = keys_for(sites)
-                plan = study.plan(keys, rank, masked=False)  # masks change no bit: federated_answers checks it
+                plan = study.plan(keys, rank, masked=False)  # masks change nothing: see federated_answers
                 steering, _ = simulate(plan, keys, study.share(keys, rows))
                 return {**compared(steering, expected), **judged(steering, study.test)}
 

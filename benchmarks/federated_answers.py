@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 import sarsteer
-from benchmarks.federated import EPSILONS, Study
+from benchmarks.federated import EPSILONS, Study, tensor
 from sarsteer.data.manifest import Item
 from sarsteer.data.pairs import load_benign, load_pairs
 from sarsteer.defenses.built import UNDEFENDED, BuiltDefense
@@ -97,8 +97,8 @@ def arms_of(
         defenses[name] = steered("sarsteer", resolved, resolved.settings, steering=steering.digest)
 
     for name, steering in found.items():
-        if name == "masked sums" and _same(steering, found["plain sums"]):
-            continue  # the same bits have the same answers
+        if name == "masked sums":  # equal to plain ones up to float64 rounding, see ``masked``
+            continue
         larger = float(steering.refusal.norm() / pooled.refusal.norm())
         if not name.endswith(", gate") and larger < LARGEST:
             add(f"{name}: always on", steering, Strength(alpha=always_on, k=0, gate=False))
@@ -118,12 +118,16 @@ def arms_of(
     return defenses, gated
 
 
-def _same(one: Steering, other: Steering) -> bool:
-    names = ("refusal", "safe_basis", "singular_values", "safe_mean", "harmful_mean", "activation_norms")
-    equal = all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
-    return equal and (one.gate is None) == (other.gate is None) and (
-        one.gate is None or other.gate is None or one.gate.threshold == other.gate.threshold
-    )  # fmt: skip
+def masked(study: Study, found: Mapping[str, Steering]) -> dict[str, Any]:
+    """How masked sums differ from plain ones, which are added as floating-point numbers."""
+    one, other = found["masked sums"], found["plain sums"]
+    names = ("refusal", "safe_mean", "harmful_mean")
+    change = {n: float((getattr(one, n) - getattr(other, n)).norm() / getattr(other, n).norm()) for n in names}
+    clips = [tensor(x) for x in (study.test.harmful, study.test.safe, study.test.benign)]
+    if one.gate is None or other.gate is None:
+        return {**change, "gates": [one.gate is not None, other.gate is not None]}
+    different = sum(int(((one.gate.strength(x) > 0) != (other.gate.strength(x) > 0)).sum()) for x in clips if len(x))
+    return {**change, "gate_decisions_that_differ": [different, sum(map(len, clips))]}
 
 
 def answered(
@@ -217,6 +221,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--test", type=int, help="test pairs")
     parser.add_argument("--benign", type=int, default=0, help="everyday test requests")
+    parser.add_argument("--requests", type=int, help="only the first ones, in random order")
     parser.add_argument("--only", nargs="+", help="calibrations, such as pooled")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -229,13 +234,14 @@ def main() -> None:
         benign = load_benign(arguments.pairs, "test", limit=arguments.benign)
     items = [*pairs.harmful, *pairs.safe, *benign]
     random.Random(0).shuffle(items)
+    items = items[: arguments.requests]
     defenses, gated = arms_of(found, *STRENGTHS[arguments.model])
     stored = answered(arguments.model, study.instruction, items, defenses, arguments.folder / "answers.json")
     gated = {name: one for name, one in gated.items() if one[0] in stored}
     judge: Judge = EmbeddedJudge() if arguments.model == "sarsteer-tiny" else KeywordJudge()
     table = summaries(judge, items, {name: stored[name] for name in defenses if name in stored}, gated)
-    same = "masked sums" in found and _same(found["masked sums"], found["plain sums"])
-    about = {"model": arguments.model, "fingerprint": study.fingerprint.digest, "masked_is_plain": same}
+    about: dict[str, Any] = {"model": arguments.model, "fingerprint": study.fingerprint.digest}
+    about["masked_against_plain"] = masked(study, found)
     write_text(arguments.out, json.dumps({**about, "arms": table}, ensure_ascii=False, indent=1) + "\n")
     for name, row in table.items():
         print(name, {key: round(100 * v["value"]) for key, v in row.items() if isinstance(v, dict)})

@@ -189,7 +189,8 @@ def _started(requests: list[Messages], arguments: Any) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         file = steering.save(Path(folder) / "steering.safetensors")
         policy = Path(folder) / "policy.yaml"
-        rows = [f"  - {{name: {n}, key: {key(n)}, steering: {file}, {s}}}" for n, s in TENANTS.items()]
+        tenants = {name: text for name, text in TENANTS.items() if steering.gate is not None or "gate" not in text}
+        rows = [f"  - {{name: {n}, key: {key(n)}, steering: {file}, {s}}}" for n, s in tenants.items()]
         policy.write_text("\n".join(["version: 1", "tenants:", *rows]) + "\n")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -197,8 +198,10 @@ def _started(requests: list[Messages], arguments: Any) -> dict[str, Any]:
         command = [sys.executable, "-m", "sarsteer", "serve", name, "--engine", "transformers"]
         server = subprocess.Popen([*command, "--policy", str(policy), "--port", str(port)])
         try:
-            target = Target(f"http://127.0.0.1:{port}/v1", name, {tenant: key(tenant) for tenant in TENANTS})
-            while server.poll() is None:
+            target = Target(f"http://127.0.0.1:{port}/v1", name, {tenant: key(tenant) for tenant in tenants})
+            while True:
+                if server.poll() is not None:
+                    raise SystemExit("the server ended")
                 try:
                     urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=10).close()
                     break
@@ -216,6 +219,8 @@ def _differences(model: Any, steering: Any, target: Target, requests: list[Messa
     """Answers of the server without load that are not those of the model in this process."""
     count = 0
     for tenant, alpha, gate in (("weak", 0.05, False), ("strong", 0.2, False), ("gated", 0.5, True)):
+        if tenant not in target.keys:
+            continue
         with steering.on(model, alpha, gate=gate):
             texts = model.generate(requests, TOKENS, batch_size=1)
         count += sum(target.expected[tenant, i][0] != text for i, text in enumerate(texts))

@@ -2,7 +2,9 @@
 
 CPU time of this process, so that other work on the machine matters less: clips and prompts (encoding and prefill), each
 decode step, and a whole answer of up to 32 tokens; for one request and for 16 at once; with the server's decoding loop
-and with transformers' ``generate``. The embedded model on one thread, medians of five. Prints one JSON document.
+and with transformers' ``generate``. Then the same answers for clients that each send a request when the last one is
+answered, so that requests join. The embedded model on one thread, medians of five, and of three with clients. Prints
+one JSON document.
 """
 
 from __future__ import annotations
@@ -57,9 +59,47 @@ def main() -> None:
                 "decode step, ms": round((some - first) / (TOKENS - 1), 1),
                 "whole answer, ms": round(whole / rows, 1),
             }
+        if engine.joins:
+            model.clip_cache.limit = 0  # every clip is encoded
+            alone, many = [], []
+            for _ in range(3):
+                alone.append(_with_clients(engine, tenant, conversations, clients=1, answers=8))
+                many.append(_with_clients(engine, tenant, conversations, clients=16, answers=48))
+            result["whole answer of 1 client, ms"] = round(statistics.median(alone), 1)
+            result["whole answer of 16 clients, ms"] = round(statistics.median(many), 1)
+            result["1 client / 16 clients"] = [round(a / b, 2) for a, b in zip(alone, many, strict=True)]
         engine.detach()
     result["load average"] = os.getloadavg()[0]
     print(json.dumps(result, indent=2))
+
+
+def _with_clients(engine: Any, tenant: Any, conversations: list[Any], *, clients: int, answers: int) -> float:
+    """CPU milliseconds per answer."""
+    from sarsteer.server.job import Finished, Job
+
+    waiting: list[Any] = []
+    made = 0
+
+    def ask() -> Any:
+        nonlocal made
+        conversation = conversations[made % len(conversations)]
+        made += 1
+        return Job(tenant, conversation, 32, answered)
+
+    def answered(event: Any) -> None:
+        if isinstance(event, Finished) and made < answers:
+            waiting.append(ask())
+
+    def more(free: int) -> list[Any]:
+        jobs = waiting[:free]
+        del waiting[:free]
+        return jobs
+
+    begin = time.process_time()
+    engine.answer([ask() for _ in range(clients)], more)
+    while waiting:
+        engine.answer(more(clients), more)
+    return 1000 * (time.process_time() - begin) / answers
 
 
 if __name__ == "__main__":

@@ -19,18 +19,19 @@ from sarsteer.errors import SteeringError
 from sarsteer.models.activations import residual_of
 
 DELTA = "_sarsteer_delta"
-"""Name of the buffer ``[D]`` on a decoder layer: what the hook adds."""
+"""Name of the buffer on a decoder layer: what the hook adds, ``[D]`` to all rows or ``[B, D]`` row by row."""
 
 
 def steer(module: nn.Module, _args: Any, output: Any) -> None:
     """The hook. Nothing here may depend on data or change Python state: it is traced into compiled graphs."""
-    hidden = residual_of(output)
-    # a decode step is all last position: a view of it takes longer than the addition
-    (hidden if hidden.shape[-2] == 1 else hidden.select(-2, -1)).add_(delta_of(module))
+    hidden, delta = residual_of(output), delta_of(module)
+    # a decode step is all last position: a view of it takes longer than the addition, but rows of their own need one
+    whole = hidden.shape[-2] == 1 and delta.ndim == 1
+    (hidden if whole else hidden.select(-2, -1)).add_(delta)
 
 
 def delta_of(module: nn.Module) -> torch.Tensor:
-    """``[D]``: what a layer's hook adds. Its type is static, so that the check costs nothing in compiled graphs.
+    """What a layer's hook adds. Its type is static, so that the check costs nothing in compiled graphs.
 
     Raises:
         SteeringError: the model was cast after steering was attached, which rounded the vectors.

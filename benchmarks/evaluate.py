@@ -97,16 +97,17 @@ def profile(model: AudioLanguageModel, requests: int, tokens: int, batch: int) -
     """Print the processor time of ``evaluate`` per request: in the model, in Inspect's thread, and elsewhere."""
     pool = Pool()
     pool.add_model(model)
-    used = 0.0
+    used, depth = 0.0, 0
     generate = model.generate
 
     def timed(*args: Any, **options: Any) -> Any:
-        nonlocal used
-        began = time.thread_time()
+        nonlocal used, depth
+        began, depth = time.thread_time(), depth + 1  # a call may answer through another one
         try:
             return generate(*args, **options)
         finally:
-            used += time.thread_time() - began
+            depth -= 1
+            used += 0.0 if depth else time.thread_time() - began
 
     def evaluate() -> None:
         model.clip_cache.clear()

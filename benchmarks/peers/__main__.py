@@ -26,6 +26,7 @@ from benchmarks.spread import median_interval
 HERE = Path(__file__).parent
 BATCHES = (1, 8, 32)
 WORK = {"prefill": 32, "decode": 4}  # tokens in the prompt
+CELLS = (*(f"{what}, batch {batch}" for what in WORK for batch in BATCHES), "calibrate")
 DECODED = {"toy": 16, "100M": 8}  # tokens after the first
 TOLERANCE = 1e-4
 """Largest difference of logits, as a share of their standard deviation. Versions of transformers order float32 sums in
@@ -73,8 +74,8 @@ class Process:
 class Bench:
     """The stages, and their results so far."""
 
-    def __init__(self, folder: Path, only: str | None, rounds: int | None) -> None:
-        self.folder, self.only, self.rounds = folder, only, rounds
+    def __init__(self, folder: Path, only: str | None, rounds: int | None, wanted: list[str]) -> None:
+        self.folder, self.only, self.rounds, self.wanted = folder, only, rounds, wanted
         self.partial = folder / "results.json"
         self.results: dict[str, Any] = json.loads(self.partial.read_text()) if self.partial.is_file() else {}
         self.pythons: dict[str, Path] = {}
@@ -109,7 +110,7 @@ class Bench:
         """All measurements on one model."""
         folder = task.write(name, self.folder / "models")
         found = self.results.setdefault(name, {})
-        cells = [f"{what}, batch {batch}" for what in WORK for batch in BATCHES] + ["calibrate"]
+        cells = [cell for cell in CELLS if cell in self.wanted]
         wanted = {one.name for cell in cells for one in self.chosen(found.get(cell, {}))}
         if wanted:
             processes = [
@@ -289,6 +290,7 @@ def main() -> None:
     names = [one.name for one in environments.LIBRARIES if one.name != "sarsteer"]
     parser.add_argument("--only", choices=names, help="measure this library again, beside sarsteer")
     parser.add_argument("--models", nargs="+", choices=task.MODELS, default=list(task.MODELS))
+    parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS), metavar="CELL", help=f"of {CELLS}")
     parser.add_argument("--rounds", type=int, help=f"by default {ROUNDS}")
     parser.add_argument(
         "--folder", type=Path, default=Path("build/peers"), help="environments, models, partial results"
@@ -296,7 +298,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "results.json")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    bench = Bench(args.folder.absolute(), args.only, args.rounds)
+    bench = Bench(args.folder.absolute(), args.only, args.rounds, args.cells)
     bench.install()
     for name in args.models:
         bench.model(name)

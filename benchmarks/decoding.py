@@ -1,10 +1,11 @@
 """Cost of steering, and of a gate, for an answer: ``python -m benchmarks.decoding``.
 
-Compares steered with plain, and gated with always-on steering. Two copies of each model answer in turns, one per side;
-after half of the rounds they swap roles, so that effects of their memory locations cancel. One thread, because threads
-wait for each other; the first answers are not counted. The gate uses score and distance, and opens for half of the
-rows. Ratios are medians with 95 % intervals (bootstrap over rounds), in process time and in
-wall-clock time. Writes ``benchmarks/decoding.json``.
+Compares steered with plain, gated with always-on steering, and requests for which the gate opens with those for which
+it stays closed. Two copies of each model answer in turns, one per side; after half of the rounds they swap roles, so
+that effects of their memory locations cancel. One thread, because threads wait for each other; the first answers are
+not counted. The gate uses score and distance, and opens for half of the rows, but in the last comparison, which also
+counts the model's forwards: a flagged request takes no extra one. Ratios are medians with 95 % intervals (bootstrap
+over rounds), in process time and in wall-clock time. Writes ``benchmarks/decoding.json``.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from sarsteer.steering.gate.gate import Gate
 from sarsteer.steering.handle import attach
 from sarsteer.steering.strength import ResolvedStrength
 
-ALPHA = 0.1
+ALPHA, BATCHES = 0.1, (1, 8, 64)
+COMPARED = ("steered / plain", "gated / always on", "open / closed")
 Attach = Callable[[AudioLanguageModel], AbstractContextManager[Any]]
 
 
@@ -73,7 +75,10 @@ def compare(
     tokens: int,
     rounds: int,
 ) -> dict[str, Any]:
-    """Time of the first side divided by that of the second; ``prepared`` has one batch of prompts per model."""
+    """Time of the first side divided by that of the second; ``prepared`` has one batch of prompts per model.
+
+    Also the forwards of one answer on each side.
+    """
 
     def answer(which: int) -> tuple[float, float]:
         prompts = prepared[which]
@@ -81,14 +86,29 @@ def compare(
 
     process: list[float] = []
     clock: list[float] = []
+    forwards: list[int] = []
     for first in (0, 1):
         with sides[0](models[first]), sides[1](models[1 - first]):
-            answer(0), answer(1)
+            forwards = [forwards_of(models[which], lambda which=which: answer(which)) for which in (first, 1 - first)]
             for index in range(rounds // 2):
                 times = {which: answer(which) for which in ((0, 1) if index % 2 else (1, 0))}
                 process.append(times[first][0] / times[1 - first][0])
                 clock.append(times[first][1] / times[1 - first][1])
-    return {"process": interval(process), "clock": interval(clock), "rounds": len(process), "load": os.getloadavg()[0]}
+    about = {"rounds": len(process), "load": os.getloadavg()[0], "forwards": forwards}
+    return {"process": interval(process), "clock": interval(clock), **about}
+
+
+def forwards_of(model: AudioLanguageModel, run: Callable[[], Any]) -> int:
+    """How often the last decoder layer runs."""
+    count = 0
+
+    def hook(*_: Any) -> None:
+        nonlocal count
+        count += 1
+
+    with model.decoder_layers[-1].register_forward_hook(hook):
+        run()
+    return count
 
 
 def main() -> None:
@@ -103,7 +123,7 @@ def main() -> None:
     torch.manual_seed(0)
     console = Console(width=110)
     tiny = [sarsteer.load_model("sarsteer-tiny", device="cpu") for _ in range(2)]
-    items = sarsteer.load_pairs("sarsteer-tiny").harmful[:8]
+    items = sarsteer.load_pairs("sarsteer-tiny").harmful[: max(BATCHES)]
     turns = [sarsteer.user_turn(item.audio, INSTRUCTION) for item in items]
     results: dict[str, Any] = json.loads(args.out.read_text()) if args.only and args.out.is_file() else {}
     results |= {"torch": torch.__version__, "transformers": T.__version__, "threads": 1}
@@ -115,8 +135,8 @@ def main() -> None:
         rows = [
             f"{what} {compared}, {name}, batch {batch}"
             for what in ("prefill", "decode")
-            for compared in ("steered / plain", "gated / always on")
-            for batch in (1, 8)
+            for compared in COMPARED
+            for batch in BATCHES
         ]
         if not any(args.only in row for row in rows):
             continue
@@ -131,17 +151,27 @@ def main() -> None:
         def gated(model: AudioLanguageModel, v: torch.Tensor = vectors, g: Gate = gate) -> AbstractContextManager[Any]:
             return attach(model.module, model.decoder_layers, ResolvedStrength(v, ALPHA, g))
 
+        always, never = replace(gate, threshold=-1e30), replace(gate, threshold=1e30)
+
+        def opened(model: AudioLanguageModel, g: Gate = always) -> AbstractContextManager[Any]:
+            return gated(model, g=g)
+
+        def closed(model: AudioLanguageModel, g: Gate = never) -> AbstractContextManager[Any]:
+            return gated(model, g=g)
+
         def plain(_: AudioLanguageModel) -> AbstractContextManager[Any]:
             return nullcontext()
 
-        for compared, sides in (("steered / plain", (steered, plain)), ("gated / always on", (gated, steered))):
+        for compared, sides in zip(COMPARED, ((steered, plain), (gated, steered), (opened, closed)), strict=True):
             for what, tokens in (("prefill", 1), ("decode", decoded)):
-                for batch in (1, 8):
+                for batch in BATCHES:
                     if args.only not in f"{what} {compared}, {name}, batch {batch}":
                         continue
-                    result = compare(models, [prompts[:batch] for prompts in prepared], sides, tokens, args.rounds)
+                    rounds = max(8, args.rounds // max(1, batch // 8))  # a long answer varies less
+                    result = compare(models, [prompts[:batch] for prompts in prepared], sides, tokens, rounds)
                     title = f"{what} {compared}"
                     results[f"{title}, {name}, batch {batch}"] = result
+                    args.out.write_text(json.dumps(results, indent=2) + "\n")
                     table.add_row(title, name, str(batch), _cell(result["process"]), _cell(result["clock"]))
                     console.print(f"{title}, {name}, batch {batch}: {_cell(result['process'])}", highlight=False)
     console.print(table)

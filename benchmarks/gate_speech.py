@@ -1,9 +1,9 @@
 """What limits the gate on speech, measured on sarsteer-small: ``python -m benchmarks.gate_speech``.
 
-Reads the activations that ``python -m benchmarks.gate_activations --benchmarks FOLDER`` computed, so all stages take a
-few minutes of one core. Gates are fitted on the calibration split of sarsteer-pairs; designs are chosen on the
+Reads the activations that ``python -m benchmarks.gate_activations --benchmarks FOLDER`` computed, so all stages take
+about four minutes of one core. Gates are fitted on the calibration split of sarsteer-pairs; designs are chosen on the
 tuning split, and the test split, FigStep and XSTest are reported. Each finished stage is saved in ``--work``, so an
-interrupted run continues. Writes ``benchmarks/gate_speech.json`` and ``gate_speech.md``.
+interrupted run continues; ``--again`` runs stages again. Writes ``benchmarks/gate_speech.json`` and ``gate_speech.md``.
 
 A gate opens above its threshold, set to a stated 5 % of held-out safe calibration requests. There is no distance limit.
 """
@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,21 +21,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.gate_activations import Row, folder_of, load
+from benchmarks.gate_activations import folder_of, load
+from benchmarks.gate_fits import Data, Fits
 from sarsteer.demo.arms import word_error_rate
 from sarsteer.errors import CalibrationError
 from sarsteer.files import write_text
 from sarsteer.stats.rates import rate
-from sarsteer.steering.gate.clips import FOLDS, Clips
 from sarsteer.steering.gate.conformal import conformal_threshold
-from sarsteer.steering.gate.detectors import METHODS, scaled
-from sarsteer.steering.gate.fit import readable_layers
 from sarsteer.steering.gate.gate import Gate
-from sarsteer.steering.gate.nested import CrossValidation, LayerScores, auroc, combine, nested_scores
-from sarsteer.steering.gate.samples import Samples
+from sarsteer.steering.gate.nested import auroc
 
 HERE = Path(__file__).parent
-TARGET, METHOD = 0.05, "shrunk LDA"
+RESULTS = "gate-speech.json"
+"""In the work folder: stages that are finished."""
 STYLES = ("question", "command", "story", "conversation")
 SETS = {
     "harmful": (("harmful", "contrast"), "harmful"),
@@ -64,110 +62,30 @@ RANGES = {
 Result = list[dict[str, Any]]
 
 
-@dataclass(frozen=True, eq=False)
-class Data:
-    """Requests and their activations ``[n, L, D]``."""
-
-    rows: list[Row]
-    last: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def labels(self) -> np.ndarray:
-        """1 for harmful."""
-        return np.array([int(row["label"] == "harmful") for row in self.rows])
-
-    def where(self, fits: Callable[[Row], bool]) -> Data:
-        """The requests that fit."""
-        kept = [number for number, row in enumerate(self.rows) if fits(row)]
-        return Data([self.rows[number] for number in kept], self.last[kept])
-
-    def groups(self, *names: str) -> Data:
-        """The requests of these groups."""
-        return self.where(lambda row: row["group"] in names)
-
-    def __add__(self, other: Data) -> Data:
-        return Data(self.rows + other.rows, torch.cat([self.last, other.last]))
-
-    def clips(self) -> tuple[Clips, np.ndarray]:
-        """Pairs, of which both requests are here, and the requests without a pair, as calibration gets them; and folds.
-
-        A request that is here in two forms has both of them in one fold: otherwise its held-out scores would be too
-        good, and the threshold too low.
-        """
-        pairs: dict[tuple[str, Any], dict[str, int]] = {}
-        for number, row in enumerate(self.rows):
-            if row["pair"]:
-                pairs.setdefault((row["pair"], row["voice"]), {})[row["label"]] = number
-        whole = [pair for pair in pairs.values() if len(pair) == 2]
-        benign = [number for number, row in enumerate(self.rows) if not row["pair"]]
-        harmful, safe = ([pair[label] for pair in whole] for label in ("harmful", "safe"))
-        groups = [[self.rows[number]["group"] for number in numbers] for numbers in (safe, benign)]
-        clips = Clips.of(self.last[harmful], self.last[safe], self.last[benign], *groups)
-        units = [self.rows[number]["pair"] or self.rows[number]["id"] for number in (*harmful, *safe, *benign)]
-        names = sorted(set(units))
-        order = np.random.default_rng(0).permutation(len(names))
-        fold = {name: int(place) % FOLDS for name, place in zip(names, order, strict=True)}
-        return clips, np.array([fold[unit] for unit in units])
-
-
-class Fits:
-    """Gates on some requests, for any choice of layers: each layer's detectors are fitted once.
-
-    As ``fit_gate`` does, but only with shrunk LDA, and without the test against chance and the distance limit, which
-    take most of its time.
-    """
-
-    def __init__(self, data: Data) -> None:
-        self.clips, self.folds = data.clips()
-        self._scores: dict[int, LayerScores] = {}
-
-    def gate(self, layers: Sequence[int] | None = None, share: float = TARGET) -> Gate:
-        """A gate on up to four of ``layers``; by default of those that a gate may read."""
-        clips, labels, folds = self.clips, self.clips.labels, self.folds
-        tried = readable_layers(clips.depth) if layers is None else layers
-        for layer in tried:
-            if layer not in self._scores:
-                self._scores[layer] = LayerScores.of(METHOD, Samples.of(clips.at(layer)), labels, folds)
-        scores = {(METHOD, layer): self._scores[layer] for layer in tried}
-        combination = combine(
-            [CrossValidation.of(*key, found.held_out, labels, folds) for key, found in scores.items()], labels, folds
-        )
-        nested = nested_scores(scores, labels, folds)
-        weights, bias = {}, combination.offset
-        for layer, factor in zip(combination.layers, combination.factors, strict=True):
-            rows = clips.at(layer).double()
-            coefficients, own = scaled(METHODS[METHOD], Samples.of(rows), labels)
-            weight = torch.from_numpy(factor * coefficients) @ (rows - rows.mean(0))
-            weights[layer] = weight.float()
-            bias += factor * own - float(weight @ rows.mean(0))
-        *earlier, last = combination.layers
-        threshold = conformal_threshold(nested[labels == 0].tolist(), share)
-        return Gate(last, weights[last], bias, threshold, earlier={layer: weights[layer] for layer in earlier})
-
-
 def opens(gate: Gate, data: Data) -> np.ndarray:
     """Whether the gate opens for each request."""
-    return np.asarray((gate.score(data.last) > gate.threshold).numpy())
+    return scores(gate, data) > gate.threshold
 
 
-def measured(gate: Gate, *parts: Data) -> dict[str, Any]:
-    """Shares of requests that open the gate, by set, and AUROCs of contrasts."""
-    data = parts[0]
-    for part in parts[1:]:
-        data = data + part
+def scores(gate: Gate, data: Data) -> np.ndarray:
+    """The gate's scores."""
+    return np.asarray(gate.score(data.last).double().numpy())
+
+
+def measured(gate: Gate, data: Data, found: np.ndarray | None = None) -> dict[str, Any]:
+    """Shares of requests that open the gate, by set, and AUROCs of contrasts; ``found`` replaces its scores."""
+    found = scores(gate, data) if found is None else found
+    group = np.array([row["group"] for row in data.rows])
     shares, aurocs = {}, {}
     for name, (groups, _) in SETS.items():
-        chosen = data.groups(*groups)
-        if len(chosen):
-            share = rate(opens(gate, chosen).tolist())
+        chosen = np.isin(group, groups)
+        if chosen.any():
+            share = rate((found[chosen] > gate.threshold).tolist())
             shares[name] = [share.value, share.low, share.high, share.n]
     for name, groups in CONTRASTS.items():
-        chosen = data.groups(*groups)
-        if len(set(chosen.labels)) == 2:
-            aurocs[name] = auroc(chosen.labels, gate.score(chosen.last).double().numpy())
+        chosen = np.isin(group, groups)
+        if len(set(data.labels[chosen])) == 2:
+            aurocs[name] = auroc(data.labels[chosen], found[chosen])
     return {"layers": list(gate.layers), "opens": shares, "auroc": aurocs, "threshold": gate.threshold}
 
 
@@ -261,7 +179,7 @@ def measure_limits(seen: Activations) -> Result:
     for name, (calibration, form) in gates.items():
         gate = seen.gate if name == "speech" else Fits(calibration).gate()
         row = {"calibrated on": name, "n": len(calibration), "tested on": form}
-        results.append({**row, **measured(gate, seen(f"{form}-test"), seen(f"{form}-bench"))})
+        results.append({**row, **measured(gate, seen(f"{form}-test") + seen(f"{form}-bench"))})
         print(json.dumps(results[-1]), flush=True)
         if name == "text" and (seen.folder / "transcripts-speech-test.pt").is_file():
             understood = measured(gate, seen("transcripts-speech-test"))
@@ -295,18 +213,23 @@ def _by_word_errors(seen: Activations, part: str) -> list[tuple[str, Data]]:
 
 
 def measure_left_out(seen: Activations) -> Result:
-    """One style, one category, or one voice left out of the calibration, and tested."""
+    """One style, one category, or one voice left out of the calibration, and tested on all requests with it.
+
+    ``known`` is the gate that was calibrated with them, and its held-out scores where it was.
+    """
     calibration = seen("speech-calibration")
     everything = calibration + seen("speech-tuning") + seen("speech-test")
-    fitted_on_all = seen.gate
+    known_scores = scores(seen.gate, everything)
+    for row, score in seen.gate.metadata["by_row"].items():
+        known_scores[row] = score
     results: Result = []
     for key in ("style", "category", "voice"):
         values = sorted({row[key] for row in calibration.groups("harmful", "contrast").rows})
         for value in values:
             gate = Fits(calibration.where(lambda row, key=key, value=value: row[key] != value)).gate()
-            known = measured(fitted_on_all, seen("speech-test").where(lambda r, key=key, value=value: r[key] == value))
-            unseen = measured(gate, everything.where(lambda row, key=key, value=value: row[key] == value))
-            results.append({"left out": key, "value": value, "unseen": unseen, "known": known})
+            here = [number for number, row in enumerate(everything.rows) if row[key] == value]
+            unseen, known = everything.at(here), measured(seen.gate, everything.at(here), known_scores[here])
+            results.append({"left out": key, "value": value, "unseen": measured(gate, unseen), "known": known})
             print(json.dumps(results[-1]), flush=True)
     return results
 
@@ -317,14 +240,14 @@ def measure_sizes(seen: Activations, draws: int = 5) -> Result:
     pairs = sorted({row["pair"] for row in calibration.rows if row["pair"]})
     everyday = sorted(row["id"] for row in calibration.rows if not row["pair"])
     results: Result = []
-    for size in (25, 50, 100, 200, len(pairs)):
+    for size in (25, 50, 100, 150, 200, len(pairs)):
         found = []
         for draw in range(draws if size < len(pairs) else 1):
             rng = np.random.default_rng(draw)
             kept = set(rng.choice(pairs, size, replace=False))
             others = set(rng.choice(everyday, round(size * len(everyday) / len(pairs)), replace=False))
             part = calibration.where(lambda row, kept=kept, others=others: row["pair"] in kept or row["id"] in others)
-            found.append(measured(Fits(part).gate(), seen("speech-test"), seen("speech-bench")))
+            found.append(measured(Fits(part).gate(), seen("speech-test") + seen("speech-bench")))
         row: dict[str, Any] = {"pairs": size, "draws": len(found)}
         for kind in ("opens", "auroc"):
             values = {
@@ -341,18 +264,18 @@ def measure_failures(seen: Activations) -> Result:
     """The requests that fail: the harmful ones of lowest score and the safe ones of highest score, in their words."""
     gate = seen.gate
     data, transcripts = seen("speech-test"), seen.transcripts("speech-test")
-    scores, opened = gate.score(data.last).numpy(), opens(gate, data)
+    found, opened = scores(gate, data), opens(gate, data)
     results: Result = []
     for label, sign in (("harmful", 1), ("safe", -1)):
         wrong = [n for n, row in enumerate(data.rows) if row["label"] == label and opened[n] == (label == "safe")]
-        for number in sorted(wrong, key=lambda n: sign * scores[n])[:15]:
+        for number in sorted(wrong, key=lambda n: sign * found[n])[:15]:
             row = data.rows[number]
             understood = None if transcripts is None else transcripts[number]
             results.append(
                 {
                     "label": label,
                     "group": row["group"],
-                    "score": float(scores[number]),
+                    "score": float(found[number]),
                     "threshold": gate.threshold,
                     "said": row["question"],
                     "understood": understood,
@@ -370,14 +293,14 @@ def measure_coverage(seen: Activations, resamplings: int = 200) -> Result:
     results: Result = []
     rng = np.random.default_rng(0)
     for name, groups in kinds.items():
-        scores = gate.score(test.groups(*groups).last).double().numpy()
-        half = len(scores) // 2
+        found = scores(gate, test.groups(*groups))
+        half = len(found) // 2
         for stated in (0.02, 0.05, 0.1):
             if half < 1 / stated - 1:
                 continue
             refused = []
             for _ in range(resamplings):
-                order = rng.permutation(scores)
+                order = rng.permutation(found)
                 threshold = conformal_threshold(order[:half].tolist(), stated)
                 refused.append(float((order[half:] > threshold).mean()))
             low, high = np.quantile(refused, [0.025, 0.975])
@@ -447,16 +370,34 @@ def _limits(rows: Result) -> str:
 
 
 def _left_out(rows: Result) -> str:
-    head = ["left out", "harmful", "twins", "everyday", "AUROC unseen", "AUROC calibrated with it (test split)"]
+    kinds, contrasts = ("harmful", "twins", "everyday"), list(CONTRASTS)[:2]
+    head = ["left out", *(f"{kind}: unseen / known" for kind in kinds)]
+    head += [f"AUROC {name}: unseen / known" for name in contrasts]
     body = []
-    contrast = next(iter(CONTRASTS))
     for row in rows:
-        unseen, known = row["unseen"], row["known"]
+        both = (row["unseen"], row["known"])
         cells = [f"{row['left out']}: {row['value']}"]
-        cells += [_share(unseen["opens"].get(kind)) for kind in ("harmful", "twins", "everyday")]
-        cells += [f"{one['auroc'][contrast]:.3f}" if contrast in one["auroc"] else "" for one in (unseen, known)]
+        cells += [" / ".join(_share(one["opens"].get(kind)) for one in both).strip(" /") for kind in kinds]
+        for name in contrasts:
+            cells.append(" / ".join(f"{one['auroc'][name]:.3f}" for one in both if name in one["auroc"]))
         body.append(cells)
-    return "**One style, category or voice left out**\n\n" + _table(head, body)
+    means = []
+    for key in dict.fromkeys(row["left out"] for row in rows):
+        for name in contrasts:
+            pairs = [
+                (row["unseen"]["auroc"][name], row["known"]["auroc"][name])
+                for row in rows
+                if row["left out"] == key and name in row["unseen"]["auroc"]
+            ]
+            if pairs:
+                unseen, known = np.mean(pairs, 0)
+                means.append(f"- {key}, {name}: AUROC {unseen:.3f} unseen, {known:.3f} known (mean of {len(pairs)})")
+    return (
+        "**One style, category or voice left out**, on the same requests\n\n"
+        + _table(head, body)
+        + "\n\n"
+        + "\n".join(means)
+    )
 
 
 def _sizes(rows: Result) -> str:
@@ -526,21 +467,24 @@ def main() -> None:
     parser.add_argument("--model", default="sarsteer-small")
     parser.add_argument("--work", type=Path, help="the folder that benchmarks.gate_activations wrote to")
     parser.add_argument("--stages", nargs="*", default=list(STAGES), choices=list(STAGES))
+    parser.add_argument("--again", action="store_true", help="run stages that are finished again")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the results (benchmarks)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     import sarsteer
 
     model = sarsteer.load_model(options.model, dtype="float32")
-    folder = folder_of(options.work, model.fingerprint.digest)
-    name = model.name
+    folder, name = folder_of(options.work, model.fingerprint.digest), model.name
     del model
-    seen, saved = Activations(folder), folder / "results.json"
+    seen, saved = Activations(folder), folder / RESULTS
     results = json.loads(saved.read_text()) if saved.is_file() else {"model": name}
     for stage in options.stages:
-        if stage not in results:
+        if stage not in results or options.again:
+            began = time.process_time()
             results[stage] = STAGES[stage](seen)
             write_text(saved, json.dumps(results, indent=1))
+            print(f"{stage}: {time.process_time() - began:.0f} s of CPU time", flush=True)
+    results = {"model": name, **{stage: results[stage] for stage in STAGES if stage in results}}
     write_text(options.out / "gate_speech.json", json.dumps(results, indent=1) + "\n")
     text = tables(results)
     write_text(options.out / "gate_speech.md", text)

@@ -23,7 +23,8 @@ import numpy as np
 import torch
 
 from benchmarks.gate_activations import BATCH, INSTRUCTION, PARTS, folder_of, save
-from benchmarks.gate_speech import Activations, Data, Fits
+from benchmarks.gate_fits import Data, Fits
+from benchmarks.gate_speech import Activations
 from sarsteer.data.manifest import Item
 from sarsteer.files import write_text
 from sarsteer.judges.keywords import is_refusal

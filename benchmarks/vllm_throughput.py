@@ -1,9 +1,10 @@
 """Throughput of vLLM plain, attached but idle (alpha 0), steered, and gated: ``make bench-vllm``.
 
 Three engines in one process with the same random weights: plain vLLM, hooks on every decoder layer, and hooks with a
-gate at the middle layer. Each round runs all sides on the same prompts, in another order; ratios are computed within a
-round. Machines are noisy: a ratio is the median over rounds, with its 95 % interval (bootstrap over the rounds).
-Results are written to ``benchmarks/vllm_throughput.json``.
+gate that reads four layers up to the middle one. Each round runs all sides on the same prompts, in another order;
+ratios are computed within a round. Prefill is an answer of one token, and decoding one of ``--tokens``. Machines are
+noisy: a ratio is the median over rounds, with its 95 % interval (bootstrap over the rounds). Results are written to
+``benchmarks/vllm_throughput.json``.
 """
 
 from __future__ import annotations
@@ -82,7 +83,9 @@ def random_steering(path: Path, layers: int, width: int, *, gated: bool = False)
     if gated:
         directions = torch.linalg.qr(torch.randn(width, 64, generator=generator)).Q.T.contiguous()
         distance = MahalanobisDistance(torch.randn(2, width, generator=generator), directions, torch.ones(64), 1.0)
-        gate = Gate(layers // 2, torch.randn(width, generator=generator), 0.0, 0.0, distance=distance, limit=1e6)
+        weights = [torch.randn(width, generator=generator) for _ in range(4)]
+        earlier = dict(enumerate(weights[1:], layers // 2 - 3))
+        gate = Gate(layers // 2, weights[0], 0.0, 0.0, distance=distance, limit=1e6, earlier=earlier)
         steering = steering.with_gate(gate).with_defaults(gate=True)
     return steering.save(path)
 
@@ -146,13 +149,13 @@ def table(results: dict[str, Any]) -> str:
     """Markdown: tokens per CPU second of each side, and ratios between sides."""
     pairs = ("idle_over_plain", "steered_over_plain", "gated_over_plain", "gated_over_steered")
     heads = [*SIDES, *(name.replace("_over_", " / ") for name in pairs)]
-    rows = [f"| batch | {' | '.join(heads)} |", "|" + "---|" * (1 + len(heads))]
+    rows = [f"| batch | tokens | {' | '.join(heads)} |", "|" + "---|" * (2 + len(heads))]
     for row in results["batches"]:
         cells = [f"{row['tokens_per_cpu_second'][side]:.1f}" for side in SIDES]
         for name in pairs:
             low, high = row[f"{name}_cpu"]["interval"]
             cells.append(f"{row[f'{name}_cpu']['median']:.3f} [{low:.3f}, {high:.3f}]")
-        rows.append(f"| {row['batch']} | {' | '.join(cells)} |")
+        rows.append(f"| {row['batch']} | {row['tokens']} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
@@ -186,10 +189,11 @@ def main() -> None:
             "batches": [],
         }
         for batch in args.batches:
-            load = os.getloadavg()[0]
-            results["batches"].append({**measure(engines, batch, args.tokens, args.rounds), "load": load})
-            args.out.write_text(json.dumps(results, indent=2) + "\n")
-            print(table(results), flush=True)
+            for tokens in (1, args.tokens):
+                load = os.getloadavg()[0]
+                results["batches"].append({**measure(engines, batch, tokens, args.rounds), "load": load})
+                args.out.write_text(json.dumps(results, indent=2) + "\n")
+                print(table(results), flush=True)
 
 
 if __name__ == "__main__":

@@ -140,3 +140,32 @@ def test_respond_in_shadow_mode(file: Path, test_pairs: Pairs, embedded: sarstee
         invoke("respond", "sarsteer-tiny", "--audio", clip, "--steering", file, "--shadow", "--no-gate")
     with pytest.raises(SarsteerError, match="need --steering FILE"):
         invoke("respond", "sarsteer-tiny", "--audio", clip, "--shadow")
+
+
+def test_respond_with_a_fixed_refusal(file: Path, test_pairs: Pairs, embedded: sarsteer.AudioLanguageModel) -> None:
+    """The gate decides which requests get the text; the others are answered as without it."""
+    steering = Steering.load(file)
+    items = [pair.harmful for pair in test_pairs[:8]] + [pair.safe for pair in test_pairs[:8]]
+    with steering.on(embedded, gate=True) as handle:
+        answers = embedded.generate([item.turn(steering.metadata["instruction"]) for item in items], 16)
+        found = {
+            decision.harmful: (item, text)
+            for item, text, decision in zip(items, answers, handle.decisions, strict=True)
+        }
+    assert sorted(found) == [False, True]
+    for harmful, (item, text) in found.items():
+        request = ("respond", "sarsteer-tiny", "--audio", item.audio, "--steering", file, "--gate", "--device", "cpu")
+        shown = json.loads(invoke(*request, "--max-new-tokens", 16, "--refusal", "We do not answer that.", "--json"))
+        assert shown["defended"] == ("We do not answer that." if harmful else text)
+        assert shown.get("own_words") == (text if harmful else None)
+    given = ("respond", "sarsteer-tiny", "--audio", test_pairs[0].harmful.audio)
+    bare = steering.with_gate(None).save(file.with_name("bare.safetensors"))
+    for arguments, message in (
+        (("--refusal", "No."), "--refusal need --steering FILE"),
+        (("--refusal", "No.", "--steering", file, "--shadow"), "--refusal needs a gate that steers"),
+        (("--refusal", "No.", "--steering", file, "--no-gate"), "--refusal needs a gate that steers"),
+        (("--refusal", "No.", "--steering", bare), "--refusal needs a gate that steers, .* add --gate"),
+        (("--refusal", " ", "--steering", file), "--refusal is empty"),
+    ):
+        with pytest.raises(SarsteerError, match=message):
+            invoke(*given, *arguments)

@@ -23,7 +23,7 @@ def test_answers_equal_those_of_whole_prompts(
 ) -> None:
     instruction = steering.metadata["instruction"]
     turns = [item.turn(instruction) for pair in test_pairs[:4] for item in (pair.harmful, pair.safe)]
-    context = DefenseContext(embedded, steering=steering, strength=Strength(alpha=0.3))
+    context = DefenseContext(embedded, steering=steering, strength=Strength(alpha=0.3), pairs=test_pairs[:12])
     names = (
         "none",
         "prompt:refusal",
@@ -32,6 +32,9 @@ def test_answers_equal_those_of_whole_prompts(
         "sarsteer:k=0,gate=on",
         "sarsteer",
         "none",
+        "cast",
+        "alphasteer",
+        "sarsteer:k=0,gate=on,refusal=No.",
     )
     defenses = [build_defense(DEFENSES.parse(name), context) for name in names]
     answerer = Answerer(embedded)
@@ -57,6 +60,8 @@ def test_answers_equal_those_of_whole_prompts(
             if "gate" in a.details:  # the same activations, computed in two forwards instead of one
                 assert a.details["gate"]["score"] == pytest.approx(b.details["gate"]["score"], abs=1e-3)
     assert any(reply.details for reply in after[4])
+    assert after[7] != after[6], "vectors that depend on the request were added"
+    assert "No." in [reply.text for reply in after[9]]
     assert len({reply.text for replies in after for reply in replies}) > len(turns)
 
 

@@ -39,6 +39,21 @@ def test_benign_requests_teach_the_gate_and_leave_the_vectors_alone(
     assert with_benign.metadata["made_from"]["groups"] == {"harmful": 24, "twin": 24, "benign": 10}
 
 
+def test_a_request_that_is_calibrated_on_twice_is_held_out_as_one(
+    embedded: AudioLanguageModel, calibration_pairs: Pairs, with_benign: Steering
+) -> None:
+    pairs = calibration_pairs[:24]
+    twin = pairs[0].safe
+    twice = sarsteer.calibrate(embedded, Pairs([*pairs, *pairs]), benign=[twin], batch_size=16)
+    assert twice.gate is not None
+    assert with_benign.gate is not None
+    numbers = [*range(24)]
+    assert twice.gate.metadata["held_out"]["requests"] == {"harmful": numbers * 2, "safe": [*numbers * 2, 0]}
+    assert twice.gate.stated[0].n == 24
+    # copies are no new evidence: the same folds give nearly the scores of one copy
+    assert twice.gate.metadata["auroc"] == pytest.approx(with_benign.gate.metadata["auroc"], abs=0.1)
+
+
 def test_a_run_stopped_among_the_benign_requests_resumes_to_the_same_bits(
     embedded: AudioLanguageModel, calibration_pairs: Pairs, everyday: list[Item], with_benign: Steering, tmp_path: Path
 ) -> None:

@@ -41,6 +41,12 @@ def respond(
     shadow: Annotated[
         bool, typer.Option("--shadow", help="Let the gate decide, and steer nothing: the answer is not defended.")
     ] = False,
+    refusal: Annotated[
+        str | None,
+        typer.Option(
+            "--refusal", metavar="TEXT", help="With the gate: the answer to requests that it detects as harmful."
+        ),
+    ] = None,
     undefended: Annotated[bool, typer.Option("--undefended", help="Also print the undefended answer.")] = False,
     max_new_tokens: options.MaxNewTokens = 256,
     device: options.Device = None,
@@ -63,8 +69,14 @@ def respond(
 
     Prints the answer on standard output, and the alpha, k, lambda and gate that were used on standard error.
     """
-    if steering is None and (shadow or any(value is not None for value in (alpha, k, lambda_, gate))):
-        raise SarsteerError("--alpha, --k, --lambda, --gate and --shadow need --steering FILE; nothing was answered")
+    if steering is None and (shadow or any(value is not None for value in (alpha, k, lambda_, gate, refusal))):
+        raise SarsteerError(
+            "--alpha, --k, --lambda, --gate, --shadow and --refusal need --steering FILE; nothing was answered"
+        )
+    if refusal is not None and (shadow or gate is False):
+        raise SarsteerError("--refusal needs a gate that steers; leave out --shadow and --no-gate")
+    if refusal is not None and not refusal.strip():
+        raise SarsteerError("--refusal is empty; give the text that answers harmful requests")
     if shadow and gate is False:
         raise SarsteerError("--shadow needs the gate; leave out --no-gate")
     choice: GateChoice = "shadow" if shadow else gate
@@ -91,6 +103,10 @@ def respond(
     strength = None
     if artifact is not None:
         strength = artifact.resolve(Strength(alpha, k, lambda_, gate=choice))
+        if refusal is not None and (strength.gate is None or strength.shadow):
+            raise SarsteerError(
+                "--refusal needs a gate that steers, and the steering file's default has none; add --gate"
+            )
         if strength.gate is not None and text != instruction:
             note(f"the gate was fitted beside the text {instruction!r}; its decisions beside another text may be wrong")
     loaded = (open_model if artifact is None else load_model)(
@@ -120,12 +136,14 @@ def respond(
                 answers |= {"alpha": handle.alpha, "k": handle.strength.k, "lambda": handle.strength.lambda_}
                 decision = handle.decisions[0] if handle.gate is not None else None
                 answers["gate"] = None if decision is None else asdict(decision)
+            if refusal is not None and (decision is None or decision.harmful):  # undecided: not known to be safe
+                answers |= {"defended": refusal, "own_words": answers["defended"]}
     if as_json:
         digest = artifact.digest if artifact is not None else None
         print_json({"audio": audio, "image": image, "text": text, "model": loaded.name, "steering": digest, **answers})
         return
     if strength is not None:
-        _explain(strength, decision)
+        _explain(strength, decision, fixed="own_words" in answers)
     kinds = [kind for kind in ("undefended", "defended", "shadow") if kind in answers]
     if len(kinds) == 1:
         print(answers[kinds[0]])
@@ -134,7 +152,7 @@ def respond(
         console.print(f"[dim]{kind:<10}[/]  {answers[kind]}", highlight=False)
 
 
-def _explain(strength: ResolvedStrength, decision: Decision | None) -> None:
+def _explain(strength: ResolvedStrength, decision: Decision | None, *, fixed: bool) -> None:
     """Print which strength was used, and what the gate decided."""
     from sarsteer.steering.strength import describe_layers
 
@@ -147,4 +165,5 @@ def _explain(strength: ResolvedStrength, decision: Decision | None) -> None:
             outcome = "would steer it" if decision.opening else "would not steer it"
         else:
             outcome = f"steered at alpha {decision.strength:.3g}" if decision.strength else "not steered"
+            outcome += ", answered with the fixed refusal" if fixed else ""
         errors.print(f"[dim]gate: {score}, {outcome}[/]", highlight=False)

@@ -61,6 +61,7 @@ def threshold(
     By split-conformal prediction on requests that took no part in calibration; docs/gate.md states what is assumed. A
     rate of 1 % needs at least 99 requests. No harmful request is needed.
     """
+    from sarsteer.data.requests import request_numbers
     from sarsteer.steering.artifact import Steering
     from sarsteer.steering.gate.log import has_scores, read_scores
     from sarsteer.steering.gate.reference import with_traffic
@@ -73,6 +74,7 @@ def threshold(
     assert gate is not None
     if no_limit:
         gate = gate.with_limit(None)
+    requests: tuple[int, ...] | None = None
     if has_scores(benign):
         rows = read_scores(benign)
         scores, groups = [], [row.group for row in rows]
@@ -85,7 +87,8 @@ def threshold(
             steering, gate, items, model, instruction, batch_size, device, dtype, revision, trust_remote_code, layers
         )
         groups = [str(item.extra.get("group") or "all") for item in items]
-    moved = with_traffic(gate, scores, groups, rates, source=benign.name)
+        requests = request_numbers([(item,) for item in items])  # one in several voices counts once
+    moved = with_traffic(gate, scores, groups, rates, requests=requests, source=benign.name)
     updated = steering.with_gate(moved)
     updated.save(target)
     held_out = moved.metadata.get("held_out", {}).get("harmful", [])

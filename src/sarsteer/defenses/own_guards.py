@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sarsteer.data.requests import request_numbers
 from sarsteer.defenses.request_guard import RequestGuard
 from sarsteer.errors import CalibrationError
 from sarsteer.files import write_text
@@ -133,5 +134,5 @@ def trained_on(
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_text(file, json.dumps(texts, ensure_ascii=False))
-    numbers = list(range(len(pairs)))
+    numbers = request_numbers([(pair.harmful, pair.safe) for pair in pairs])  # one in two voices is never split
     return WordsGuard(texts, [item.harmful for item in items], [*numbers, *numbers], transcribe)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sarsteer.defenses.built import BuiltDefense
 from sarsteer.defenses.rewrite import NO_REWRITE
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from sarsteer.models.shared_prefix import SharedPrefix
     from sarsteer.steering.handle import SteeringHandle
     from sarsteer.steering.strength import ResolvedStrength
+
+
+R = TypeVar("R", bound="Reply | Exception")
 
 
 @dataclass(frozen=True)
@@ -110,10 +113,17 @@ class Answerer:
             raise EvaluationError("the rows of a prefix are answered under one defense; pass a member of the pool")
         with self._lock:
             self._steer(defense.strength)
-            texts = prefix.answer(tokens, max_new_tokens)
+            model: Any = self.model
+            added = defense.per_request
+            with nullcontext() if added is None else added.applied(model.decoder_layers) as run:
+                texts = prefix.answer(tokens, max_new_tokens)
+            if run is not None:
+                run.check()
             decisions = self._handle.decisions if self._handle is not None else []
             details = [{"gate": asdict(decision)} for decision in decisions] or [{}] * len(texts)
-            return [Reply(text, {**about, **defense.details}) for text, about in zip(texts, details, strict=True)]
+            replies = [Reply(text, {**about, **defense.details}) for text, about in zip(texts, details, strict=True)]
+            gated = defense.strength is not None and defense.strength.gate is not None
+            return [_refused(reply, defense.refusal) for reply in replies] if gated else replies
 
     def close(self) -> None:
         """Remove the steering."""
@@ -279,7 +289,7 @@ class Answerer:
         return self._each(conversations[:middle], options) + self._each(conversations[middle:], options)
 
 
-def _refused(reply: Reply | Exception, refusal: str | None) -> Reply | Exception:
+def _refused(reply: R, refusal: str | None) -> R | Reply:
     """The fixed refusal, if the gate is open by half or more, or did not decide; the log keeps the model's words."""
     if refusal is None or not isinstance(reply, Reply) or reply.details.get("gate", {}).get("opening", 1.0) < 0.5:
         return reply

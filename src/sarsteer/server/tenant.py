@@ -109,4 +109,4 @@ class Tenant:
 
 def is_open(decision: Decision) -> bool:
     """Whether a request counts as harmful: at least half of the strength is used."""
-    return not decision.opening < 0.5  # NaN counts as harmful
+    return decision.harmful

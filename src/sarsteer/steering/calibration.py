@@ -18,6 +18,7 @@ import torch
 
 from sarsteer.data.manifest import Item, place_errors
 from sarsteer.data.pairs import Pairs, digest_of_items
+from sarsteer.data.requests import request_numbers
 from sarsteer.errors import CalibrationError
 from sarsteer.files import check_space
 from sarsteer.models.activation_source import ActivationSource
@@ -199,6 +200,7 @@ def _with_gate(
 ) -> Steering:
     reason = "none was requested"
     if target_fpr is not None:
+        requests = request_numbers([*((pair.harmful, pair.safe) for pair in pairs), *((item,) for item in benign)])
         try:
             gate = fit_gate(
                 state.harmful[: state.done],
@@ -207,6 +209,8 @@ def _with_gate(
                 benign=state.benign[: state.benign_done],
                 pair_groups=[item.group for item in pairs.safe],
                 benign_groups=[item.group for item in benign],
+                pair_requests=requests[: len(pairs)],
+                benign_requests=requests[len(pairs) :],
                 progress=progress,
             )
             calibrated = {"fingerprint": steering.fingerprint.digest, "instruction": steering.metadata["instruction"]}

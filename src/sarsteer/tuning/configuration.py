@@ -36,7 +36,7 @@ class GateReference:
         gate = gates[self.layer]
         if self.target_fpr is None:
             return gate
-        return gate.with_target_fpr(max(self.target_fpr, lowest_rate(len(gate.metadata["held_out"]["safe"]))))
+        return gate.with_target_fpr(max(self.target_fpr, lowest_rate(len(set(gate.safe_requests)))))
 
     def __str__(self) -> str:
         rate = "" if self.target_fpr is None else f" for {100 * self.target_fpr:g} %"

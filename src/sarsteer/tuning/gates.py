@@ -37,28 +37,41 @@ def gate_layers(depth: int, most: int = 8) -> list[int]:
     return sorted({round(i * (depth - 2) / max(count - 1, 1)) for i in range(count)})
 
 
-def fit_gates(activations: tuple[torch.Tensor, torch.Tensor], layers: Sequence[int]) -> dict[int, Gate]:
-    """A gate at each of these layers that separates harmful from safe requests."""
+def fit_gates(
+    activations: tuple[torch.Tensor, torch.Tensor], layers: Sequence[int], requests: Sequence[int] | None = None
+) -> dict[int, Gate]:
+    """A gate at each of these layers that separates harmful from safe requests.
+
+    Args:
+        activations: from ``last_tokens``.
+        layers: 0-based.
+        requests: the number of each pair's request, from ``request_groups``; by default all are different.
+
+    """
+    distinct = len(activations[1]) if requests is None else len(set(requests))
     gates = {}
     for layer in layers:
         try:
-            rate = max(TARGET_FPR, lowest_rate(len(activations[1])))  # the search sets its own
-            gates[layer] = fit_gate(*activations, rate, layers=[layer])
+            rate = max(TARGET_FPR, lowest_rate(distinct))  # the search sets its own
+            gates[layer] = fit_gate(*activations, rate, layers=[layer], pair_requests=requests)
         except CalibrationError:  # this layer does not separate them; another may
             continue
     return gates
 
 
-def refit(measured: Gate, activations: tuple[torch.Tensor, torch.Tensor]) -> tuple[Gate, list[str]]:
+def refit(
+    measured: Gate, activations: tuple[torch.Tensor, torch.Tensor], requests: Sequence[int] | None = None
+) -> tuple[Gate, list[str]]:
     """The measured gate fitted again on other activations, at its layer; and notes if it changed in kind.
 
     Args:
         measured: a gate from ``fit_gates``.
         activations: from ``last_tokens``, of all pairs.
+        requests: as in ``fit_gates``.
 
     """
     layer = measured.layer
-    refitted = fit_gates(activations, [layer]).get(layer)
+    refitted = fit_gates(activations, [layer], requests).get(layer)
     if refitted is None:
         return measured, [
             f"no gate at layer {layer} could be fitted on all pairs: the file has the measured one, fitted on "

@@ -21,7 +21,7 @@ from sarsteer.tuning.references import answer_all, prepare_requests
 from sarsteer.tuning.result import Tuned
 from sarsteer.tuning.search import estimate, measure
 from sarsteer.tuning.space import Space
-from sarsteer.tuning.split import split_pairs
+from sarsteer.tuning.split import request_groups, split_pairs
 from sarsteer.tuning.study import ANSWERS, CALIBRATED, VERDICTS, WHOLE, SearchState
 
 
@@ -92,7 +92,8 @@ def _tune(
     whole = _calibrate(folder / WHOLE, model, pairs, options, observer, "Calibrating on all")
     if chosen.configuration.gate is not None:
         measured_gate = gates[chosen.configuration.gate.layer]
-        gate, gate_notes = refit(measured_gate, last_tokens(model, pairs, options.instruction, options.batch_size))
+        activations = last_tokens(model, pairs, options.instruction, options.batch_size)
+        gate, gate_notes = refit(measured_gate, activations, request_groups(pairs))
         whole, notes = whole.with_gate(gate), notes + gate_notes
     notes += unproven(chosen.measured, undefended, options.limits) + _unreadable(points, judge)
     tuned = Tuned(whole, chosen, tuple(points), undefended, tuple(candidates), tuple(notes))
@@ -120,7 +121,8 @@ def _gates(model: AudioLanguageModel, steering: Steering, pairs: Pairs, options:
     if not config.gate or steering.gate is None:
         return {}
     activations = last_tokens(model, pairs, options.instruction, options.batch_size)
-    return fit_gates(activations, gate_layers(len(steering.refusal), config.gate_layers))
+    layers = gate_layers(len(steering.refusal), config.gate_layers)
+    return fit_gates(activations, layers, request_groups(pairs))
 
 
 def _unreadable(points: Sequence[MeasuredPoint], judge: Judge) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 
 from sarsteer.data.overlap import check_disjoint
-from sarsteer.data.pairs import Pair, Pairs
-from sarsteer.data.text import normalize
+from sarsteer.data.pairs import Pairs
+from sarsteer.data.requests import request_numbers
 from sarsteer.errors import TuningError
 
 MIN_PAIRS = 10
@@ -17,7 +17,7 @@ def split_pairs(pairs: Pairs, tune_share: float, seed: int) -> tuple[Pairs, Pair
     """The calibration part and the tuning part, each in the order of ``pairs``.
 
     Ablation protects exactly the clips that the safe subspace comes from better than others, so a strength chosen on
-    them would be too high. Pairs that share a request, by wording or by file, stay together.
+    them would be too high. Pairs that share a request stay together (``request_groups``).
 
     Args:
         pairs: harmful requests with their safe twins.
@@ -47,30 +47,12 @@ def split_pairs(pairs: Pairs, tune_share: float, seed: int) -> tuple[Pairs, Pair
 
 def request_groups(pairs: Pairs) -> tuple[int, ...]:
     """The group number of each pair: pairs with the same request, as in several voices, have the same number."""
-    groups = {index: number for number, group in enumerate(_groups(pairs)) for index in group}
-    return tuple(groups[index] for index in range(len(pairs)))
+    return request_numbers([(pair.harmful, pair.safe) for pair in pairs])
 
 
 def _groups(pairs: Pairs) -> list[list[int]]:
     """Indices of pairs that share a request, directly or through other pairs."""
-    parent = list(range(len(pairs)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            i = parent[i]
-        return i
-
-    first: dict[object, int] = {}
-    for index, pair in enumerate(pairs):
-        for key in _keys(pair):
-            parent[root(index)] = root(first.setdefault(key, index))
     groups: dict[int, list[int]] = {}
-    for index in range(len(pairs)):
-        groups.setdefault(root(index), []).append(index)
+    for index, number in enumerate(request_groups(pairs)):
+        groups.setdefault(number, []).append(index)
     return list(groups.values())
-
-
-def _keys(pair: Pair) -> list[object]:
-    items = (pair.harmful, pair.safe)
-    wordings = [("question", text) for item in items if (text := normalize(item.question))]
-    return [*wordings, *(("content", item.content_digest) for item in items)]

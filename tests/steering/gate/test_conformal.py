@@ -88,6 +88,38 @@ def test_bad_rates(rate: float) -> None:
         conformal_threshold([0.0] * 50, rate)
 
 
+@given(
+    requests=st.lists(st.lists(st.floats(-5, 5), min_size=1, max_size=5), min_size=2, max_size=40),
+    rate=RATES,
+)
+def test_the_rate_holds_for_a_clip_of_whichever_request_comes_last(requests: list[list[float]], rate: float) -> None:
+    """Requests in several voices: the share over the new request, and over its clips, that would be refused."""
+    if len(requests) - 1 < needed(rate):
+        return
+    refused = []
+    for new, clips in enumerate(requests):
+        others = [(score, i) for i, scores in enumerate(requests) if i != new for score in scores]
+        threshold = conformal_threshold([s for s, _ in others], rate, requests=[i for _, i in others])
+        refused.append(np.mean([score > threshold for score in clips]))
+    assert np.mean(refused) <= rate + 1e-9
+
+
+def test_clips_of_one_request_count_once() -> None:
+    twice = [float(score) for score in range(50) for _ in range(2)]
+    requests = [row // 2 for row in range(100)]
+    assert conformal_threshold(twice, 0.1, requests=requests) == conformal_threshold(range(50), 0.1)
+    with pytest.raises(SteeringError, match=r"50 safe requests are too few to state a rate of 0.01"):
+        conformal_threshold(twice, 0.01, requests=requests)
+    (everyday,) = stated_rates(twice, ["everyday"] * 100, {"everyday": 0.1}, requests)
+    assert everyday.n == 50
+    gate = calibrated(requests={"harmful": list(range(40)), "safe": [row // 2 for row in range(40)]})
+    with pytest.raises(SteeringError, match="20 safe requests are too few"):
+        gate.with_target_fpr(0.04)
+    assert gate.with_target_fpr(0.05).stated[0].n == 20
+    with pytest.raises(SteeringError, match="50 safe requests are too few"):
+        with_traffic(calibrated(), twice, requests=requests)
+
+
 def test_requests_beyond_the_limit_count_as_refused() -> None:
     scores = [0.0] * 97 + [math.inf, math.nan]
     assert conformal_threshold(scores, 0.03) == 0.0

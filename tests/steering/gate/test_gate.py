@@ -22,7 +22,7 @@ import sarsteer
 from sarsteer import Steering
 from sarsteer.data.pairs import Pairs
 from sarsteer.errors import ArtifactError, CalibrationError, SteeringError
-from sarsteer.steering.gate.chance import LOGISTIC_C
+from sarsteer.steering.gate.chance import LOGISTIC_C, ChanceTest
 from sarsteer.steering.gate.clips import FOLDS, Clips
 from sarsteer.steering.gate.detectors import METHODS, scaled
 from sarsteer.steering.gate.distance import MahalanobisDistance, fit_distance, limit_for
@@ -142,6 +142,61 @@ def test_pairs_stay_together_in_every_fold() -> None:
     assert (folds[:23] == folds[23:46]).all()
     assert [set(part) for part in (folds[:23], folds[46:])] == [set(range(FOLDS))] * 2
     assert np.bincount(folds[:23]).tolist() == [5, 5, 5, 4, 4]
+
+
+@given(pairs=st.lists(st.integers(0, 12), min_size=1, max_size=40), benign=st.lists(st.integers(8, 20), max_size=20))
+def test_clips_of_one_request_share_a_fold(pairs: list[int], benign: list[int]) -> None:
+    """Also a pair's clip and a clip without a twin; and requests are spread evenly over the folds."""
+    rows = torch.zeros(len(pairs), 2, 3)
+    clips = Clips.of(rows, rows, torch.zeros(len(benign), 2, 3), pair_requests=pairs, benign_requests=benign)
+    folds: dict[int, set[int]] = {}
+    for request, fold in zip([*pairs, *pairs, *benign], clips.folds.tolist(), strict=True):
+        folds.setdefault(request, set()).add(fold)
+    assert all(len(found) == 1 for found in folds.values())
+    for requests in (set(pairs), set(benign) - set(pairs)):
+        sizes = np.bincount([min(folds[request]) for request in requests], minlength=FOLDS)
+        assert sizes.max() - sizes.min() <= 1
+    assert clips.distinct_pairs == len(set(pairs))
+
+
+def two_voices(n: int = 60, depth: int = 3, width: int = 200) -> tuple[torch.Tensor, torch.Tensor]:
+    """Requests in two voices whose activations say nothing of harm: each has its own, and a voice changes it little."""
+    noise = torch.Generator().manual_seed(0)
+    requests = torch.randn(2, n, depth, width, generator=noise).repeat(1, 2, 1, 1)
+    harmful, safe = requests + 0.1 * torch.randn(requests.shape, generator=noise)
+    return harmful, safe
+
+
+def test_what_one_voice_teaches_is_not_tested_on_another() -> None:
+    """A detector that has met a request recognizes its other voice; held out together, nothing is left."""
+    harmful, safe = two_voices()
+    leaking = fit_gate(harmful, safe, methods=["shrunk LDA"], layers=[0, 1])
+    assert leaking.metadata["auroc"] > 0.9, "as if no two pairs were the same request"
+    with pytest.raises(CalibrationError, match="no layer separates"):
+        fit_gate(harmful, safe, methods=["shrunk LDA"], layers=[0, 1], pair_requests=[*range(60)] * 2)
+    with pytest.raises(CalibrationError, match="20 pairs of 9 different requests are too few"):
+        fit_gate(harmful[:20], safe[:20], pair_requests=[min(row, 8) for row in range(20)])
+
+
+def test_labels_of_one_request_are_swapped_together() -> None:
+    """Copies of ten requests of pure noise: a test at the level 0.05 finds something in 5 % of 40 runs, not in 35 %."""
+
+    def p_value(seed: int, requests: list[int]) -> float:
+        x = torch.randn(2, 10, 1, 8, generator=torch.Generator().manual_seed(seed)).repeat(1, 4, 1, 1)
+        clips = Clips.of(x[0], x[1], pair_requests=[*range(10)] * 4)
+        rows = np.arange(80)
+        splits = [(rows[clips.folds != fold], rows[clips.folds == fold]) for fold in range(FOLDS)]
+        chance, samples = ChanceTest(requests, splits), Samples.of(clips.at(0))
+        chance.add([(samples.part(fit), samples.beside(held_out, fit)) for fit, held_out in splits])
+        return chance.p_value
+
+    together, apart = (
+        np.mean([p_value(seed, requests) <= 0.05 for seed in range(40)])
+        for requests in ([*range(10)] * 4, [*range(40)])
+    )
+    # seeds are fixed; 5 of 40 is the upper end of what a true level of 5 % gives in 95 % of draws
+    assert together <= 5 / 40
+    assert apart > 2 * together
 
 
 # ---- several layers, nested ------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Whether the best layer separates calibration's clips better than chance.
 
 The best of many layers looks good on noise. If harmful and safe clips did not differ, swapping the labels of any pair
-would change nothing; so the labels of random pairs are swapped, and the best layer is searched again for each draw. The
+would change nothing; so the labels of random pairs are swapped, and the best layer is searched again for each draw.
+Pairs of one request, as in two voices, are swapped together: their activations are not independent. The
 share of draws whose best layer is as good as with the true labels is the p-value of a permutation test of the maximum.
 
 Each layer is tested with three detectors, whichever of them the gate is fitted with: the difference of means d; linear
@@ -36,15 +37,16 @@ class ChanceTest:
     """Tests one layer after another, fold by fold, and keeps the best AUROC of each draw.
 
     Args:
-        n: number of pairs; rows are n harmful clips and then their n twins.
+        requests: the number of each pair's request, ``[n]``; rows are n harmful clips and then their n twins.
         folds: rows to fit on and rows to hold out; pairs stay together.
         seed: seed of the draws.
 
     """
 
-    def __init__(self, n: int, folds: Sequence[tuple[Labels, Labels]], seed: int = 0) -> None:
-        signs = np.random.default_rng(seed).choice([-1.0, 1.0], (n, DRAWS))
-        signs = np.concatenate([np.ones((n, 1)), signs], axis=1)  # the first column has the true labels
+    def __init__(self, requests: Sequence[int], folds: Sequence[tuple[Labels, Labels]], seed: int = 0) -> None:
+        numbers, request = np.unique(np.asarray(requests), return_inverse=True)
+        drawn = np.random.default_rng(seed).choice([-1.0, 1.0], (len(numbers), DRAWS))[request]
+        signs = np.concatenate([np.ones((len(drawn), 1)), drawn], axis=1)  # the first column has the true labels
         self._signs: Floats = np.concatenate([signs, -signs])
         self._folds = folds
         self._best: Floats = np.zeros(1 + DRAWS)

@@ -1,9 +1,9 @@
 """Fit the gate on calibration's activations: choose a detector and layers, and a threshold with a stated rate.
 
-Detectors are measured in every layer of the lower part of the model by cross-validated AUROC; the two clips of a pair
-are always in the same fold. The simplest method within one standard error of the best is chosen, on the layers where it
-separates best, as many as give the best mean of their standardized scores. The threshold comes from the scores of safe
-clips by detectors that were neither fitted nor chosen on them (``nested``).
+Detectors are measured in every layer of the lower part of the model by cross-validated AUROC; the two clips of a pair,
+and all clips of one request, are always in the same fold. The simplest method within one standard error of the best is
+chosen, on the layers where it separates best, as many as give the best mean of their standardized scores. The threshold
+comes from the scores of safe clips by detectors that were neither fitted nor chosen on them (``nested``).
 
 The Gram matrix of the clips at one layer serves all folds, detectors and the chance test (``samples``). Layers are
 fitted one after another, so the memory needed beside the activations does not grow with their number.
@@ -11,7 +11,7 @@ fitted one after another, so the memory needed beside the activations does not g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,6 +64,8 @@ def fit_gate(
     benign: torch.Tensor | None = None,
     pair_groups: Sequence[str] | None = None,
     benign_groups: Sequence[str] | None = None,
+    pair_requests: Sequence[Hashable] | None = None,
+    benign_requests: Sequence[Hashable] | None = None,
     methods: Sequence[str] = DETECTORS,
     layers: Sequence[int] | None = None,
     most_layers: int = MOST_LAYERS,
@@ -78,6 +80,9 @@ def fit_gate(
         benign: ``[b, L, D]``, safe clips without a twin, such as everyday requests.
         pair_groups: the group of each pair, such as ``"borderline"``; stored for rates by group.
         benign_groups: the group of each row of ``benign``.
+        pair_requests: the request of each pair, equal for pairs that share one, as in two voices: they are held out
+            together. ``request_numbers`` finds them. By default all are different.
+        benign_requests: the request of each row of ``benign``, by the same names.
         methods: names from ``METHODS``.
         layers: the layers to choose from; the lower ``DEPTH`` of the model by default. The last layer has none above it
             to steer.
@@ -90,9 +95,10 @@ def fit_gate(
 
     """
     check_target(target_fpr)
-    clips = Clips.of(harmful, safe, benign, pair_groups, benign_groups)
-    if clips.pairs < MIN_PAIRS:
-        raise CalibrationError(f"{clips.pairs} pairs are too few to hold some out; give at least {MIN_PAIRS}")
+    clips = Clips.of(harmful, safe, benign, pair_groups, benign_groups, pair_requests, benign_requests)
+    if clips.distinct_pairs < MIN_PAIRS:
+        copies = "" if clips.distinct_pairs == clips.pairs else f" of {clips.distinct_pairs} different requests"
+        raise CalibrationError(f"{clips.pairs} pairs{copies} are too few to hold some out; give at least {MIN_PAIRS}")
     if clips.depth < 2:
         raise CalibrationError("a model with one layer has no layer above a gate to steer; calibrate without a gate")
     if isinstance(most_layers, bool) or most_layers < 1:
@@ -102,7 +108,7 @@ def fit_gate(
     scores: dict[tuple[str, int], LayerScores] = {}
     paired = np.arange(2 * clips.pairs)
     splits = [(paired[folds[paired] != fold], paired[folds[paired] == fold]) for fold in range(FOLDS)]
-    chance = ChanceTest(clips.pairs, splits)
+    chance = ChanceTest(clips.pair_requests, splits)
     for done, layer in enumerate(tried):
         if progress is not None:
             progress(done, len(tried))
@@ -198,6 +204,7 @@ def _finish(
                 **{name: held_out.scores[part].tolist() for name, part in parts.items()},
                 "distances": {name: distances[part] for name, part in parts.items()},
                 "groups": {name: list(clips.groups[part]) for name, part in parts.items()},
+                "requests": {name: list(clips.requests[part]) for name, part in parts.items()},
             },
         },
         earlier={other: weights[other] for other in earlier},

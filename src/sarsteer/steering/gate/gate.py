@@ -47,6 +47,11 @@ class Decision:
     distance: float | None
     out_of_distribution: bool
 
+    @property
+    def harmful(self) -> bool:
+        """Whether the request counts as harmful: at least half of α is used. True if the opening is NaN."""
+        return not self.opening < 0.5
+
 
 @dataclass(frozen=True, eq=False)
 class Gate:
@@ -197,7 +202,7 @@ class Gate:
                 calibration, or no held-out harmful clip scores above the threshold.
 
         """
-        rates = stated_rates(*self.safe_scores(), target_fpr)
+        rates = stated_rates(*self.safe_scores(), target_fpr, self.safe_requests)
         metadata = {key: value for key, value in self.metadata.items() if key != "traffic"}
         moved = replace(self, metadata=metadata).with_rates(rates)
         if isinstance(target_fpr, Mapping):
@@ -229,6 +234,13 @@ class Gate:
         if self.limit is not None and distances:
             scores = [score if far <= self.limit else math.inf for score, far in zip(scores, distances, strict=True)]
         return list(scores), list(held_out.get("groups", {}).get("safe") or [ALL] * len(scores))
+
+    @property
+    def safe_requests(self) -> list[int]:
+        """The request of each of ``safe_scores``: clips of one request, as in several voices, have the same number."""
+        held_out = self.metadata.get("held_out") or {}
+        stored = held_out.get("requests", {}).get("safe")  # files of earlier versions have none
+        return list(stored or range(len(held_out.get("safe", []))))
 
     @property
     def stated(self) -> list[StatedRate]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sarsteer.errors import SteeringError
@@ -68,6 +68,7 @@ def with_traffic(
     groups: Sequence[str] | None = None,
     max_refused: float | Mapping[str, float] = 0.01,
     *,
+    requests: Sequence[Hashable] | None = None,
     source: str = "traffic",
 ) -> Gate:
     """The same gate with a threshold from the user's own safe traffic, at a stated rate.
@@ -80,6 +81,7 @@ def with_traffic(
         scores: of safe requests; infinite or NaN for those beyond the distance limit.
         groups: the group of each request, for rates by group.
         max_refused: ε of all requests together, or of each group.
+        requests: equal for clips of one request, as in several voices; by default all are different.
         source: where the requests come from, for reports.
 
     Raises:
@@ -88,7 +90,7 @@ def with_traffic(
 
     """
     groups = [ALL] * len(scores) if groups is None else list(groups)
-    rates = stated_rates(scores, groups, max_refused)
+    rates = stated_rates(scores, groups, max_refused, requests)
     kept = sorted(range(len(scores)), key=lambda index: scores[index])
     if len(kept) > MOST_STORED:
         kept = [kept[round(i * (len(kept) - 1) / (MOST_STORED - 1))] for i in range(MOST_STORED)]

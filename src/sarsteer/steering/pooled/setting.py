@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from sarsteer.data.manifest import Item
+from sarsteer.data.text import normalize
 from sarsteer.errors import CalibrationError
 from sarsteer.steering.gate.fit import readable_layers
 from sarsteer.steering.pooled.sketch import columns, sketch_matrix
@@ -95,8 +96,12 @@ class Setting:
         return sketch_matrix(self.width, self.rank, self.seed)
 
     def part_of(self, item: Item) -> int:
-        """``FIT``, ``CHOOSE`` or ``THRESHOLD``, by a hash of the request: the same on every site and in every run."""
-        digest = hashlib.sha256(f"{self.seed}\0".encode() + item.content_digest).digest()
+        """``FIT``, ``CHOOSE`` or ``THRESHOLD``, by a hash of the request: the same on every site and in every run.
+
+        The hash is that of the words, so that a request in several voices does one thing only.
+        """
+        words = normalize(item.question).encode() or item.content_digest
+        digest = hashlib.sha256(f"{self.seed}\0".encode() + words).digest()
         share = int.from_bytes(digest[:8], "big") / 2**64
         return FIT if share < self.shares[0] else CHOOSE if share < sum(self.shares) else THRESHOLD
 

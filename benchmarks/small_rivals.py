@@ -161,7 +161,10 @@ class Bench:
             )
             made.save(path)
             checkpoint.unlink(missing_ok=True)
-        return Steering.load(path)
+        steering = Steering.load(path)
+        if steering.gate is None:
+            raise SystemExit(f"no gate could be fitted ({steering.metadata['no_gate']}); give more --pairs")
+        return steering
 
     def _cache_activations(self) -> None:
         """CAST and AlphaSteer learn from activations that ``gate_activations`` may have computed."""
@@ -219,7 +222,7 @@ class Bench:
 
     def opened(self, alpha: float, tokens: int) -> Arm:
         """The gated defense with a gate that opens for every request."""
-        assert self.steering.gate is not None, "calibration fits a gate, or says why not"
+        assert self.steering.gate is not None
         always = replace(self.steering.gate, threshold=-1e30, mode="hard")
         strength = self.steering.resolve(Strength(alpha=alpha, k=0, gate=always))
         defense = steered("sarsteer", strength, strength.settings, steering=self.steering.digest)

@@ -23,7 +23,9 @@ def test_answers_equal_those_of_whole_prompts(
 ) -> None:
     instruction = steering.metadata["instruction"]
     turns = [item.turn(instruction) for pair in test_pairs[:4] for item in (pair.harmful, pair.safe)]
-    context = DefenseContext(embedded, steering=steering, strength=Strength(alpha=0.3), pairs=test_pairs[:12])
+    assert steering.gate is not None
+    often = steering.with_gate(steering.gate.with_threshold(-0.5))  # opens for some of the few requests, not all
+    context = DefenseContext(embedded, steering=often, strength=Strength(alpha=0.3), pairs=test_pairs[:12])
     names = (
         "none",
         "prompt:refusal",
@@ -61,7 +63,7 @@ def test_answers_equal_those_of_whole_prompts(
                 assert a.details["gate"]["score"] == pytest.approx(b.details["gate"]["score"], abs=1e-3)
     assert any(reply.details for reply in after[4])
     assert after[7] != after[6], "vectors that depend on the request were added"
-    assert "No." in [reply.text for reply in after[9]]
+    assert 0 < [reply.text for reply in after[9]].count("No.") < len(turns)
     assert len({reply.text for replies in after for reply in replies}) > len(turns)
 
 

@@ -27,7 +27,7 @@ from sarsteer.steering.gate.clips import FOLDS, Clips
 from sarsteer.steering.gate.detectors import METHODS, scaled
 from sarsteer.steering.gate.distance import MahalanobisDistance, fit_distance, limit_for
 from sarsteer.steering.gate.fit import fit_gate
-from sarsteer.steering.gate.gate import Gate
+from sarsteer.steering.gate.gate import Decision, Gate
 from sarsteer.steering.gate.nested import CrossValidation, LayerScores, auroc, choose, combine, nested_scores
 from sarsteer.steering.gate.report import best_by_layer, opened, refused_by_group, roc, summary
 from sarsteer.steering.gate.samples import Samples
@@ -690,3 +690,8 @@ def test_too_few_pairs_give_a_steering_without_a_gate(
         sarsteer.calibrate(embedded, calibration_pairs[:4], target_fpr=1.0)
     without = sarsteer.calibrate(embedded, calibration_pairs[:4], target_fpr=None)
     assert without.metadata["no_gate"] == "none was requested"
+
+
+def test_a_request_counts_as_harmful_from_half_of_alpha_on() -> None:
+    openings = {0.0: False, 0.49: False, 0.5: True, 1.0: True, math.nan: True}
+    assert [Decision(0.0, opening, 0.0, None, False).harmful for opening in openings] == list(openings.values())

@@ -145,6 +145,9 @@ def test_respond_in_shadow_mode(file: Path, test_pairs: Pairs, embedded: sarstee
 def test_respond_with_a_fixed_refusal(file: Path, test_pairs: Pairs, embedded: sarsteer.AudioLanguageModel) -> None:
     """The gate decides which requests get the text; the others are answered as without it."""
     steering = Steering.load(file)
+    assert steering.gate is not None
+    steering = steering.with_gate(steering.gate.with_threshold(-0.5))  # opens for some of the few requests
+    file = steering.save(file.with_name("often.safetensors"))
     items = [pair.harmful for pair in test_pairs[:8]] + [pair.safe for pair in test_pairs[:8]]
     with steering.on(embedded, gate=True) as handle:
         answers = embedded.generate([item.turn(steering.metadata["instruction"]) for item in items], 16)

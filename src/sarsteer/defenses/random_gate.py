@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
+from sarsteer.data.requests import request_numbers
 from sarsteer.defenses.base import DefenseContext, Requirement
 from sarsteer.defenses.built import BuiltDefense
 from sarsteer.defenses.from_artifact import ArtifactDefense
@@ -85,6 +86,8 @@ class RandomGate(ArtifactDefense):
         stored = steering.gate.metadata.get("target_fpr", TARGET_FPR)
         target = float(stored) if self.fpr is None else self.fpr
         harmful, safe = pair_activations(context, steering.metadata["instruction"])
+        assert context.pairs is not None, "build_defense checks this"
+        requests = request_numbers([(pair.harmful, pair.safe) for pair in context.pairs])
         readable = readable_layers(harmful.shape[1])
         gates = []
         for number in range(self.gates):
@@ -94,7 +97,8 @@ class RandomGate(ArtifactDefense):
                 rows = np.sort(rng.permutation(len(harmful))[: max(1, round(SHARE * len(harmful)))])
                 layers = sorted(rng.permutation(readable)[: max(1, round(SHARE * len(readable)))].tolist())
                 try:
-                    gate = fit_gate(harmful[rows], safe[rows], target, layers=layers)
+                    some = [requests[row] for row in rows]
+                    gate = fit_gate(harmful[rows], safe[rows], target, layers=layers, pair_requests=some)
                     break
                 except CalibrationError as error:
                     if not left:

@@ -177,7 +177,7 @@ def table(rows: dict[str, Any], cost: dict[str, Any]) -> str:
     titles += ["harmless refused", *(f"the same, `{one}`" for one in attacks), "CPU time of an answer"]
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for name, row in rows.items():
-        cells = [cell(row["attacks"][one].get(key)) for key in ("asr", "rr_safe") for one in (CLEAN, *attacks)]
+        cells = [cell(row["attacks"].get(one, {}).get(key)) for key in ("asr", "rr_safe") for one in (CLEAN, *attacks)]
         low, high = cost[name]["interval"]
         cells.append("1" if name == GATE else f"× {cost[name]['ratio']:.2f} [{low:.2f}, {high:.2f}]")
         lines.append(f"| {name} | {' | '.join(cells)} |")

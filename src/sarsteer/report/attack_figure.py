@@ -72,7 +72,9 @@ def draw_attacks(rows: Sequence[AttackRow], title: str) -> Any:
         pyplot.Line2D([], [], color=_COLORS[i % len(_COLORS)], marker="o", markersize=4, label=name)
         for i, name in enumerate(defenses)
     ]
-    figure.legend(handles=handles, frameon=False, fontsize=9, loc="outside lower left", ncols=len(defenses))
+    figure.legend(
+        handles=handles, frameon=False, fontsize=9, loc="outside lower left", ncols=min(len(defenses), len(panels))
+    )
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     return figure
 

@@ -131,9 +131,9 @@ def compare(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=6)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=8, help="of each answer")
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=4, help="of each answer")
     parser.add_argument("--out", type=Path, default=HERE / "families.json")
     args = parser.parse_args()
     T.logging.set_verbosity_error()

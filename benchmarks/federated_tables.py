@@ -152,7 +152,7 @@ def draw(arms: Mapping[str, Row], mode: str, path: Path) -> None:
             side.set_visible(False)
         axis.tick_params(colors=color["soft"], labelsize=9, length=0, which="both")
         axis.set_title(title, color=color["ink"], fontsize=11)
-        axis.set_xlabel("ε", color=color["ink"])
+        axis.set_xlabel("ε (smaller: more noise)", color=color["ink"])
         axis.set_ylim(-2, 102)
         flat = {"no defense": ":", "pooled: always on": "--", "pooled: gated": "-."}
         for name, style in flat.items():

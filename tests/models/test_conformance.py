@@ -313,7 +313,7 @@ def test_arms_share_their_prefix_or_are_run_whole(model: AudioLanguageModel, mon
     monkeypatch.setattr(model, "forward_base", counted)
     arms = model.paired_activations(plain, prompted)
     monkeypatch.undo()
-    if model.shares_prefixes(model.prepare(plain)):
+    if kind(model) != "text" and model.shares_prefixes(model.prepare(plain)):  # written requests do not end alike
         assert len(lengths) == 2
         assert lengths[1] < lengths[0]
     elif not model.family.prefix_reuse:

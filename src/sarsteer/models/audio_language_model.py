@@ -275,7 +275,7 @@ class AudioLanguageModel(LanguageModel):
 
     def embed(self, input_ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """The decoder's inputs for tokens ``[B, T]``: ``inputs_embeds`` ``[B, T, D]``, and others it needs. A hook."""
-        return {"inputs_embeds": self.module.get_input_embeddings()(input_ids)}
+        return {"inputs_embeds": language_root(self.module).get_input_embeddings()(input_ids)}
 
     @cached_property
     def audio_token_id(self) -> int:

@@ -74,6 +74,8 @@ class Target:
                     ended = True
                 elif line.startswith(b"data: "):
                     chunk = json.loads(line[6:])
+                    if "error" in chunk:  # how a stream ends that cannot go on
+                        raise RuntimeError(f"the stream ended with an error: {chunk['error']}")
                     pieces += [choice["delta"].get("content") or "" for choice in chunk["choices"]]
                     first = first or time.perf_counter() - begin
                     time.sleep(pause)

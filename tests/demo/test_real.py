@@ -143,6 +143,19 @@ def test_prompts_that_change_before_the_clip_are_refused(
         requests.answer(Answerer(embedded), [Ask(shots, 4)], quiet)
 
 
+def test_plain_prompts_that_end_differently_are_refused(
+    embedded: sarsteer.AudioLanguageModel, test_pairs: Pairs
+) -> None:
+    """Also if no ask is plain: the part that all asks share is computed from the plain prompts."""
+    requests = Requests("requests", test_pairs[:2].harmful, embedded, quiet)
+    other = requests._prompts[1].input_ids.clone()
+    other[-1] += 1
+    requests._prompts[1] = replace(requests._prompts[1], input_ids=other)
+    for ask in (Ask(UNDEFENDED, 4), transcribe(4)):
+        with pytest.raises(ModelError, match="do not end with the same tokens"):
+            requests.answer(Answerer(embedded), [ask], quiet)
+
+
 def trial(alpha: float, refused_harmful: int, refused_safe: int, target: float | None = None) -> Trial:
     """Of ten requests of each kind, so many are refused."""
     items = [JudgedAnswer("q", "a", label, pair=str(i)) for label in ("harmful", "safe") for i in range(10)]  # type: ignore[arg-type]

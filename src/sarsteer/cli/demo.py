@@ -38,8 +38,8 @@ def demo(
     """
     if model is not None and model not in (*SMALL, *TINY):
         raise SarsteerError(f"unknown model {model!r}; use small or tiny")
-    for option in [name for name, given in (("--limit", limit is not None), ("--text", text)) if given]:
-        if model in TINY:
+    for option, given in (("--limit", limit is not None), ("--text", text)):
+        if given and model in TINY:
             raise SarsteerError(f"{option} is for the small model; leave it out with --model tiny")
     check_out(report)
     check_out(results)
@@ -50,7 +50,7 @@ def demo(
         try:
             loaded = demo_real.load()
         except (ModelError, MissingExtraError) as error:
-            if model is not None:
+            if model is not None or text:  # the toy answers speech only
                 raise
             note(f"the real model cannot be used, so the toy runs instead: {error}")
             table = demo_toy.run_and_print(report, results, as_json)

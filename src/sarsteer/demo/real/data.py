@@ -79,13 +79,13 @@ def load_split(name: str, counts: Counts, progress: Progress, *, text: bool = Fa
         SpeechError, MissingExtraError: eSpeak NG is not installed, or the cache cannot be written.
 
     """
-    stage = f"Speaking the {name} requests"
+    stage = f"{'Reading' if text else 'Speaking'} the {name} requests"
     numbers = (2 * counts.twins, 2 * counts.borderline, counts.everyday)
     parts = [lines(name, groups)[:number] for groups, number in zip(_GROUPS, numbers, strict=True)]
     written = [item for part in parts for item in part]
-    spoken = written if text else []
-    for item in () if text else speak_lines(written, None):
-        spoken.append(item)
-        progress(stage, len(spoken), len(written))
+    items: list[Item] = []
+    for item in written if text else speak_lines(written, None):
+        items.append(item)
+        progress(stage, len(items), len(written))
     twins, borderline = len(parts[0]), len(parts[0]) + len(parts[1])
-    return Split(pair_up(spoken[:twins], NAME), pair_up(spoken[twins:borderline], NAME), tuple(spoken[borderline:]))
+    return Split(pair_up(items[:twins], NAME), pair_up(items[twins:borderline], NAME), tuple(items[borderline:]))

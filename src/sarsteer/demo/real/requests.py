@@ -145,7 +145,8 @@ class Requests:
             asked.append([prompt.input_ids for prompt in self._model.prepare(some, remember=False)])
         drop = max([PREFILL] + [len(endings(plain[0], rows[0])[0]) for rows in asked])
         last = [rows[0][len(plain[0]) - drop :] for rows in asked]
-        for rows, tokens in zip(asked, last, strict=True):
+        # the plain prompts are compared even if no ask is plain: what they share is computed for all rows
+        for rows, tokens in ((plain, plain[0][-drop:]), *zip(asked, last, strict=True)):
             for row, unchanged in zip(rows, plain, strict=False):
                 if not torch.equal(row, torch.cat([unchanged[:-drop], tokens])):
                     raise ModelError("the prompts do not end with the same tokens; call Answerer.answer")

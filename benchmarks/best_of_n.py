@@ -25,6 +25,7 @@ from sarsteer.data.benchmarks.load import load_benchmark
 from sarsteer.data.manifest import Item
 from sarsteer.defenses import DEFENSES, DefenseContext, build_defense
 from sarsteer.defenses.built import BuiltDefense
+from sarsteer.files import write_text
 from sarsteer.judges.base import JudgedAnswer
 from sarsteer.judges.registry import parse_judge
 from sarsteer.prompts import INSTRUCTION
@@ -120,7 +121,7 @@ def main() -> None:
             else:
                 found = run.outcomes(item, defense, 0, chosen.harmless_draws)
                 known[key] = {"refused": found.count("refused"), "asked": len(found)}
-            state.write_text(json.dumps(known, indent=0))
+            write_text(state, json.dumps(known, indent=0))
             print(key, known[key], flush=True)
         shutil.rmtree(chosen.work / "clips", ignore_errors=True)
     rows = {}

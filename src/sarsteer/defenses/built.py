@@ -81,6 +81,11 @@ class BuiltDefense:
         return self.pool[int.from_bytes(digest[:8], "big") % len(self.pool)]
 
     @property
+    def members(self) -> tuple[BuiltDefense, ...]:
+        """Those that a request can be answered under: the pool, or only itself."""
+        return self.pool or (self,)
+
+    @property
     def alpha(self) -> float | None:
         """The steering strength α; None if nothing is added to the activations."""
         one = self.pool[0] if self.pool else self

@@ -502,8 +502,12 @@ class AudioLanguageModel(LanguageModel):
     @torch.no_grad()
     def generate_tokens(self, inputs: dict[str, torch.Tensor], **options: Any) -> torch.Tensor:
         """The answers' tokens ``[B, new]``, without the prompt, for a batch from ``collate``. A hook."""
-        out = generating_part(self.module).generate(**inputs, **options)
-        tokens: torch.Tensor = out if torch.is_tensor(out) else out.sequences
+        return self.new_tokens(generating_part(self.module).generate(**inputs, **options), inputs)
+
+    @staticmethod
+    def new_tokens(generated: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """``[B, new]``: what transformers' ``generate`` returned for ``inputs``, without the prompt."""
+        tokens: torch.Tensor = generated if torch.is_tensor(generated) else generated.sequences
         return tokens[:, inputs["input_ids"].shape[1] :]
 
     def decode(self, tokens: torch.Tensor) -> list[str]:

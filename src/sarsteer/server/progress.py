@@ -10,7 +10,6 @@ from transformers import StoppingCriteria
 
 from sarsteer.errors import SteeringError
 from sarsteer.server.job import Row, Started
-from sarsteer.server.tenant import is_open
 from sarsteer.steering.handle import SteeringHandle
 
 
@@ -73,5 +72,5 @@ def begin(rows: Sequence[Row], handle: SteeringHandle, prompt_tokens: Sequence[i
             row.job.started = True
             row.job.notify(Started(row.decision, length))
         text = row.job.tenant.refusal_text
-        if text is not None and row.decision is not None and is_open(row.decision) and not row.job.tenant.shadow:
+        if text is not None and row.decision is not None and row.decision.harmful and not row.job.tenant.shadow:
             row.refuse(text)

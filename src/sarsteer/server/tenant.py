@@ -88,7 +88,7 @@ class Tenant:
         """``steered`` without a gate, else ``open`` or ``closed``."""
         if decision is None:
             return "steered"
-        return "open" if is_open(decision) else "closed"
+        return "open" if decision.harmful else "closed"
 
     def describe(self, decision: Decision | None, exposed: Exposed) -> dict[str, Any]:
         """A decision as JSON, as far as ``exposed`` allows."""
@@ -105,8 +105,3 @@ class Tenant:
                     "out_of_distribution": decision.out_of_distribution,
                 }
         return about
-
-
-def is_open(decision: Decision) -> bool:
-    """Whether a request counts as harmful: at least half of the strength is used."""
-    return decision.harmful

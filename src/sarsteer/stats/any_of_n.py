@@ -61,7 +61,7 @@ def curve_of_n(outcomes: Sequence[Sequence[bool]], clusters: Sequence[str] | Non
     most = min(map(len, outcomes), default=0)
     if most == 0:
         raise ValueError("there are no tries")
-    steps = tuple(sorted({*(2**i for i in range(most.bit_length()) if 2**i <= most), most}))
+    steps = _steps(most)
     rates = tuple(mean([any_of(sum(item), len(item), n) for item in outcomes], clusters, limits=(0, 1)) for n in steps)
     return CurveOfN(steps, rates, *power_law(steps, [one.value for one in rates]))
 
@@ -83,10 +83,15 @@ def curve_until(first: Sequence[int | None], most: int, clusters: Sequence[str] 
     """
     if not first:
         raise ValueError("there are no items")
-    steps = tuple(sorted({*(2**i for i in range(most.bit_length()) if 2**i <= most), most}))
+    steps = _steps(most)
     hits = [[float(one is not None and one <= n) for one in first] for n in steps]
     rates = tuple(mean(row, clusters, limits=(0, 1)) for row in hits)
     return CurveOfN(steps, rates, *power_law(steps, [one.value for one in rates]))
+
+
+def _steps(most: int) -> tuple[int, ...]:
+    """Powers of two up to ``most``, and ``most``."""
+    return tuple(sorted({*(2**i for i in range(most.bit_length()) if 2**i <= most), most}))
 
 
 def power_law(n: Sequence[int], rates: Sequence[float]) -> tuple[float | None, float | None]:

@@ -19,7 +19,7 @@ from sarsteer.report.svg import tag
 from sarsteer.server.errors import ApiError
 from sarsteer.server.job import Failed, Finished, Piece, Started
 from sarsteer.server.outbox import Inbox
-from sarsteer.server.tenant import Tenant, is_open
+from sarsteer.server.tenant import Tenant
 from sarsteer.steering.gate.gate import Decision, Gate
 from sarsteer.steering.strength import ResolvedStrength
 from sarsteer.studio.charts import parts_chart, projection_chart, score_scale
@@ -198,7 +198,7 @@ async def _charts(
 
 def reading_of(gate: Gate, decision: Decision) -> GateReading:
     """A decision of the gate in force."""
-    return GateReading(decision.score, gate.threshold, decision.out_of_distribution, is_open(decision), active=True)
+    return GateReading(decision.score, gate.threshold, decision.out_of_distribution, decision.harmful, active=True)
 
 
 def score_view(gate: Gate | None, reading: GateReading | None, threshold: float | None) -> str:

@@ -169,7 +169,7 @@ class _Group:
         self._model, self._defense, self._pipeline = model, defense, pipeline
         self._rate = model.sampling_rate
         self._followed = defense if attack.source == "defended" else UNDEFENDED
-        self._prompt = (self._followed.pool or (self._followed,))[0].prompt
+        self._prompt = self._followed.members[0].prompt
         self._sounds = [
             attack.sound(load_clip(item.audio).resampled(self._rate).samples, self._rate) for item in self._items
         ]

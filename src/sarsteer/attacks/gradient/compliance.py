@@ -75,7 +75,7 @@ def followed(defense: BuiltDefense) -> tuple[ResolvedStrength | None, ...]:
 
     """
     kind = defense.settings.get("kind", "this defense")
-    members = defense.pool or (defense,)
+    members = defense.members
     for present, what in (
         (any(one.guard for one in members), "reads transcripts"),
         (any(one.per_request for one in members), "computes its vectors for each request"),

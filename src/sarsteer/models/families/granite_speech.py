@@ -61,9 +61,7 @@ class GraniteSpeech(AudioLanguageModel):
 
         self._switch(inputs)
         # its own generate would switch the adapter off, because it gets no audio features
-        out = GenerationMixin.generate(unwrap(self.module), **inputs, **options)
-        tokens: torch.Tensor = out if torch.is_tensor(out) else out.sequences
-        return tokens[:, inputs["input_ids"].shape[1] :]
+        return self.new_tokens(GenerationMixin.generate(unwrap(self.module), **inputs, **options), inputs)
 
 
 GRANITE_SPEECH = Family(

@@ -5,9 +5,12 @@ Beside each success is the share of the attacked clips that the undefended model
     python -m benchmarks.gradient_attacks sarsteer-tiny --steering steering.safetensors --benchmark embedded \
         --limit 20 --run "none | pgd:0.002" --run "sarsteer:gate=on | pgd:0.002,beta=0" --out attacks.json
 
-Requests come one by one, each under every pair, so that a run that is stopped (``--minutes``, or a kill) has the same
-requests for all pairs. Attacks that change all clips in the same way (``universal``) come last, on all of them. The
-same command resumes it.
+A second ``--benchmark`` can have harmless requests: the same attacks are run on them, and the table shows how many are
+refused before and after.
+
+Requests come in lots of ``--batch-size``, each under every pair, so that a run that is stopped (``--minutes``, or a
+kill) has the same requests for all pairs. Attacks that change all clips in the same way (``universal``) come last, on
+all of them. The same command resumes it, also with more pairs.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -29,10 +33,12 @@ from sarsteer.attacks.gradient.abliteration import abliterated, refusal_directio
 from sarsteer.data.benchmarks import BenchmarkSpec
 from sarsteer.data.benchmarks.load import load_benchmark
 from sarsteer.data.manifest import Item
+from sarsteer.data.pairs import load_pairs
 from sarsteer.data.text import words
 from sarsteer.defenses import DEFENSES, DefenseContext, build_defense
 from sarsteer.defenses.built import UNDEFENDED, BuiltDefense
 from sarsteer.defenses.request_guard import transcription_of
+from sarsteer.files import write_text
 from sarsteer.messages import user_turn
 from sarsteer.prompts import INSTRUCTION
 from sarsteer.runtime.answerer import Answerer
@@ -44,10 +50,13 @@ STEPS = (0, 10, 20, 50, 100, 200, 500)
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--benchmark", required=True)
+    parser.add_argument("--benchmark", action="append", required=True)
     parser.add_argument("--steering", type=Path, required=True)
     parser.add_argument("--run", action="append", required=True, metavar="'DEFENSE | ATTACK'")
-    parser.add_argument("--limit", type=int, default=20)
+    parser.add_argument("--limit", type=int, default=20, help="harmful requests")
+    parser.add_argument("--harmless", type=int, default=0, help="harmless requests")
+    parser.add_argument("--calibration", help="calibration pairs, for defenses that need them")
+    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--instruction", default=INSTRUCTION)
     parser.add_argument("--max-new-tokens", type=int, default=40)
     parser.add_argument("--minutes", type=float, default=1e9)
@@ -65,10 +74,13 @@ def main() -> None:
     model = sarsteer.load_model(chosen.model, dtype="float32")
     steering = sarsteer.Steering.load(chosen.steering)
     answerer = Answerer(model)
-    items = [item for item in load_benchmark(BenchmarkSpec.parse(chosen.benchmark)).items if item.harmful]
+    found = [item for one in chosen.benchmark for item in load_benchmark(BenchmarkSpec.parse(one)).items]
+    items = [item for item in found if item.harmful][: chosen.limit]
+    harmless = [item for item in found if not item.harmful][: chosen.harmless]
+    items = interleaved(items, harmless)
     pairs = [tuple(part.strip() for part in run.split("|")) for run in chosen.run]
-    items = items[: chosen.limit]
-    context = DefenseContext(model, steering=steering)
+    known = None if chosen.calibration is None else load_pairs(chosen.calibration, "calibration")
+    context = DefenseContext(model, steering=steering, pairs=known, cache=chosen.folder / "vectors")
     built: list[tuple[BuiltDefense, Any]] = [
         (build_defense(DEFENSES.parse(one), context), ATTACKS.parse(other)) for one, other in pairs
     ]
@@ -76,33 +88,59 @@ def main() -> None:
     model.fingerprint  # noqa: B018 (of the weights that the steering was calibrated on)
     records: dict[str, list[dict[str, Any]]] = {run: [] for run in chosen.run}
     change = abliterated(model, refusal_direction(steering)) if chosen.abliterate else nullcontext()
-    jobs = [([item], number) for item in items for number, (_, one) in enumerate(built) if not shared(one, items)]
+    size = chosen.batch_size
+    lots = [items[start : start + size] for start in range(0, len(items), size)]
+    jobs = [(lot, number) for lot in lots for number, (_, one) in enumerate(built) if not shared(one, items)]
     jobs += [(items, number) for number, (_, one) in enumerate(built) if shared(one, items)]
+    answers: dict[Any, Any] = {}
     with change:
         for some, number in jobs:
             if time.monotonic() > end:
                 break
             run, (defense, attack) = chosen.run[number], built[number]
-            folder = chosen.folder / f"{'abliterated-' * chosen.abliterate}{number}"
+            folder = chosen.folder / f"{'abliterated-' * chosen.abliterate}{name_of(run)}"
             folder.mkdir(parents=True, exist_ok=True)
             about = AttackContext(
-                folder, pairs[number][1], chosen.instruction, model, defense, answerer, 0, 1, chosen.max_new_tokens
+                folder,
+                pairs[number][1],
+                chosen.instruction,
+                model,
+                defense,
+                answerer,
+                batch_size=size,
+                max_new_tokens=chosen.max_new_tokens,
+                answers=answers,
             )
             started = time.process_time()
-            for item, attacked in zip(some, attack.attack(some, about), strict=True):
-                record = {"id": item.id, **attacked.extra["gradient"], "budget": attack.steps * attack.restarts}
-                record["blind"] = attack.source == "undefended" or len(some) > 1
+            attacked = attack.attack(some, about)
+            errors = hearing.word_error_rates(attacked)
+            seconds = (time.process_time() - started) / len(some)
+            for item, one, wer in zip(some, attacked, errors, strict=True):
+                record = {"id": item.id, **one.extra["gradient"], "budget": attack.steps * attack.restarts}
+                record["harmful"] = item.harmful
+                record["blind"] = attack.source == "undefended" or shared(attack, items)
                 if record["blind"]:
                     record["success_step"] = None
-                if len(some) > 1:  # the looks were at the clips that it was found on
+                if shared(attack, items):  # the looks were at the clips that it was found on
                     record["checks"] = []
-                record["wer"] = hearing.word_error_rate(attacked)
-                record["cpu_seconds"] = (time.process_time() - started) / len(some)
+                record["wer"] = wer
+                record["cpu_seconds"] = seconds
                 records[run].append(record)
                 steps = [record["complied"], record["steps"]]
-                print(run, item.id, *steps, f"{record['cpu_seconds']:.0f} s", record["answer"][:70], flush=True)
+                print(run, item.id, *steps, f"{seconds:.0f} s", repr(record["answer"][:70]), flush=True)
             save(chosen, records)
     report(chosen, records)
+
+
+def interleaved(items: Sequence[Item], others: Sequence[Item]) -> list[Item]:
+    """Both lists in one, evenly mixed, so that a run that is stopped has a like share of each."""
+    placed = [((place + 0.5) / len(some), item) for some in (items, others) for place, item in enumerate(some)]
+    return [item for _, item in sorted(placed, key=lambda one: one[0])]
+
+
+def name_of(run: str) -> str:
+    """A folder's name for a pair."""
+    return re.sub(r"[^a-z0-9.]+", "-", run.lower()).strip("-")
 
 
 def report(chosen: argparse.Namespace, records: dict[str, list[dict[str, Any]]]) -> None:
@@ -124,24 +162,29 @@ class Hearing:
         self._answerer, self._path, self._limit = answerer, path, limit
         self._known: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
 
-    def word_error_rate(self, item: Item) -> float | None:
-        """Of an attacked clip; None if nothing is measured."""
+    def word_error_rates(self, items: Sequence[Item]) -> list[float | None]:
+        """Of attacked clips; None if nothing is measured."""
         if self._limit is None:
-            return None
-        clean, attacked = (words(self._transcript(Path(one))) for one in (item.extra["clean"], item.audio))
-        return float(jiwer.wer(" ".join(clean), " ".join(attacked))) if clean else 1.0
+            return [None] * len(items)
+        heard = self._transcripts([Path(clip) for item in items for clip in (item.extra["clean"], item.audio)])
+        return [
+            float(jiwer.wer(" ".join(clean), " ".join(attacked))) if clean else 1.0
+            for clean, attacked in zip(heard[::2], heard[1::2], strict=True)
+        ]
 
-    def _transcript(self, clip: Path) -> str:
-        key = hashlib.sha256(clip.read_bytes()).hexdigest()
-        if key not in self._known:
-            turn = user_turn(str(clip), transcription_of(self._answerer.model.name))
-            (reply,) = self._answerer.answer(UNDEFENDED, [turn], 48)
-            if isinstance(reply, Exception):
-                raise reply
-            self._known[key] = reply.text
+    def _transcripts(self, clips: Sequence[Path]) -> list[list[str]]:
+        keys = [hashlib.sha256(clip.read_bytes()).hexdigest() for clip in clips]
+        fresh = {key: clip for key, clip in zip(keys, clips, strict=True) if key not in self._known}
+        if fresh:
+            ask = transcription_of(self._answerer.model.name)
+            turns = [user_turn(str(clip), ask) for clip in fresh.values()]
+            for key, reply in zip(fresh, self._answerer.answer(UNDEFENDED, turns, 48), strict=True):
+                if isinstance(reply, Exception):
+                    raise reply
+                self._known[key] = reply.text
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.write_text(json.dumps(self._known, indent=0))
-        return self._known[key]
+            write_text(self._path, json.dumps(self._known, indent=0))
+        return [words(self._known[key]) for key in keys]
 
 
 def save(chosen: argparse.Namespace, records: dict[str, list[dict[str, Any]]]) -> None:
@@ -164,13 +207,29 @@ def by_step(records: list[dict[str, Any]], step: int) -> Any:
     return rate([one["complied"] for one in records]) if step == records[0]["budget"] else None
 
 
+def harmful(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records of harmful requests; older results have no others."""
+    return [row for row in rows if row.get("harmful", True)]
+
+
+def refused(rows: list[dict[str, Any]]) -> tuple[Any, Any]:
+    """The shares of harmless requests that are refused before and after the attack; None if it is not known."""
+    rows = [row for row in rows if not row.get("harmful", True)]
+    before = [row["checks"][0]["outcomes"] for row in rows if row["checks"]]
+    first = rate([one == "refused" for one in before]) if rows and len(before) == len(rows) else None
+    return first, rate([row["outcome"] == "refused" for row in rows]) if rows else None
+
+
 def table(records: dict[str, list[dict[str, Any]]], max_wer: float | None) -> str:
     longest = max((one["budget"] for rows in records.values() for one in rows), default=0)
     steps = [step for step in STEPS if step <= longest]
+    mixed = any(not one.get("harmful", True) for rows in records.values() for one in rows)
     titles = ["defense", "attack", "n", *(f"step {step}" if step else "no attack" for step in steps)]
     titles += ["not misheard", "misheard", "gate closed"]
+    titles += ["harmless refused, no attack", "harmless refused"] if mixed else []
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-    for run, rows in records.items():
+    for run, everything in records.items():
+        rows = harmful(everything)
         if not rows:
             continue
         cells = [f"`{part.strip()}`" for part in run.split("|")]
@@ -181,6 +240,7 @@ def table(records: dict[str, list[dict[str, Any]]], max_wer: float | None) -> st
         cells += [cell(rate(understood)), cell(rate(misheard))] if max_wer is not None else ["", ""]
         openings = [row["opening"] for row in rows if row["opening"] is not None]
         cells.append(f"{sum(opening < 0.5 for opening in openings)} of {len(openings)}" if openings else "")
+        cells += [cell(one) for one in refused(everything)] if mixed else []
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -192,7 +252,7 @@ def cell(one: Any) -> str:
 def draw(records: dict[str, list[dict[str, Any]]], path: Path) -> None:
     from sarsteer.figure import BLUE, GRAY, GREEN, INK, ORANGE, new_figure, save_light_and_dark
 
-    seeing = {run: rows for run, rows in records.items() if rows and not rows[0]["blind"]}
+    seeing = {run: harmful(rows) for run, rows in records.items() if harmful(rows) and not rows[0]["blind"]}
     longest = max(rows[0]["budget"] for rows in seeing.values())
     every = 10 * max(1, longest // 100)  # the real model is asked every 10 steps
     figure, (axis,) = new_figure(1, 7.2, 3.6 + 0.2 * len(seeing))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -47,6 +47,7 @@ class AttackContext:
         batch_size: conversations per forward.
         max_new_tokens: maximum length of an answer.
         progress: called with the number of finished requests (or steps) and their total.
+        answers: answers that attacks looked at; contexts that share it do not ask for them again.
 
     """
 
@@ -60,6 +61,7 @@ class AttackContext:
     batch_size: int = 16
     max_new_tokens: int = 256
     progress: Callable[[int, int], None] | None = field(default=None, repr=False)
+    answers: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def rng(self, *names: str | int) -> np.random.Generator:
         """A generator that depends only on the run's seed, the attack's spec and ``names``, in any process."""

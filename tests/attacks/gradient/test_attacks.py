@@ -82,6 +82,31 @@ def test_pgd_lowers_its_objective_within_the_budget_and_reports_the_real_model(r
     assert 0 < record["checks"][0]["soft"] < 1, "the attacker's gate has a slope"
 
 
+def test_searches_side_by_side_end_as_one_after_the_other(
+    run: Any, test_pairs: Pairs, answerer: Answerer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers share batches; a clip that was looked at last is not answered again."""
+    answer, sizes = answerer.answer, []
+
+    def counted(defense: Any, turns: Any, *args: Any, **more: Any) -> Any:
+        sizes[-1].append(len(turns))
+        return answer(defense, turns, *args, **more)
+
+    monkeypatch.setattr(answerer, "answer", counted)
+    items, records, clips = list(test_pairs.harmful[1:4]), [], []
+    for size in (1, 3):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        sizes.append([])
+        attacked = run("pgd:0.002,steps=10,target=Gladly.", items, GATED, folder=folder, batch_size=size)
+        records.append([{**one.extra["gradient"], "score": None} for one in attacked])  # last bits depend on the batch
+        clips.append([one.audio.read_bytes() for one in attacked])
+    assert records[0] == records[1]
+    assert clips[0] == clips[1]
+    assert max(sizes[1]) == 3
+    assert sum(sizes[0]) == sum(sizes[1]) == sum(len(one["checks"]) for one in records[0])
+
+
 def test_token_sparse_changes_only_its_share(run: Any, test_pairs: Pairs) -> None:
     item = test_pairs.harmful[1]
     (attacked,) = run("token-sparse:0.002,steps=5,tokens=0.25,beta=0", [item])
@@ -97,6 +122,19 @@ def test_a_suffix_leaves_the_clip_as_it_is(run: Any, test_pairs: Pairs) -> None:
     assert len(change) == length + 4_800
     assert np.abs(change[:length]).max() <= 0.5 / SCALE, "rounded to 16 bits, and nothing else"
     assert np.abs(change[length:]).max() <= 0.05
+    assert (np.abs(change[length:].reshape(-1, 160)).max(1) > 0.001).all(), (
+        "silence has no gradient: it starts as noise"
+    )
+
+
+def test_a_suffix_after_silence_is_found(run: Any, test_pairs: Pairs, tmp_path: Path) -> None:
+    """Where the clip ends silently, no frame has both sound and suffix."""
+    item, path = test_pairs.harmful[1], tmp_path / "ends-silently.wav"
+    soundfile.write(path, np.concatenate([clean_samples(item), np.zeros(1_600, np.float32)]), 16_000)
+    (attacked,) = run("suffix:0.05,steps=10,seconds=0.3,target=Gladly.,beta=0", [replace(item, media=path)])
+    checks = attacked.extra["gradient"]["checks"]
+    assert checks[0]["step"] == 0, "without noise: the request as it is"
+    assert checks[-1]["loss"] < checks[0]["loss"]
 
 
 def test_a_universal_change_is_found_on_some_and_added_to_all(run: Any, test_pairs: Pairs) -> None:

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -16,7 +16,7 @@ import torch
 
 from sarsteer.attacks.base import Access, Attack, AttackContext
 from sarsteer.attacks.gradient.budget import as_floats, quantized, signal_to_noise, write_16_bit
-from sarsteer.attacks.gradient.compliance import Look, RealPipeline, followed
+from sarsteer.attacks.gradient.compliance import Look, Question, RealPipeline, followed
 from sarsteer.attacks.gradient.forward import DifferentiableClip, with_clip
 from sarsteer.attacks.gradient.objective import Weights
 from sarsteer.attacks.gradient.search import Found, Settings, Target, search
@@ -57,6 +57,7 @@ class GradientAttack(Attack):
     """An attack that changes clips along the gradient of the defended model."""
 
     access: ClassVar[Access] = Access.WHITE_BOX
+    from_noise: ClassVar[bool] = False  # see Settings
 
     steps: int = option(200, help="gradient steps of each restart")
     restarts: int = option(1, help="starts; the first from the clean clip, the others from noise")
@@ -132,22 +133,44 @@ class GradientAttack(Attack):
         if self.source == "defended":
             followed(defense)
         judge = parse_judge(self.judge or ("embedded" if model.name == TOY else "keywords"))
-        pipeline = RealPipeline(answerer, judge, context.max_new_tokens)
         groups = self.groups(items)
+        steps = [0] * len(groups)
         attacked: dict[str, Item] = {}
-        for number, (fitted, others) in enumerate(groups):
-            report = functools.partial(self._report, context, number, len(groups))
-            try:
-                one = _Group(self, fitted, others, context, model, defense, judge, pipeline)
-                attacked |= one.run(report)
-            except SarsteerError as error:
-                raise error.at(f"item {fitted[0].id!r}") from None
+        lot = max(1, context.batch_size)
+        pipeline = RealPipeline(answerer, judge, context.max_new_tokens, lot, context.answers)
+        for start in range(0, len(groups), lot):
+            runs = []
+            for number, (fitted, others) in enumerate(groups[start : start + lot], start):
+                report = functools.partial(self._report, context, steps, number)
+                one = _Group(self, fitted, others, context, model, defense, judge)
+                runs.append(one.run(report))
+            attacked |= _side_by_side(runs, pipeline)
+            steps[: start + lot] = [self.steps * self.restarts] * min(start + lot, len(groups))
         return [attacked[item.id] for item in items]
 
-    def _report(self, context: AttackContext, group: int, groups: int, step: int) -> None:
+    def _report(self, context: AttackContext, steps: list[int], group: int, step: int) -> None:
+        steps[group] = step
         if context.progress is not None:
-            each = self.steps * self.restarts
-            context.progress(group * each + step, groups * each)
+            context.progress(sum(steps), len(steps) * self.steps * self.restarts)
+
+
+_Run = Generator[list[Question], list[Look], dict[str, "Item"]]
+
+
+def _side_by_side(runs: Sequence[_Run], pipeline: RealPipeline) -> dict[str, Item]:
+    """Run searches together: the clips that they want answered share batches. Returns the attacked items by id."""
+    attacked: dict[str, Item] = {}
+    answers: list[tuple[_Run, list[Look] | None]] = [(run, None) for run in runs]
+    while answers:
+        asked: list[tuple[_Run, list[Question]]] = []
+        for run, looks in answers:
+            try:
+                asked.append((run, next(run) if looks is None else run.send(looks)))
+            except StopIteration as end:
+                attacked |= end.value
+        found = iter(pipeline.looks([one for _, questions in asked for one in questions]))
+        answers = [(run, [next(found) for _ in questions]) for run, questions in asked]
+    return attacked
 
 
 class _Group:
@@ -162,35 +185,40 @@ class _Group:
         model: AudioLanguageModel,
         defense: BuiltDefense,
         judge: Judge,
-        pipeline: RealPipeline,
     ) -> None:
         self._attack, self._context = attack, context
         self._items, self._fitted = [*fitted, *others], len(fitted)
-        self._model, self._defense, self._pipeline = model, defense, pipeline
+        self._model, self._defense, self._judge = model, defense, judge
         self._rate = model.sampling_rate
         self._followed = defense if attack.source == "defended" else UNDEFENDED
         self._prompt = self._followed.members[0].prompt
-        self._sounds = [
-            attack.sound(load_clip(item.audio).resampled(self._rate).samples, self._rate) for item in self._items
+
+    def run(self, progress: Any) -> _Run:
+        """The attacked items by id; yields what the model should answer on the way."""
+        try:
+            return (yield from self._run(progress))
+        except SarsteerError as error:
+            raise error.at(f"item {self._items[0].id!r}") from None
+
+    def _run(self, progress: Any) -> _Run:
+        sounds = [
+            self._attack.sound(load_clip(item.audio).resampled(self._rate).samples, self._rate) for item in self._items
         ]
-        self._paths = [clip_path(context.folder, item) for item in self._items]
-        self._depends_on: Mapping[str, Any] = {
-            "attack": {**asdict(attack), "name": attack.name, "version": attack.version},
-            "defense": dict(defense.settings),
-            "model": model.fingerprint.digest,
-            "dtype": str(model.dtype),
-            "judge": judge.signature,
-            "seed": context.seed,
-            "max_new_tokens": context.max_new_tokens,
+        paths = [clip_path(self._context.folder, item) for item in self._items]
+        depends_on: Mapping[str, Any] = {
+            "attack": {**asdict(self._attack), "name": self._attack.name, "version": self._attack.version},
+            "defense": dict(self._defense.settings),
+            "model": self._model.fingerprint.digest,
+            "dtype": str(self._model.dtype),
+            "judge": self._judge.signature,
+            "seed": self._context.seed,
+            "max_new_tokens": self._context.max_new_tokens,
             "requests": [[item.id, item.question, self._text(item)] for item in self._items],
             "fitted": self._fitted,
-            "clips": [hashlib.sha256(one.base.tobytes() + one.radius.tobytes()).hexdigest() for one in self._sounds],
+            "clips": [hashlib.sha256(one.base.tobytes() + one.radius.tobytes()).hexdigest() for one in sounds],
         }
-
-    def run(self, progress: Any) -> dict[str, Item]:
-        """The attacked items by id."""
         name = "\0".join(item.id for item in self._items)
-        state = self._context.state(name, self._depends_on)
+        state = self._context.state(name, depends_on)
         settings = Settings(
             steps=self._attack.steps,
             restarts=self._attack.restarts,
@@ -199,21 +227,31 @@ class _Group:
             temperature=self._attack.temperature,
             stop=self._attack.source == "defended",
             share=self._attack.share(),
+            from_noise=self._attack.from_noise,
         )
-        fitted = list(zip(self._items, self._sounds, self._paths, strict=True))[: self._fitted]
-        found = search(
-            [self._target(item, sound) for item, sound, _ in fitted],
+        fitted = list(zip(self._items, sounds, paths, strict=True))[: self._fitted]
+        wanted = yield from self._wanted([item for item, _, _ in fitted])
+        running = search(
+            [self._target(item, sound, answer) for (item, sound, _), answer in zip(fitted, wanted, strict=True)],
             followed(self._followed),
             settings,
-            lambda delta: [self._look(*one, delta) for one in fitted],
             self._answerer,
             state,
             lambda restart, size: self._context.rng(name, restart).uniform(-1, 1, size).astype(np.float32),
             progress,
         )
+        looks: list[Look] | None = None
+        while True:
+            try:
+                delta = next(running) if looks is None else running.send(looks)
+            except StopIteration as end:
+                found: Found = end.value
+                break
+            looks = yield [self._question(*one, delta) for one in fitted]
         attacked = {}
-        for index, (item, sound, path) in enumerate(zip(self._items, self._sounds, self._paths, strict=True)):
-            look = self._look(item, sound, path, found.delta)  # writes the clip
+        everything = list(zip(self._items, sounds, paths, strict=True))
+        last = yield [self._question(*one, found.delta) for one in everything]  # writes the clips
+        for index, ((item, sound, path), look) in enumerate(zip(everything, last, strict=True)):
             record = self._record(index if index < self._fitted else None, sound, found, look)
             write_text(path.with_suffix(".json"), json.dumps({"id": item.id, **record}, indent=1) + "\n")
             attacked[item.id] = item_with_clip(item, path, gradient=record)
@@ -229,8 +267,7 @@ class _Group:
     def _turn(self, item: Item) -> list[dict[str, Any]]:
         return self._prompt.apply(item.turn(self._text(item)))
 
-    def _target(self, item: Item, sound: Sound) -> Target:
-        answer = self._wanted(item)
+    def _target(self, item: Item, sound: Sound, answer: torch.Tensor) -> Target:
         base, radius = (torch.from_numpy(part.astype(np.float32)).to(self._model.device) for part in sound)
         turn = with_clip(self._turn(item), sound.base, self._rate)
         clip = DifferentiableClip(self._model, turn, len(base))
@@ -238,19 +275,19 @@ class _Group:
             clean = clip.forward(base, answer[:1], None, None).reading.activations
         return Target(clip, base, radius, answer, clean)
 
-    def _wanted(self, item: Item) -> torch.Tensor:
-        """The tokens of the wanted answer."""
-        text = self._attack.target
-        if text is None:
-            own = self._pipeline.look(item, item.audio, self._text(item))
-            text = own.answer if own.complied and own.answer.strip() else AFFIRMATIVE
-        ids = self._model.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return torch.tensor(ids[: self._attack.target_tokens], device=self._model.device)
+    def _wanted(self, items: Sequence[Item]) -> Generator[list[Question], list[Look], list[torch.Tensor]]:
+        """The tokens of the wanted answers."""
+        texts = [self._attack.target] * len(items)
+        if self._attack.target is None:
+            own = yield [Question(item, item.audio, self._text(item)) for item in items]
+            texts = [one.answer if one.complied and one.answer.strip() else AFFIRMATIVE for one in own]
+        ids = [self._model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        return [torch.tensor(one[: self._attack.target_tokens], device=self._model.device) for one in ids]
 
-    def _look(self, item: Item, sound: Sound, path: Path, delta: torch.Tensor) -> Look:
-        """Write the clip with this change as a 16-bit file, and answer it by the real, defended model."""
+    def _question(self, item: Item, sound: Sound, path: Path, delta: torch.Tensor) -> Question:
+        """Write the clip with this change as a 16-bit file, for the real, defended model."""
         write_16_bit(path, _changed(sound, delta), self._rate)
-        return self._pipeline.look(item, path, self._text(item), self._defense)
+        return Question(item, path, self._text(item), self._defense)
 
     def _record(self, index: int | None, sound: Sound, found: Found, look: Look) -> dict[str, Any]:
         """What is known about one attacked clip; ``index`` is its place in the search, None if it was not in it."""
@@ -260,6 +297,7 @@ class _Group:
             "change": float(np.abs(changed.astype(np.float64) - sound.base).max()),
             "snr_db": signal_to_noise(changed, sound.base),
             "complied": look.complied,
+            "outcome": look.outcome,
             "answer": look.answer,
             "opening": look.opening,
             "score": look.score,

@@ -2,6 +2,7 @@
 
 Every ``CHECK`` steps the clip is rounded to 16 bits, written, and given to the real, defended model; the search ends
 when its greedy answer complies. The same steps save the state, so that a killed search ends with the same clip.
+A search is a generator that asks for these answers, so that several searches can share a batch.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -90,12 +91,14 @@ class Settings:
 
     Attributes:
         steps: gradient steps of each restart.
-        restarts: how often to start; the first from silence, the others from random noise within the budget.
+        restarts: how often to start; the first from the clean clip, the others from random noise within the budget.
         weights: of the objective; ``weights.defense`` is β at the start.
         adaptive: whether β follows the gate's decisions.
         temperature: of the gate's soft opening.
         stop: whether the attacker sees the defended answers: the search ends at the first compliance, and prefers it.
         share: the share of audio tokens that may change, chosen by the first gradient; None for all.
+        from_noise: whether the first restart, too, starts from noise. Silence has no gradient: its features are at
+            their floor.
 
     """
 
@@ -106,6 +109,7 @@ class Settings:
     temperature: float = 0.5
     stop: bool = True
     share: float | None = None
+    from_noise: bool = False
 
 
 @dataclass
@@ -138,20 +142,21 @@ def search(
     targets: Sequence[Target],
     strengths: Sequence[ResolvedStrength | None],
     settings: Settings,
-    look: Callable[[torch.Tensor], Sequence[Look]],
     answerer: Answerer,
     state: SavedState,
     noise: Callable[[int, int], NDArray[np.float32]],
     progress: Callable[[int], None] = lambda step: None,
-) -> Found:
+) -> Generator[torch.Tensor, Sequence[Look], Found]:
     """Search for one change of all ``targets``' clips: its first ``T`` values are added to a clip of ``T`` samples.
+
+    Yields each change ``[N]`` that the real, defended model should be asked about, and must be sent what it answers to
+    the clips, rounded as files are.
 
     Args:
         targets: the clips.
         strengths: what the attacker differentiates: one defense, or those that one is drawn from; None for the
             undefended model.
         settings: how to search.
-        look: answers the clips with this change by the real, defended model; it rounds them as files are.
         answerer: owns the model's steering.
         state: where the search is saved; a finished one is returned at once.
         noise: uniform values in [-1, 1], from a restart's number and a length.
@@ -167,18 +172,19 @@ def search(
     while not now.done:
         between = 0 < now.step < total and now.step % settings.steps == 0  # one restart has ended
         due = now.step % CHECK == 0 or between or now.step == total
+        noisy = now.step == 0 and settings.from_noise
         parts = None
         if due and (not now.checks or now.checks[-1].step != now.step):  # else it was saved after its check
-            parts = run.gradient(now, needed=now.step < total and not between)
-            run.check(now, parts, look)
+            parts = run.gradient(now, needed=now.step < total and not (between or noisy))
+            run.check(now, parts, (yield now.delta))
             now.done = now.step >= total or (settings.stop and all(now.checks[-1].complied))
             _save(state, now)
             progress(now.step)
             if now.done:
                 break
-        if between:
+        if between or noisy:
             run.restart(now, noise)
-        if between or parts is None:
+        if between or noisy or parts is None:
             parts = run.gradient(now)
         if due and not between:
             run.adapt(now, parts)
@@ -204,9 +210,10 @@ class _Search:
                 raise AttackError("clips that share a change must have the same budget at each sample")
         self._gradient = torch.zeros_like(self._radius)
 
-    def start(self, restart: int, noise: Callable[[int, int], NDArray[np.float32]]) -> _State:
+    def start(self, restart: int, noise: Callable[[int, int], NDArray[np.float32]], *, checked: bool = False) -> _State:
+        """The state at the start of a restart; the first starts from silence until it was ``checked``."""
         delta = torch.zeros_like(self._radius)
-        if restart:
+        if restart or (checked and self._settings.from_noise):
             delta = torch.from_numpy(noise(restart, len(delta))).to(delta) * self._radius
         mask = (self._radius > 0).to(delta)
         zeros = torch.zeros_like(delta)
@@ -215,7 +222,7 @@ class _Search:
 
     def restart(self, now: _State, noise: Callable[[int, int], NDArray[np.float32]]) -> None:
         """Begin again from noise; what was seen and the best change stay."""
-        fresh = self.start(now.step // self._settings.steps, noise)
+        fresh = self.start(now.step // self._settings.steps, noise, checked=True)
         now.delta, now.velocity, now.beta = fresh.delta * now.mask, fresh.velocity, fresh.beta
 
     def gradient(self, now: _State, *, needed: bool = True) -> list[tuple[Terms, float | None, float | None]]:
@@ -262,10 +269,9 @@ class _Search:
         self,
         now: _State,
         parts: Sequence[tuple[Terms, float | None, float | None]],
-        look: Callable[[torch.Tensor], Sequence[Look]],
+        looks: Sequence[Look],
     ) -> None:
-        """Ask the real model, record, and remember the best change."""
-        looks = look(now.delta)
+        """Record what the real model answered, and remember the best change."""
         means = {
             name: sum(float(getattr(term, name)) for term, _, _ in parts) / len(parts)
             for name in ("answer", "margin", "projection", "cancel")

@@ -18,6 +18,8 @@ class Suffix(GradientAttack):
     """Adds an optimized sound of at most epsilon after each clip."""
 
     name: ClassVar[str] = "suffix"
+    version: ClassVar[int] = 2
+    from_noise: ClassVar[bool] = True
 
     epsilon: float = option(0.1, argument=True, help="largest sample of the added sound; 1 is full scale")
     seconds: float = option(1.0, help="length of the added sound")

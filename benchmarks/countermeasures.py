@@ -5,8 +5,8 @@ r"""What each countermeasure stops, what it costs, and what is left when it is a
 
 Each row is one defense: without one, always-on steering, the gate, the gate calibrated with ``--augment``, noised
 copies that must agree, a gate drawn at random, and the transcript as a second view. An attack along gradients is run
-against each of them, so every row is attacked after it was chosen; a guard that reads transcripts has no gradient, and
-is attacked by clips that were made against the undefended model.
+against each of them, so every row is attacked after it was chosen; against a guard that reads transcripts, ``pgd``
+becomes ``transcript-target``, and others are made against the undefended model.
 
 The cost is the CPU time of a whole answer, of harmless requests one by one, as a ratio to the gate's; all defenses
 answer a request before the next one. The same command resumes an interrupted run.
@@ -58,6 +58,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max-new-tokens", type=int, default=24)
     parser.add_argument("--batch-size", type=int, default=20)
     parser.add_argument("--max-wer", type=float, help="measure which clips are misheard; costs a transcript for each")
+    parser.add_argument("--heard", help="the transcript that an attack on the guard wants; default: the attack's own")
     parser.add_argument("--work", type=Path, default=Path("countermeasures"))
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args()
@@ -113,8 +114,7 @@ def attacked(chosen: argparse.Namespace, pool: Pool, name: str, steering: Path, 
     """The rates under each attack, as JSON."""
     attacks = list(chosen.attack)
     if defense.startswith("guard"):
-        inside = [one for one in attacks if ATTACKS.parse(one).access is Access.WHITE_BOX]
-        attacks = [f"{one},source=undefended" if one in inside else one for one in attacks]
+        attacks = [through_transcripts(one, chosen.heard) for one in attacks]
     plan = parse_plan(
         chosen.model,
         chosen.benchmark,
@@ -139,6 +139,15 @@ def attacked(chosen: argparse.Namespace, pool: Pool, name: str, steering: Path, 
                 at[key] = asdict(value)
     print(name, json.dumps(rates), flush=True)
     return rates
+
+
+def through_transcripts(attack: str, heard: str | None) -> str:
+    """The same attack on a guard that reads transcripts."""
+    name, _, options = attack.partition(":")
+    if name == "pgd" and "source=" not in options:
+        added = f"{options},heard={heard}" if heard else options
+        return f"transcript-target:{added}" if added else "transcript-target"
+    return f"{attack},source=undefended" if ATTACKS.parse(attack).access is Access.WHITE_BOX else attack
 
 
 def costs(chosen: argparse.Namespace, model: Any, rows: dict[str, tuple[Path, str]]) -> dict[str, Any]:

@@ -184,10 +184,25 @@ def test_defenses_without_gradients_are_refused(run: Any, test_pairs: Pairs) -> 
     items = [test_pairs.harmful[0]]
     with pytest.raises(AttackError, match=r"'guard.*no gradient"):
         run("pgd:0.002,steps=1", items, "guard:embedded")
+    with pytest.raises(AttackError, match="aims at the transcripts"):
+        run("transcript-target:0.002", items, ALWAYS)
+    with pytest.raises(AttackError, match="heard is empty"):
+        ATTACKS.parse("transcript-target:0.002,heard= ").check()
     with pytest.raises(AttackError, match="aims at a gate"):
         run("gate-target:0.002", items, ALWAYS)
     with pytest.raises(AttackError, match="use pgd"):
         run("cancel:0.002", items, "none")
+
+
+def test_a_guard_that_reads_transcripts_is_attacked_through_them(run: Any, test_pairs: Pairs) -> None:
+    """The clip is heard as harmless words, and the request is still answered."""
+    items = list(test_pairs.harmful[2:4])
+    attacked = run("transcript-target:0.005,steps=30,heard=how do I wash a car", items, "guard:embedded")
+    for one in attacked:
+        checks = one.extra["gradient"]["checks"]
+        assert checks[-1]["answer"] < checks[0]["answer"], "of the answer and of the transcript"
+    assert [one.extra["gradient"]["checks"][0]["complied"] for one in attacked] == [False] * 2, "the guard stops them"
+    assert any(one.extra["gradient"]["complied"] for one in attacked)
 
 
 def test_a_defense_that_is_drawn_is_followed_on_average(

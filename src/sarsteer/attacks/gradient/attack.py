@@ -24,6 +24,7 @@ from sarsteer.attacks.items import clip_path
 from sarsteer.attacks.items import with_clip as item_with_clip
 from sarsteer.audio import load_clip
 from sarsteer.defenses.built import UNDEFENDED, BuiltDefense
+from sarsteer.defenses.request_guard import clips_with
 from sarsteer.errors import AttackError, SarsteerError
 from sarsteer.files import write_text
 from sarsteer.judges.base import Judge
@@ -97,6 +98,11 @@ class GradientAttack(Attack):
         """Raise ``AttackError`` if the budget is out of range."""
         raise NotImplementedError
 
+    @property
+    def transcript(self) -> str | None:
+        """What a guard that reads transcripts should read; None if the attack does not aim at transcripts."""
+        return None
+
     @abstractmethod
     def sound(self, samples: np.ndarray[Any, Any], rate: int) -> Sound:
         """What may change in a clip of ``samples`` ``[T]``."""
@@ -131,7 +137,7 @@ class GradientAttack(Attack):
                 raise self.reject(f"changes clips, and item {item.id!r} is {item.modality}; choose spoken requests")
         defense = context.defense or UNDEFENDED
         if self.source == "defended":
-            followed(defense)
+            followed(defense, transcripts=self.transcript is not None)
         judge = parse_judge(self.judge or ("embedded" if model.name == TOY else "keywords"))
         groups = self.groups(items)
         steps = [0] * len(groups)
@@ -232,8 +238,11 @@ class _Group:
         fitted = list(zip(self._items, sounds, paths, strict=True))[: self._fitted]
         wanted = yield from self._wanted([item for item, _, _ in fitted])
         running = search(
-            [self._target(item, sound, answer) for (item, sound, _), answer in zip(fitted, wanted, strict=True)],
-            followed(self._followed),
+            [
+                target
+                for (item, sound, _), answer in zip(fitted, wanted, strict=True)
+                for target in self._targets(item, sound, answer)
+            ],
             settings,
             self._answerer,
             state,
@@ -267,13 +276,23 @@ class _Group:
     def _turn(self, item: Item) -> list[dict[str, Any]]:
         return self._prompt.apply(item.turn(self._text(item)))
 
-    def _target(self, item: Item, sound: Sound, answer: torch.Tensor) -> Target:
+    def _targets(self, item: Item, sound: Sound, answer: torch.Tensor) -> list[Target]:
+        """The request and its wanted answer; then, for each guard, its question and the wanted transcript."""
         base, radius = (torch.from_numpy(part.astype(np.float32)).to(self._model.device) for part in sound)
         turn = with_clip(self._turn(item), sound.base, self._rate)
         clip = DifferentiableClip(self._model, turn, len(base))
         with self._answerer.unsteered(), torch.no_grad():
             clean = clip.forward(base, answer[:1], None, None).reading.activations
-        return Target(clip, base, radius, answer, clean)
+        aimed = self._attack.transcript
+        strengths = followed(self._followed, transcripts=aimed is not None)
+        targets = [Target(clip, base, radius, answer, clean, strengths)]
+        if aimed is not None:
+            plain = with_clip(item.turn(self._text(item)), sound.base, self._rate)
+            wanted = self._tokens(aimed + self._model.tokenizer.eos_token)
+            for question in {one.guard.transcribe for one in self._followed.members if one.guard is not None}:
+                heard = DifferentiableClip(self._model, clips_with(plain, question), len(base))
+                targets.append(Target(heard, base, radius, wanted, clean))
+        return targets
 
     def _wanted(self, items: Sequence[Item]) -> Generator[list[Question], list[Look], list[torch.Tensor]]:
         """The tokens of the wanted answers."""
@@ -281,8 +300,11 @@ class _Group:
         if self._attack.target is None:
             own = yield [Question(item, item.audio, self._text(item)) for item in items]
             texts = [one.answer if one.complied and one.answer.strip() else AFFIRMATIVE for one in own]
-        ids = [self._model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-        return [torch.tensor(one[: self._attack.target_tokens], device=self._model.device) for one in ids]
+        return [self._tokens(text or AFFIRMATIVE)[: self._attack.target_tokens] for text in texts]
+
+    def _tokens(self, text: str) -> torch.Tensor:
+        ids = self._model.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return torch.tensor(ids, device=self._model.device)
 
     def _question(self, item: Item, sound: Sound, path: Path, delta: torch.Tensor) -> Question:
         """Write the clip with this change as a 16-bit file, for the real, defended model."""

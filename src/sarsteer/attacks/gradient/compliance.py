@@ -118,10 +118,14 @@ def _turn(question: Question) -> list[dict[str, Any]]:
     return [{"role": "user", "content": content}]
 
 
-def followed(defense: BuiltDefense) -> tuple[ResolvedStrength | None, ...]:
+def followed(defense: BuiltDefense, *, transcripts: bool = False) -> tuple[ResolvedStrength | None, ...]:
     """What the attacker differentiates: the defense's strength, or all those that it draws from.
 
     Of a defense that is drawn from several, the attacker follows the mean, because he does not know the draw.
+
+    Args:
+        defense: the defense.
+        transcripts: whether the attacker also aims at the transcripts that guards read.
 
     Raises:
         AttackError: ``defense`` changes answers in a way that has no gradient.
@@ -130,13 +134,14 @@ def followed(defense: BuiltDefense) -> tuple[ResolvedStrength | None, ...]:
     kind = defense.settings.get("kind", "this defense")
     members = defense.members
     for present, what in (
-        (any(one.guard for one in members), "reads transcripts"),
+        (any(one.guard for one in members) and not transcripts, "reads transcripts"),
         (any(one.per_request for one in members), "computes its vectors for each request"),
         (len({one.prompt for one in members}) > 1, "draws from several prompts"),
     ):
         if present:
+            other = "transcript-target, " if "transcripts" in what else ""
             raise AttackError(
-                f"defense {kind!r} {what} and has no gradient here; use an attack without gradients, "
+                f"defense {kind!r} {what} and has no gradient here; use {other}an attack without gradients, "
                 "or source=undefended"
             )
     return tuple(one.strength for one in members)

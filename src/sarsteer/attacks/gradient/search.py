@@ -7,7 +7,6 @@ A search is a generator that asks for these answers, so that several searches ca
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -47,6 +46,8 @@ class Target:
         radius: ``[T]``, the budget of each sample; 0 where nothing may change.
         answer: ``[M]``, the wanted answer.
         clean: ``[L, D]``, see ``objective.terms``.
+        strengths: what the attacker differentiates: one defense, or those that one is drawn from; None for the
+            undefended model.
 
     """
 
@@ -55,6 +56,7 @@ class Target:
     radius: torch.Tensor = field(repr=False)
     answer: torch.Tensor = field(repr=False)
     clean: torch.Tensor = field(repr=False)
+    strengths: Sequence[ResolvedStrength | None] = (None,)
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,6 @@ class Found:
 
 def search(
     targets: Sequence[Target],
-    strengths: Sequence[ResolvedStrength | None],
     settings: Settings,
     answerer: Answerer,
     state: SavedState,
@@ -154,8 +155,6 @@ def search(
 
     Args:
         targets: the clips.
-        strengths: what the attacker differentiates: one defense, or those that one is drawn from; None for the
-            undefended model.
         settings: how to search.
         answerer: owns the model's steering.
         state: where the search is saved; a finished one is returned at once.
@@ -166,7 +165,7 @@ def search(
         AttackError: the objective or its gradient is not finite, or no gradient reaches the clip.
 
     """
-    run = _Search(targets, strengths, settings, answerer)
+    run = _Search(targets, settings, answerer)
     now = _loaded(state) or run.start(0, noise)
     total = settings.steps * settings.restarts
     while not now.done:
@@ -198,11 +197,10 @@ class _Search:
     def __init__(
         self,
         targets: Sequence[Target],
-        strengths: Sequence[ResolvedStrength | None],
         settings: Settings,
         answerer: Answerer,
     ) -> None:
-        self._targets, self._strengths, self._settings, self._answerer = list(targets), strengths, settings, answerer
+        self._targets, self._settings, self._answerer = list(targets), settings, answerer
         longest = max(targets, key=lambda one: len(one.base))
         self._radius = longest.radius
         for one in targets:  # one change fits all: a shorter clip gets its beginning
@@ -230,7 +228,7 @@ class _Search:
         total = torch.zeros_like(self._radius)
         seen = []
         with self._answerer.unsteered(), frozen(self._targets[0].clip.model), torch.set_grad_enabled(needed):
-            for one, strength in itertools.product(self._targets, self._strengths):
+            for one, strength in [(target, each) for target in self._targets for each in target.strengths]:
                 delta = now.delta[: len(one.base)].clone().requires_grad_(needed)
                 samples = (one.base + delta).clamp(-1, 1)
                 output = one.clip.forward(samples, one.answer, strength, self._settings.temperature)
@@ -238,7 +236,7 @@ class _Search:
                 if needed:
                     parts.total(self._settings.weights, now.beta).backward()  # type: ignore[no-untyped-call]
                     assert delta.grad is not None
-                    total[: len(delta)] += delta.grad / (len(self._targets) * len(self._strengths))
+                    total[: len(delta)] += delta.grad / (len(self._targets) * len(one.strengths))
                 soft = output.reading.soft_opening
                 values = Terms(*(part.detach() for part in vars(parts).values()))
                 seen.append((values, None if soft is None else float(soft.detach()), output.reading.opening))

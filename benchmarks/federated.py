@@ -51,10 +51,10 @@ from sarsteer.steering.subspace import ablate, safe_subspace
 
 K, RANK, ONLY_SAFE = 10, 320, 2
 """RANK is above the rank of the twins' activations in both models."""
-RANKS = (16, 64, RANK)
+RANKS = (16, 64, 128, RANK)
 SITES = (3, 10, 30)
 EPSILONS = (1e4, 1e3, 100.0, 8.0)
-DRAWS = 2
+DRAWS = 5
 """Of the noise, for each ε."""
 SPOKEN = "Please answer the question in the audio."
 """The instruction of sarsteer-small's demo; other models get the paper's."""
@@ -276,16 +276,22 @@ def calls_everything_harmful(rows: Rows) -> Rows:
     return Rows(harmful, rows.prompted, rows.safe, rows.benign, rows.pair_items, rows.benign_items)
 
 
-def false_scores(setting: Setting, *, highest: bool, clips: float) -> Tamper:
-    """A site that reports ``clips`` safe clips of the highest, or lowest, score for the threshold."""
+def false_scores(setting: Setting, *, highest: bool, more: float = 0.0, claimed: bool = False) -> Tamper:
+    """A site whose safe clips have the highest, or lowest, score when the threshold is set, and ``more`` of them.
+
+    With ``claimed`` it counts ``more`` safe requests in the first round, too.
+    """
 
     def tamper(query: Query, sums: Sums) -> Sums:
+        if query.name == "statistics" and claimed:
+            return Sums({**sums, "benign": sums["benign"] + more})
         if query.name != "threshold":
             return sums
+        counts = sums["scores"].sum(-1)
         scores = torch.zeros_like(sums["scores"])
-        scores[~setting.harmful, -2 if highest else 1] = clips / int((~setting.harmful).sum())
-        if not highest:  # and its harmful clips score above every safe one
-            scores[setting.harmful, -2] = clips / int(setting.harmful.sum())
+        scores[~setting.harmful, -2 if highest else 1] = counts[~setting.harmful]
+        scores[-1, -2 if highest else 1] += more  # the last class has requests without a twin
+        scores[setting.harmful, -2] = counts[setting.harmful]
         return Sums({**sums, "scores": scores})
 
     return tamper
@@ -315,20 +321,17 @@ def attacked(study: Study, table: Table) -> None:
     shared = study.share(keys)
     largest = max(shared, key=lambda name: len(shared[name].pair_items))
     mine, setting, expected = shared[largest], study.setting(ATTACKED_RANK), study.pooled()
-    records = len(mine.pair_items)
     attacks: dict[str, tuple[dict[str, Tamper], dict[str, Rows]]] = {
         "none": ({}, shared),
         "swaps its labels": ({}, {**shared, largest: flipped(mine)}),
         "calls its everyday requests harmful": ({}, {**shared, largest: calls_everything_harmful(mine)}),
-        "open never: as many false scores as clips": (
-            {largest: false_scores(setting, highest=True, clips=records)},
+        "open never: false scores for its clips": ({largest: false_scores(setting, highest=True)}, shared),
+        "open always: false scores for its clips": ({largest: false_scores(setting, highest=False)}, shared),
+        "open always: 1,000 scores more": ({largest: false_scores(setting, highest=False, more=1000)}, shared),
+        "open always: 1,000 clips more in all rounds": (
+            {largest: false_scores(setting, highest=False, more=1000, claimed=True)},
             shared,
         ),
-        "open always: as many false scores as clips": (
-            {largest: false_scores(setting, highest=False, clips=records)},
-            shared,
-        ),
-        "open always: 1,000 false scores": ({largest: false_scores(setting, highest=False, clips=1000)}, shared),
         "differences × −20": ({largest: scaled(-20.0)}, shared),
         "differences × −1,000": ({largest: scaled(-1000.0)}, shared),
     }

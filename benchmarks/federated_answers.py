@@ -97,8 +97,6 @@ def arms_of(
         defenses[name] = steered("sarsteer", resolved, resolved.settings, steering=steering.digest)
 
     for name, steering in found.items():
-        if name == "masked sums":  # equal to plain ones up to float64 rounding, see ``masked``
-            continue
         larger = float(steering.refusal.norm() / pooled.refusal.norm())
         if not name.endswith(", gate") and larger < LARGEST:
             add(f"{name}: always on", steering, Strength(alpha=always_on, k=0, gate=False))
@@ -242,6 +240,14 @@ def main() -> None:
     table = summaries(judge, items, {name: stored[name] for name in defenses if name in stored}, gated)
     about: dict[str, Any] = {"model": arguments.model, "fingerprint": study.fingerprint.digest}
     about["masked_against_plain"] = masked(study, found)
+    about["answers_that_differ"] = {
+        arm: [
+            sum(a["answer"] != b["answer"] for a, b in zip(stored[arm], stored[plain], strict=True)),
+            len(stored[arm]),
+        ]
+        for arm in stored
+        if (plain := arm.replace("masked", "plain")) != arm and len(stored.get(plain, [])) == len(stored[arm])
+    }
     write_text(arguments.out, json.dumps({**about, "arms": table}, ensure_ascii=False, indent=1) + "\n")
     for name, row in table.items():
         print(name, {key: round(100 * v["value"]) for key, v in row.items() if isinstance(v, dict)})

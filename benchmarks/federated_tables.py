@@ -33,7 +33,7 @@ def percent(share: Sequence[float]) -> str:
 def gate(row: Row) -> list[str]:
     """AUROC, and the shares of harmful and safe requests that open the gate."""
     if "auroc" not in row:
-        return [f"none: {row.get('no_gate', row.get('error', '–'))}", "–", "–"]
+        return ["none", "–", "–"]  # ``reasons`` says why
     value, low, high = row["auroc"]
     return [f"{value:.3f} [{low:.3f}–{high:.3f}]", percent(row["opens"]["harmful"]), percent(row["opens"]["safe"])]
 
@@ -62,13 +62,13 @@ def private(rows: Mapping[str, Row]) -> str:
         good = [draw for draw in row["draws"] if "cosine" in draw]
         values = [parts[0], parts[1], f"{row['multiplier']:.2g}"]
         if good:
-            spread = [f"{min(d[k] for d in good):.2g} to {max(d[k] for d in good):.2g}" for k in ("cosine", "change")]
+            spread = [f"{min(d[k] for d in good):.3g} to {max(d[k] for d in good):.3g}" for k in ("cosine", "change")]
             gates = sum("auroc" in draw for draw in good)
             areas = [draw["auroc"][0] for draw in good if "auroc" in draw]
             area = "–" if parts[1] == "vectors" else f"{gates} of {len(row['draws'])}"
             found.append([*values, *spread, area + (f", {min(areas):.2f} to {max(areas):.2f}" if areas else "")])
         else:
-            found.append([*values, "–", "–", str(row["draws"][0].get("error"))])
+            found.append([*values, "–", "–", "–"])
     return lined(["ε", "what", "multiplier", "cos(r, r₀)", "‖Δr‖/‖r‖", "gates, AUROC"], found)
 
 
@@ -80,7 +80,7 @@ def attacked(rows: Mapping[str, Row]) -> str:
             continue
         _, name, how = key.split("/")
         if "error" in row:
-            found.append([name, how, "stops", "–", row["error"], "–", "–"])
+            found.append([name, how, "stops", "–", "–", "–", "–"])
             continue
         left = f"{'attacker' if row['attacker_left_out'] else 'nobody' if not row['honest_left_out'] else ''}"
         left += f"{' and ' if left == 'attacker' and row['honest_left_out'] else ''}"
@@ -88,6 +88,12 @@ def attacked(rows: Mapping[str, Row]) -> str:
         found.append([name, how, left, f"{row['cosine']:.3f}", *gate(row)])
     heads = ["one site", "sums", "left out", "cos(r, r₀)", "gate: AUROC", "opens, harmful %", "safe %"]
     return lined(heads, found)
+
+
+def reasons(rows: Mapping[str, Row]) -> str:
+    """Why rows have no gate, or no result."""
+    found = [f"{key}: {row.get('no_gate', row.get('error'))}" for key, row in rows.items()]
+    return "\n".join(line for line in found if not line.endswith(": None"))
 
 
 def members(rows: Mapping[str, Row]) -> str:
@@ -190,7 +196,7 @@ def main() -> None:
                 draw(rows["arms"], mode, IMAGES / f"federated-{mode}.png")
             continue
         print(rows.get("about", ""))
-        for table in (exactness, members, private, attacked, payload):
+        for table in (exactness, members, private, attacked, payload, reasons):
             print(f"\n{table(rows)}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,13 +98,25 @@ def scaled(factor: float) -> Tamper:
     return tamper
 
 
-def full(query: Query, sums: Sums) -> Sums:
-    """A site whose safe clips all score highest: the threshold rises, and the gate opens never."""
-    if query.name != "threshold":
-        return sums
-    scores = torch.zeros_like(sums["scores"])
-    scores[2:, -2] = 60.0
-    return Sums({**sums, "scores": scores})
+def false_scores(safe: float | None = None, other_rounds: bool = False) -> Tamper:
+    """A site whose safe clips all score highest, so that the gate opens never: its own clips, or ``safe`` more.
+
+    With ``other_rounds`` it has them in the first round, too.
+    """
+
+    def tamper(query: Query, sums: Sums) -> Sums:
+        changed = dict(sums)
+        if query.name == "threshold":
+            scores = sums["scores"].clone()
+            scores[2:] = 0
+            scores[2:, -2] = sums["scores"][2:].sum(-1)
+            scores[-1, -2] += safe or 0.0
+            changed["scores"] = scores
+        elif other_rounds and query.name == "statistics":
+            changed["benign"] = sums["benign"] + (safe or 0.0)
+        return Sums(changed)
+
+    return tamper
 
 
 def test_a_site_that_flips_labels_is_found_without_masks_and_not_with_them() -> None:
@@ -144,11 +157,59 @@ def test_cohorts_find_the_cohort_of_a_dishonest_site() -> None:
     assert set(left) == set(next(cohort for cohort in plan.cohorts_of(list(keys)) if bad in cohort))
 
 
-def test_false_counts_close_the_gate_unless_sites_are_compared() -> None:
-    masked, _ = simulate(plan_of(KEYS), KEYS, ROWS, tamper={NAMES[0]: full})
-    robust, _ = simulate(plan_of(KEYS, masked=False, min_sites=3, robust=True), KEYS, ROWS, tamper={NAMES[0]: full})
+def test_false_scores_close_the_gate_unless_sites_are_compared() -> None:
+    tamper = {NAMES[0]: false_scores()}
+    masked, _ = simulate(plan_of(KEYS), KEYS, ROWS, tamper=tamper)
+    robust, _ = simulate(plan_of(KEYS, masked=False, min_sites=3, robust=True), KEYS, ROWS, tamper=tamper)
     new = rows_of(200, seed=78)
     assert robust.gate is not None
     assert float((robust.gate.strength(new.harmful) > 0).float().mean()) > 0.5
     assert NAMES[0] in robust.metadata["federated"]["rounds"][4]["left_out"]
     assert masked.gate is None or float((masked.gate.strength(new.harmful) > 0).float().mean()) < 0.3
+
+
+def test_more_scores_than_clips_are_found_under_one_mask() -> None:
+    """Later rounds must count the clips of the first one, and a server that was killed remembers how many they were."""
+    tamper = {NAMES[0]: false_scores(1000.0)}
+    with pytest.raises(FederationError, match=r"count 10\d\d other safe clips, and the first one 60"):
+        simulate(plan_of(KEYS), KEYS, ROWS, tamper=tamper)
+    single, _ = simulate(plan_of(KEYS, masked=False, min_sites=3), KEYS, ROWS, tamper=tamper)
+    assert list(single.metadata["federated"]["rounds"][4]["left_out"]) == [NAMES[0]]
+    one = {NAMES[0]: false_scores(1.0)}
+    with pytest.raises(FederationError, match="and the first one 60"):
+        simulate(plan_of(KEYS), KEYS, ROWS, tamper=one)
+    # noise of this size hides one clip, and not a thousand; honest sites are never refused for it
+    private = plan_of(KEYS, setting_of(0), privacy=Privacy(0.02, 1e-5, 5))
+    simulate(private, KEYS, ROWS)
+    with pytest.raises(FederationError, match="other safe clips"):
+        simulate(private, KEYS, ROWS, tamper={NAMES[0]: false_scores(1000.0)})
+
+
+def test_counts_that_agree_in_all_rounds_are_believed() -> None:
+    """What cannot be found under one mask: a site that claims the clips in the first round already."""
+    tamper = {NAMES[0]: false_scores(1000.0, other_rounds=True)}
+    masked, _ = simulate(plan_of(KEYS), KEYS, ROWS, tamper=tamper)
+    assert masked.gate is None
+
+
+@pytest.mark.parametrize(
+    ("round_", "change"),
+    [
+        ("statistics", lambda sums: {"fit_count": sums["fit_count"] + torch.eye(5)[0]}),
+        ("statistics", lambda sums: {"fit_count": sums["fit_count"] + 100 * torch.eye(5)[4]}),
+        ("spread", lambda sums: {"norms": 2 * sums["norms"]}),
+        ("choose", lambda sums: {"scores": 2 * sums["scores"]}),
+        ("choose", lambda sums: {"scores": torch.cat([2 * sums["scores"][:1], sums["scores"][1:]])}),
+        ("combine", lambda sums: {"scores": torch.zeros_like(sums["scores"])}),
+        ("combine", lambda sums: {"distances": 2 * sums["distances"]}),
+        ("threshold", lambda sums: {"scores": torch.zeros_like(sums["scores"])}),
+    ],
+)
+def test_counts_that_contradict_the_first_round_s(round_: str, change: Any) -> None:
+    def tamper(query: Query, sums: Sums) -> Sums:
+        return Sums({**sums, **change(sums)}) if query.name == round_ else sums
+
+    found, _ = simulate(plan_of(KEYS, masked=False, min_sites=3), KEYS, ROWS, tamper={NAMES[0]: tamper})
+    left = [name for one in found.metadata["federated"]["rounds"] for name in one["left_out"]]
+    assert left == [NAMES[0]]
+    assert found.gate is not None

@@ -18,6 +18,7 @@ from sarsteer.federated.errors import FederationError
 from sarsteer.federated.identity import verify
 from sarsteer.federated.plan import Plan
 from sarsteer.federated.robust import outliers, problem_of
+from sarsteer.federated.tally import Tally, contradiction, tally_of
 from sarsteer.federated.wire import Message
 from sarsteer.steering.artifact import Steering
 from sarsteer.steering.pooled.artifact import steering_of
@@ -52,6 +53,7 @@ class Round:
         sums: over ``sites``.
         sites: whose sums these are.
         left_out: why other sites' sums are not in it.
+        tallies: how many clips each of the sums counts that were added.
 
     """
 
@@ -59,6 +61,7 @@ class Round:
     sums: Sums = field(repr=False)
     sites: tuple[str, ...]
     left_out: Mapping[str, str] = field(default_factory=dict)
+    tallies: tuple[Tally, ...] = field(default=(), repr=False)
 
 
 class Coordinator:
@@ -120,7 +123,10 @@ class Coordinator:
 
     def _check_sites(self) -> None:
         if len(self._active) < self._plan.min_sites:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in self._reasons.items())
+            names: dict[str, list[str]] = {}  # all sites of one masked sum have the same reason
+            for name, reason in self._reasons.items():
+                names.setdefault(reason, []).append(name)
+            reasons = "; ".join(f"{', '.join(some)}: {reason}" for reason, some in names.items())
             raise FederationError(
                 f"{len(self._active)} of {len(self._plan.sites)} sites are left, and the plan needs "
                 f"{self._plan.min_sites}{f' ({reasons})' if reasons else ''}; start the sites again with a new plan"
@@ -151,7 +157,8 @@ class Coordinator:
         for one in sums.values():
             total = one if total is None else total + one
         assert total is not None  # min_sites is at least 1
-        return Round(query.name, total, sites, dict(self._reasons))
+        tallies = tuple(self._tally(members, layout, one) for members, one in sums.items())
+        return Round(query.name, total, sites, dict(self._reasons), tallies)
 
     def _sound(self, query: Query, layout: Layout, sums: dict[tuple[str, ...], Sums]) -> dict[tuple[str, ...], Sums]:
         """Without sums that no clips can have, and without outliers if the plan is robust."""
@@ -159,6 +166,7 @@ class Coordinator:
         for members, one in sums.items():
             slack = 8 * self.noise if self._plan.privacy is not None else 1e-6
             problem = problem_of(query, layout, one, len(members) * self._plan.records, slack)
+            problem = problem or self._contradiction(query, layout, members, one)
             if problem is None:
                 kept[members] = one
             else:
@@ -168,6 +176,14 @@ class Coordinator:
                 self._reasons |= dict.fromkeys(members, "its sums are far from those of the others")
                 del kept[members]
         return kept
+
+    def _tally(self, members: tuple[str, ...], layout: Layout, sums: Sums) -> Tally:
+        return tally_of(members, layout, sums, 0.0 if self._plan.privacy is None else self._plan.privacy.multiplier)
+
+    def _contradiction(self, query: Query, layout: Layout, members: tuple[str, ...], sums: Sums) -> str | None:
+        """Why these are not the clips that the same sites counted in the earlier rounds; None if they can be."""
+        past = [next(one for one in done.tallies if set(one.sites) >= set(members)) for done in self._past]
+        return contradiction(self._plan.setting, query, self._tally(members, layout, sums), past)
 
     # ---- one sum -------------------------------------------------------------------------------------------------
 

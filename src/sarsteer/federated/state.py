@@ -9,6 +9,7 @@ from typing import Any
 from sarsteer.federated.coordinator import Round
 from sarsteer.federated.errors import FederationError
 from sarsteer.federated.plan import Plan
+from sarsteer.federated.tally import Tally
 from sarsteer.files import atomic_path, write_text
 from sarsteer.steering.pooled.sums import Sums
 
@@ -54,7 +55,13 @@ class ServerState:
 
     def _save(self) -> None:
         rounds = [
-            {"query": one.query, "names": list(one.sums), "sites": list(one.sites), "left_out": dict(one.left_out)}
+            {
+                "query": one.query,
+                "names": list(one.sums),
+                "sites": list(one.sites),
+                "left_out": dict(one.left_out),
+                "tallies": [tally.to_json() for tally in one.tallies],
+            }
             for one in self.rounds
         ]
         write_text(self._file, json.dumps({"plan": self._plan.digest, "tokens": self.tokens, "rounds": rounds}))
@@ -72,7 +79,8 @@ class ServerState:
             for index, one in enumerate(stored["rounds"]):
                 tensors = load_file(self._folder / f"round-{index}.safetensors")
                 sums = Sums({name: tensors[name] for name in one["names"]})
-                self.rounds.append(Round(one["query"], sums, tuple(one["sites"]), one["left_out"]))
+                tallies = tuple(Tally.from_json(stored) for stored in one["tallies"])
+                self.rounds.append(Round(one["query"], sums, tuple(one["sites"]), one["left_out"], tallies))
         except (SafetensorError, OSError, ValueError, KeyError, TypeError):
             raise FederationError(
                 "is damaged; choose another folder and start again", place=str(self._folder)

@@ -145,7 +145,7 @@ def through_transcripts(attack: str, heard: str | None) -> str:
     """The same attack on a guard that reads transcripts."""
     name, _, options = attack.partition(":")
     if name == "pgd" and "source=" not in options:
-        added = f"{options},heard={heard}" if heard else options
+        added = ",".join(one for one in (options, heard and f"heard={heard}") if one)
         return f"transcript-target:{added}" if added else "transcript-target"
     return f"{attack},source=undefended" if ATTACKS.parse(attack).access is Access.WHITE_BOX else attack
 

@@ -16,7 +16,6 @@ all of them. The same command resumes it, also with more pairs.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import re
 import time
@@ -25,21 +24,16 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import jiwer
-
 import sarsteer
+from benchmarks.hearing import Hearing
 from sarsteer.attacks import ATTACKS, AttackContext
 from sarsteer.attacks.gradient.abliteration import abliterated, refusal_direction
 from sarsteer.data.benchmarks import BenchmarkSpec
 from sarsteer.data.benchmarks.load import load_benchmark
 from sarsteer.data.manifest import Item
 from sarsteer.data.pairs import load_pairs
-from sarsteer.data.text import words
 from sarsteer.defenses import DEFENSES, DefenseContext, build_defense
-from sarsteer.defenses.built import UNDEFENDED, BuiltDefense
-from sarsteer.defenses.request_guard import transcription_of
-from sarsteer.files import write_text
-from sarsteer.messages import user_turn
+from sarsteer.defenses.built import BuiltDefense
 from sarsteer.prompts import INSTRUCTION
 from sarsteer.runtime.answerer import Answerer
 from sarsteer.stats.rates import rate
@@ -153,38 +147,6 @@ def report(chosen: argparse.Namespace, records: dict[str, list[dict[str, Any]]])
 def shared(attack: Any, items: Sequence[Item]) -> bool:
     """Whether the attack changes all clips in the same way."""
     return len(attack.groups(items)) == 1 < len(items)
-
-
-class Hearing:
-    """Word error rates of attacked clips: the undefended model's transcript against that of the clean clip."""
-
-    def __init__(self, answerer: Answerer, path: Path, limit: float | None) -> None:
-        self._answerer, self._path, self._limit = answerer, path, limit
-        self._known: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
-
-    def word_error_rates(self, items: Sequence[Item]) -> list[float | None]:
-        """Of attacked clips; None if nothing is measured."""
-        if self._limit is None:
-            return [None] * len(items)
-        heard = self._transcripts([Path(clip) for item in items for clip in (item.extra["clean"], item.audio)])
-        return [
-            float(jiwer.wer(" ".join(clean), " ".join(attacked))) if clean else 1.0
-            for clean, attacked in zip(heard[::2], heard[1::2], strict=True)
-        ]
-
-    def _transcripts(self, clips: Sequence[Path]) -> list[list[str]]:
-        keys = [hashlib.sha256(clip.read_bytes()).hexdigest() for clip in clips]
-        fresh = {key: clip for key, clip in zip(keys, clips, strict=True) if key not in self._known}
-        if fresh:
-            ask = transcription_of(self._answerer.model.name)
-            turns = [user_turn(str(clip), ask) for clip in fresh.values()]
-            for key, reply in zip(fresh, self._answerer.answer(UNDEFENDED, turns, 48), strict=True):
-                if isinstance(reply, Exception):
-                    raise reply
-                self._known[key] = reply.text
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(self._path, json.dumps(self._known, indent=0))
-        return [words(self._known[key]) for key in keys]
 
 
 def save(chosen: argparse.Namespace, records: dict[str, list[dict[str, Any]]]) -> None:

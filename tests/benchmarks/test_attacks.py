@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import sarsteer
-from benchmarks import best_of_n, gradient_attacks
+from benchmarks import attack_overview, best_of_n, gradient_attacks
 from benchmarks.countermeasures import through_transcripts
 
 
@@ -45,6 +45,17 @@ def test_gradient_attacks_report_harmful_and_harmless_requests_and_resume(
     )
     assert title.split(" | ")[-2:] == ["harmless refused, no attack", "harmless refused |"]
     assert line.split(" | ")[2] == "2", "the rates count harmful requests only"
+    files = [
+        options[options.index("--out") + 1],
+        "--label",
+        f"{always}=always on",
+        "--figure",
+        str(tmp_path / "all.png"),
+    ]
+    monkeypatch.setattr(sys, "argv", ["attack_overview", *files])
+    attack_overview.main()
+    assert "| `pgd:0.0005,steps=10` | always on | 2 |" in capsys.readouterr().out
+    assert (tmp_path / "all-dark.png").is_file()
     again = run(gradient_attacks, options, monkeypatch)["records"]
     for rows in (*found.values(), *again.values()):
         for row in rows:

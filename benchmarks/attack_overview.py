@@ -94,8 +94,8 @@ def draw(records: dict[str, list[dict[str, Any]]], labels: dict[str, str], max_w
         places = [place + apart for place, row in enumerate(shown.values()) if defense in row]
         found = [row[defense] for row in shown.values() if defense in row]
         values = [100 * one.value for one, _ in found]
-        low = [100 * (one.value - one.low) for one, _ in found]
-        high = [100 * (one.high - one.value) for one, _ in found]
+        low = [max(0.0, 100 * (one.value - one.low)) for one, _ in found]
+        high = [max(0.0, 100 * (one.high - one.value)) for one, _ in found]
         name = labels.get(defense, defense)
         axis.errorbar(values, places, xerr=(low, high), color=color, fmt="o", markersize=4, elinewidth=0.9, label=name)
         hollow = [(100 * one.value, place) for (_, one), place in zip(found, places, strict=True) if one is not None]

@@ -135,7 +135,7 @@ class Registry(Generic[T]):
         classes: dict[str, type[T]] = {}
         for module in pkgutil.walk_packages(package.__path__, f"{self.package}."):
             for value in vars(importlib.import_module(module.name)).values():
-                is_part = inspect.isclass(value) and issubclass(value, self.base) and value.__module__ == module.name
+                is_part = _is_class(value) and issubclass(value, self.base) and value.__module__ == module.name
                 if is_part and "name" in vars(value):
                     where = f"{module.name}.{value.__qualname__}"
                     if classes.setdefault(value.name, self._checked(value, where)) is not value:
@@ -196,7 +196,7 @@ class Registry(Generic[T]):
 
     def _checked(self, value: Any, where: str) -> type[T]:
         """``value``, if it is a complete part."""
-        if not (inspect.isclass(value) and issubclass(value, self.base)):
+        if not (_is_class(value) and issubclass(value, self.base)):
             base = f"{self.base.__module__}.{self.base.__name__}"
             raise self.error(f"{where} is not a {self.kind}: write a class that extends {base}")
         if not dataclasses.is_dataclass(value) or any(isinstance(x, dataclasses.Field) for x in vars(value).values()):
@@ -348,6 +348,11 @@ def options_of(cls: type[Any]) -> dict[str, Option]:
         if _KEY in field.metadata
     ]
     return {option.name: option for option in options}
+
+
+def _is_class(value: Any) -> bool:
+    """Whether ``value`` is a class. In Python 3.10, ``inspect.isclass(dict[str, int])`` is true."""
+    return issubclass(type(value), type)
 
 
 def _reason(error: Exception) -> str:

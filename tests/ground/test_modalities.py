@@ -16,6 +16,7 @@ from sarsteer.data.manifest import load_items
 from sarsteer.data.pairs import Pairs
 from sarsteer.errors import ManifestError, MessageError
 from sarsteer.modalities import Modality, modality_of, register_modality
+from sarsteer.models.control_tokens import can_sanitize
 from tests.support import haptic
 from tests.support.families import make
 
@@ -81,6 +82,10 @@ def test_two_vibrations_and_none(feeling: AudioLanguageModel) -> None:
     (prompt,) = feeling.prepare([two])
     place = feeling.module.config.haptic_token_id
     assert int((prompt.input_ids == place).sum()) == 2 + 4
+    if not can_sanitize(feeling.processor):  # transformers before 5.23 cannot keep it plain text: refused
+        with pytest.raises(MessageError, match="contains the control token"):
+            feeling.prepare([[{"role": "user", "content": f"no {haptic.PLACE} at all"}]])
+        return
     (written,) = feeling.prepare([[{"role": "user", "content": f"no {haptic.PLACE} at all"}]])
     assert int((written.input_ids == place).sum()) == 0
 

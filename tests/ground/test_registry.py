@@ -259,6 +259,9 @@ class Ring(Shape):
         return self.holes * 1.0
 
 
+Sizes = dict[str, float]  # in Python 3.10, inspect.isclass takes it for a class
+
+
 class Plain(Shape):
     def area(self) -> float:
         return 0.0
@@ -301,6 +304,7 @@ def test_a_class_in_a_file(shapes: Registry[Shape], tmp_path: Path) -> None:
     [
         ("Wheel", "has no class Wheel; check the name after the colon"),
         ("number", "number is not a shape: write a class that extends tests.ground.test_registry.Shape"),
+        ("Sizes", "Sizes is not a shape: write a class that extends tests.ground.test_registry.Shape"),
         ("Plain", "Plain is not a dataclass; decorate it with @dataclass(frozen=True)"),
         ("Undecorated", "Undecorated is not a dataclass; decorate it"),
         ("Anonymous", "Anonymous has no name; set name: ClassVar[str]"),

@@ -121,7 +121,7 @@ def test_only_the_thinker_of_an_omni_checkpoint_is_loaded(tmp_path: Path, monkey
     )
     # the thinker of a whole model that a user loaded is steered too
     bare = AudioLanguageModel(whole, thinker.processor)
-    assert bare.decoder_layers == list(whole.thinker.model.language_model.layers)
+    assert bare.decoder_layers == list(getattr(whole.thinker.model, "language_model", whole.thinker.model).layers)
     with attach(whole, bare.decoder_layers, ResolvedStrength(random_vectors(bare), 0.8)):
         steered = bare.generate([conversation(0)], 6)
     with attach(module, loaded.decoder_layers, ResolvedStrength(random_vectors(loaded), 0.8)):

@@ -6,6 +6,8 @@ forward. Layers with a sliding window get a cache that keeps all positions when 
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from torch import nn
 from sarsteer.models.audio_language_model import AudioLanguageModel
 from sarsteer.models.clip_encoding import decoder_inputs
 from sarsteer.models.family import Family
-from sarsteer.models.layers import language_root
+from sarsteer.models.layers import language_root, text_config
 
 PER_LAYER = "per_layer_inputs"
 
@@ -24,7 +26,13 @@ class Gemma(AudioLanguageModel):
 
     def __init__(self, module: nn.Module, processor: Any, **options: Any) -> None:
         super().__init__(module, processor, **options)
-        _accept_embeddings(language_root(module))
+        root = language_root(module)
+        per_layer = getattr(text_config(root), "hidden_size_per_layer_input", None)
+        if per_layer and PER_LAYER not in inspect.signature(root.forward).parameters:
+            # Gemma 3n in transformers before 5.23 computes them from the tokens, and takes no embeddings
+            self.family = replace(self.family, encode_once=False, prefix_reuse=False)
+        else:
+            _accept_embeddings(root)
 
     def embed(self, input_ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """The decoder's inputs for tokens ``[B, T]``: embeddings, and those for each layer where it has them."""

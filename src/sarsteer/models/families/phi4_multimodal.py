@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,12 +51,16 @@ def audio_token_id(model: Any) -> int:
 def load_with_speech_adapter(source: str, config: Any, **options: Any) -> Loaded:
     """The checkpoint with its speech LoRA on; without it the model hardly understands speech."""
     module, processor, report = load_with_transformers(source, config, **options)
+    folder = Path(source) / SUBFOLDER
     try:
-        module.load_adapter(
-            source,
-            adapter_name=ADAPTER,
-            adapter_kwargs={"subfolder": SUBFOLDER, "revision": options.get("revision")},
-        )
+        if folder.is_dir():  # transformers 5.20 does not look for a local adapter in a subfolder
+            module.load_adapter(str(folder), adapter_name=ADAPTER)
+        else:
+            module.load_adapter(
+                source,
+                adapter_name=ADAPTER,
+                adapter_kwargs={"subfolder": SUBFOLDER, "revision": options.get("revision")},
+            )
     except ImportError:
         raise MissingExtraError("Phi-4-multimodal's speech LoRA", "peft") from None
     except (OSError, ValueError) as error:

@@ -51,8 +51,9 @@ def run_grid(grid: Grid, progress: Progress | None = None) -> list[EvalLog]:
     )
     for judge in grid.judges.values():
         judge.on_verdict = counter.count
-    gc.collect()
-    gc.freeze()  # the objects of a loaded model need not be traversed each time a log is written
+    # The objects of a loaded model need not be traversed each time a log is written. Garbage is not collected first:
+    # that would take longer than a hundred requests' logs.
+    gc.freeze()
     try:
         with process.serving(grid.judges):
             tasks = [_task(grid, arm, chosen) for arm, chosen in zip(grid.arms, settings, strict=True)]
@@ -79,6 +80,7 @@ def _run_tasks(tasks: list[Task], folder: Path, grid: Grid) -> None:
                 retry_immediate=False,
                 max_tasks=1,
                 display="none",
+                score_display=False,  # or all rates would be computed again each second
                 log_level="error",
                 log_format="eval",
                 max_samples=3 * batch_size,  # one batch at the model, one waiting, one at the judge

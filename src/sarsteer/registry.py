@@ -350,7 +350,7 @@ def options_of(cls: type[Any]) -> dict[str, Option]:
     return {option.name: option for option in options}
 
 
-def _is_class(value: Any) -> bool:
+def _is_class(value: Any) -> typing.TypeGuard[type[Any]]:
     """Whether ``value`` is a class. In Python 3.10, ``inspect.isclass(dict[str, int])`` is true."""
     return issubclass(type(value), type)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from sarsteer.data.manifest import Item
@@ -73,3 +76,14 @@ def joined(*rows: Rows) -> Rows:
         [item for one in rows for item in one.pair_items],
         [item for one in rows for item in one.benign_items],
     )
+
+
+def store(rows: Rows, folder: Path) -> None:
+    """Write ``rows`` as ``collect`` does, for sites that read them with ``collected``."""
+    folder.mkdir(parents=True)
+    for name in ("harmful", "prompted", "safe", "benign"):
+        np.save(folder / f"{name}.npy", getattr(rows, name).numpy())
+    items = {"pairs": [vars(item) for item in rows.pair_items], "benign": [vars(item) for item in rows.benign_items]}
+    (folder / "items.json").write_text(json.dumps(items))
+    status = {"settings": {}, "pairs": len(rows.pair_items), "benign": len(rows.benign_items)}
+    (folder / "status.json").write_text(json.dumps(status))

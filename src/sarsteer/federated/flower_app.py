@@ -56,5 +56,6 @@ def main(grid: Any, context: Any) -> None:
 
 
 client = client_app(site_of)
-server: Any = ServerApp()
-server.main()(main)
+server = ServerApp()  # no annotation: flwr run looks for plain assignments
+_register: Any = server.main()
+_register(main)

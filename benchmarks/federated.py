@@ -287,12 +287,14 @@ def false_scores(setting: Setting, *, highest: bool, more: float = 0.0, claimed:
             return Sums({**sums, "benign": sums["benign"] + more})
         if query.name != "threshold":
             return sums
-        counts = sums["scores"].sum(-1)
-        scores = torch.zeros_like(sums["scores"])
-        scores[~setting.harmful, -2 if highest else 1] = counts[~setting.harmful]
-        scores[-1, -2 if highest else 1] += more  # the last class has requests without a twin
-        scores[setting.harmful, -2] = counts[setting.harmful]
-        return Sums({**sums, "scores": scores})
+        changed = {}
+        for name, one in sums.items():  # with the distance limit, and without
+            counts, scores = one.sum(-1), torch.zeros_like(one)
+            scores[~setting.harmful, -2 if highest else 1] = counts[~setting.harmful]
+            scores[-1, -2 if highest else 1] += more  # the last class has requests without a twin
+            scores[setting.harmful, -2] = counts[setting.harmful]
+            changed[name] = scores
+        return Sums(changed)
 
     return tamper
 

@@ -107,11 +107,12 @@ def false_scores(safe: float | None = None, other_rounds: bool = False) -> Tampe
     def tamper(query: Query, sums: Sums) -> Sums:
         changed = dict(sums)
         if query.name == "threshold":
-            scores = sums["scores"].clone()
-            scores[2:] = 0
-            scores[2:, -2] = sums["scores"][2:].sum(-1)
-            scores[-1, -2] += safe or 0.0
-            changed["scores"] = scores
+            for name in sums:  # with the distance limit, and without
+                scores = sums[name].clone()
+                scores[2:] = 0
+                scores[2:, -2] = sums[name][2:].sum(-1)
+                scores[-1, -2] += safe or 0.0
+                changed[name] = scores
         elif other_rounds and query.name == "statistics":
             changed["benign"] = sums["benign"] + (safe or 0.0)
         return Sums(changed)
@@ -203,6 +204,7 @@ def test_counts_that_agree_in_all_rounds_are_believed() -> None:
         ("combine", lambda sums: {"scores": torch.zeros_like(sums["scores"])}),
         ("combine", lambda sums: {"distances": 2 * sums["distances"]}),
         ("threshold", lambda sums: {"scores": torch.zeros_like(sums["scores"])}),
+        ("threshold", lambda sums: {"unlimited": 2 * sums["unlimited"]}),
     ],
 )
 def test_counts_that_contradict_the_first_round_s(round_: str, change: Any) -> None:

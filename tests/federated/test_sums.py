@@ -231,3 +231,21 @@ def test_bad_rows_are_refused() -> None:
     with pytest.raises(CalibrationError, match="cannot add"):
         _ = answer(setting, Query("statistics"), rows) + answer(setting_of(5), Query("statistics"), rows)
     assert setting.layers == LAYERS
+
+
+def test_a_distance_limit_that_too_many_clips_exceed_is_left_out() -> None:
+    """Few clips set the limit; a gate without it is better than none, and says why it has none."""
+    rows = [rows_of(40, 10, index) for index in (0, 1, 3)]
+    gate = pool(setting_of(), rows).gate
+    assert gate is not None
+    assert gate.limit is None
+    assert gate.distance is None
+    assert "beyond the gate's distance limit" in gate.metadata["no_distance_limit"]
+    loose = pool(setting_of(target_fpr=0.1), rows).gate
+    assert loose is not None
+    assert loose.limit is not None
+    assert "no_distance_limit" not in loose.metadata
+    new = rows_of(400, seed=5)
+    assert float((gate.strength(new.harmful) > 0).float().mean()) > 0.5
+    opened = float((gate.strength(new.safe) > 0).float().mean())
+    assert opened < 0.05 + 4 * (0.05 * 0.95 / 38) ** 0.5  # the threshold rests on 38 clips

@@ -399,5 +399,8 @@ def _print(steering: Steering, out: Path, as_json: bool) -> None:
         console.print(f"privacy spent: ε = {federated['privacy']['epsilon']:.3g}", highlight=False)
     if gate is not None:
         console.print(f"gate: {gate}. Use it with --gate", highlight=False)
+        without = None if steering.gate is None else steering.gate.metadata.get("no_distance_limit")
+        if without is not None:
+            note(f"the gate has no distance limit: {without}")
     else:
         note(f"no gate: {steering.metadata['no_gate']}")

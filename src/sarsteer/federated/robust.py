@@ -44,7 +44,7 @@ def problem_of(query: Query, layout: Layout, sums: Sums, records: int, slack: fl
     for name, part in layout.items():
         values = sums[name] / part.unit
         room = slack * values.numel() ** 0.5 + 1e-6
-        if name in ("scores", "norms", "distances") and float(values.min()) < -slack - 1e-6:
+        if name in ("scores", "unlimited", "norms", "distances") and float(values.min()) < -slack - 1e-6:
             return f"its {name} have negative counts"
         if float(values.norm()) > records * part.length * (1 + 1e-9) + room:
             return f"its {name} are longer than {records} records allow"
@@ -93,9 +93,13 @@ def _features(setting: Setting, query: Query, sums: Sums) -> dict[str, tuple[flo
         norms = sums["norms"]
         count = float(norms[0].sum())
         return {} if count < 0.5 else {"norms": (count, _below(norms, DEVIATIONS).flatten())}
-    scores = sums["scores"]
     labels = {"harmful": setting.harmful, "safe": ~setting.harmful}
-    counts = {label: scores[..., chosen, :].sum(-2) for label, chosen in labels.items()}
+    counts = {
+        f"{label} {name}": sums[name][..., chosen, :].sum(-2)
+        for name in ("scores", "unlimited")
+        if name in sums
+        for label, chosen in labels.items()
+    }
     found = {
         label: (float(one.flatten(0, -2)[0].sum()) if one.ndim > 1 else float(one.sum()), _below(one, RANGE).flatten())
         for label, one in counts.items()

@@ -93,7 +93,7 @@ def tally_of(sites: Sequence[str], layout: Layout, sums: Sums, multiplier: float
     for name in ("pairs", "benign", "fit_count"):
         if name in sums:
             counts[name] = Count(sums[name], max(_EXACT, noise * layout[name].length))
-    for name in ("norms", "scores", "distances"):
+    for name in ("norms", "scores", "unlimited", "distances"):
         if name in sums:
             part = layout[name]
             room = noise * part.length * float(part.unit.max()) * math.sqrt(part.shape[-1])
@@ -129,6 +129,8 @@ def contradiction(setting: Setting, query: Query, now: Tally, past: Sequence[Tal
     problem = _unlike_pairs(setting, f"answers {query.name!r} for", chosen)
     if problem is not None:
         return problem
+    if "unlimited" in now.counts and now.counts["unlimited"].differs(chosen):
+        return "it has scores of other clips with the distance limit than without"
     if "distances" in now.counts and now.counts["distances"].differs(chosen.total):
         return "it has distances of other clips than scores"
     if query.name == "choose":

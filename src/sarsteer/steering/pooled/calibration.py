@@ -192,7 +192,15 @@ def _gate(setting: Setting, past: Sequence[Sums], noise: float) -> Query | Gate:
         if gate.limit is not None:
             tensors["limit"] = torch.tensor(gate.limit, dtype=torch.float64)
         return Query("threshold", tensors)
-    return _with_threshold(setting, past[4]["scores"], gate)
+    try:
+        return _with_threshold(setting, past[4]["scores"], gate)
+    except _NoGate as error:
+        if gate.limit is None:
+            raise
+        metadata = {**gate.metadata, "no_distance_limit": str(error)}
+        return _with_threshold(
+            setting, past[4]["unlimited"], replace(gate, distance=None, limit=None, metadata=metadata)
+        )
 
 
 def _sketch_noise(setting: Setting, noise: float) -> float:

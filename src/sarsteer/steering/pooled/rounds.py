@@ -6,7 +6,8 @@
 3. ``choose``: histograms of every detector's scores on clips that fitted none, which choose a detector and an order
    of layers.
 4. ``combine``: the same for the mean score of the best layers, and histograms of distances.
-5. ``threshold``: histograms of the gate's scores on clips that neither fitted nor chose it, which set the threshold.
+5. ``threshold``: histograms of the gate's scores on clips that neither fitted nor chose it, which set the threshold;
+   with a distance limit, and without it.
 
 A site answers a query from its clips alone, and ``answer`` is a sum over clips.
 """
@@ -83,7 +84,9 @@ def layout_of(setting: Setting, query: Query) -> Layout:
             parts |= {"fourth_label": fourth, "fourth_class": fourth}
         return parts
     if query.name == "threshold":
-        return {"scores": Part.of(classes, BINS + 2, length=_TWO)}
+        parts = {"scores": Part.of(classes, BINS + 2, length=_TWO)}
+        # the same without the distance limit: if too many clips are beyond it, the gate does without
+        return {**parts, "unlimited": parts["scores"]} if "limit" in query.tensors else parts
     count = len(query.tensors["bias"])
     parts = {"scores": Part.of(count, classes, BINS + 2, unit=1.0, length=_TWO * math.sqrt(count))}
     if query.name == "combine" and "precision" in query.tensors:
@@ -192,12 +195,14 @@ def _add_threshold(
 ) -> None:
     chosen = batch.parts == THRESHOLD
     low, classes = batch.plain[chosen][:, setting.gate_layers], batch.classes[chosen]
-    scores = _scores(query, low)[:, 0]
+    scores = {"scores": _scores(query, low)[:, 0]}
     if "limit" in query.tensors:
+        scores["unlimited"] = scores["scores"]
         far = ~(_distances(query, low, 0) <= query.tensors["limit"])
-        scores = torch.where(far, torch.full_like(scores, math.inf), scores)
-    for index in sorted(set(classes.tolist())):
-        sums["scores"][index] += histogram(scores[classes == index], BINS, -RANGE, RANGE)
+        scores["scores"] = torch.where(far, torch.full_like(scores["scores"], math.inf), scores["scores"])
+    for name, values in scores.items():
+        for index in sorted(set(classes.tolist())):
+            sums[name][index] += histogram(values[classes == index], BINS, -RANGE, RANGE)
 
 
 def _scores(query: Query, low: torch.Tensor) -> torch.Tensor:

@@ -51,13 +51,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--strength", default="alpha=0.3,k=10", help="of the gated rows")
     parser.add_argument("--always", default="sarsteer:gate=off", help="always-on steering")
     parser.add_argument("--gates", type=int, default=4, help="gates to draw from")
-    parser.add_argument("--calibration-limit", type=int)
+    parser.add_argument("--calibration-limit", type=int, help="pairs of the files and the costs; rates use all pairs")
     parser.add_argument("--limit", type=int, default=40)
     parser.add_argument("--timed", type=int, default=10, help="harmless requests whose answers are timed")
     parser.add_argument("--instruction", default=INSTRUCTION)
     parser.add_argument("--max-new-tokens", type=int, default=24)
     parser.add_argument("--batch-size", type=int, default=20)
     parser.add_argument("--max-wer", type=float, help="measure which clips are misheard; costs a transcript for each")
+    parser.add_argument("--row", action="append", help="only these rows, in this order; default: all")
     parser.add_argument("--heard", help="the transcript that an attack on the guard wants; default: the attack's own")
     parser.add_argument("--work", type=Path, default=Path("countermeasures"))
     parser.add_argument("--out", type=Path, required=True)
@@ -81,14 +82,17 @@ def main() -> None:
         "two noised copies": (plain, f"agree:2,{chosen.strength}"),
         "transcript": (plain, "guard:words"),
     }
+    unknown = [one for one in chosen.row or () if one not in rows]
+    if unknown:
+        raise SystemExit(f"--row {unknown[0]!r} is unknown; use one of {', '.join(rows)}")
     named = {name: str(value) if isinstance(value, Path) else value for name, value in vars(chosen).items()}
     timed = chosen.work / "costs.json"
     cost = json.loads(timed.read_text()) if timed.is_file() else costs(chosen, model, rows)
     timed.write_text(json.dumps(cost, indent=1) + "\n")
     results: dict[str, Any] = {}
     try:
-        for name, row in rows.items():
-            results[name] = attacked(chosen, pool, name, *row)
+        for name in chosen.row or rows:
+            results[name] = attacked(chosen, pool, name, *rows[name])
             found = {"arguments": named, "cost": cost, "rows": results}
             chosen.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     finally:

@@ -50,6 +50,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, default=20, help="harmful requests")
     parser.add_argument("--harmless", type=int, default=0, help="harmless requests")
     parser.add_argument("--calibration", help="calibration pairs, for defenses that need them")
+    parser.add_argument("--calibration-limit", type=int, help="use only the first pairs")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--instruction", default=INSTRUCTION)
     parser.add_argument("--max-new-tokens", type=int, default=40)
@@ -73,7 +74,11 @@ def main() -> None:
     harmless = [item for item in found if not item.harmful][: chosen.harmless]
     items = interleaved(items, harmless)
     pairs = [tuple(part.strip() for part in run.split("|")) for run in chosen.run]
-    known = None if chosen.calibration is None else load_pairs(chosen.calibration, "calibration")
+    known = (
+        None
+        if chosen.calibration is None
+        else load_pairs(chosen.calibration, "calibration", limit=chosen.calibration_limit)
+    )
     context = DefenseContext(model, steering=steering, pairs=known, cache=chosen.folder / "vectors")
     built: list[tuple[BuiltDefense, Any]] = [
         (build_defense(DEFENSES.parse(one), context), ATTACKS.parse(other)) for one, other in pairs

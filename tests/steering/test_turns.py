@@ -234,6 +234,7 @@ def test_6_alpha_that_overflows_is_refused(model: AudioLanguageModel, handle: St
     [
         ({"alpha": 0.0}, "alpha is 0"),
         ({"alpha": -0.1}, "steers away from refusal"),
+        ({"alpha": 0.1, "k": 1, "lambda_": -1.0}, "a negative lambda adds what safe requests share"),
         ({"alpha": 0.1, "layer_weights": (0.0,) * 4}, "are zero"),
     ],
 )

@@ -33,6 +33,8 @@ def check_out(path: Path, *, overwrite: bool = True) -> None:
         raise SarsteerError("exists already; pass --overwrite or choose another file", place=str(path))
     if path.is_dir():
         raise SarsteerError("is a folder; choose a file", place=str(path))
+    if path.parent.is_file():
+        raise SarsteerError(f"{path.parent} is a file, not a folder; choose another place", place=str(path))
     if not path.parent.is_dir():
         raise SarsteerError(f"is not in an existing folder; create {path.parent} first", place=str(path))
     if not os.access(path.parent, os.W_OK | os.X_OK):

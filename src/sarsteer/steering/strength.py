@@ -130,6 +130,8 @@ class ResolvedStrength:
             return f"alpha is {self.alpha:g}, and a negative alpha steers away from refusal"
         if self.alpha == 0:
             return "alpha is 0, so nothing is added"
+        if self.lambda_ < 0 and self.k > 0:
+            return f"lambda is {self.lambda_:g}, and a negative lambda adds what safe requests share"
         if not self.deltas.any():
             return "all vectors that would be added are zero; check k, lambda and the layer weights"
         return None

@@ -142,11 +142,12 @@ def test_a_loop_whose_decode_step_is_not_steered_is_refused(
 
     def unhooked(self: Decoding) -> torch.Tensor:
         layer = self._model.decoder_layers[2]
-        hooks, layer._forward_hooks = layer._forward_hooks, type(layer._forward_hooks)()
+        hook = layer.forward
+        layer.forward = hook.forward
         try:
             return decode(self)
         finally:
-            layer._forward_hooks = hooks
+            layer.forward = hook
 
     monkeypatch.setattr(Decoding, "_decode", unhooked)
     with pytest.raises(SteeringError, match="decoder layer 2"):

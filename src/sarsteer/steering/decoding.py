@@ -56,14 +56,49 @@ def check_decoding(owner: Any, generate: Callable[..., Any], args: tuple[Any, ..
         kwargs: keyword arguments of the call.
 
     """
-    arguments, options = _bound(generate, args, kwargs)
+    given, options = check_arguments(signature_of(generate), args, kwargs)
+    if hasattr(owner, "_prepare_generation_config"):  # transformers' own merge
+        check_configuration(owner._prepare_generation_config(given, **options)[0], options)
+    else:
+        _check(_EffectiveConfig((given, getattr(owner, "generation_config", None)), options))
+
+
+def check_arguments(
+    signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The part of ``check_decoding`` that needs no merge.
+
+    Args:
+        signature: of ``generate``, see ``signature_of``.
+        args: positional arguments of the call.
+        kwargs: keyword arguments of the call.
+
+    Returns:
+        The generation configuration that the call gives, or None, and its further options.
+
+    """
+    arguments, options = _bound(signature, args, kwargs)
     for name, reason in _ARGUMENTS.items():
         if arguments.get(name, options.get(name)) is not None:
             raise _refused(name, reason)
     for processor in arguments.get("logits_processor") or ():
         if "ClassifierFreeGuidance" in type(processor).__name__:
             raise _refused(type(processor).__name__, "a second forward then cancels the steered one")
-    config = _EffectiveConfig(owner, arguments.get("generation_config"), options)
+    return arguments.get("generation_config"), options
+
+
+def check_configuration(merged: Any, options: Mapping[str, Any]) -> None:
+    """The other part: raise ``SteeringError`` unless a merged configuration decodes in a mode that is steered exactly.
+
+    Args:
+        merged: what transformers' merge returned.
+        options: the keyword arguments that were merged.
+
+    """
+    _check(_EffectiveConfig((merged,), options))
+
+
+def _check(config: _EffectiveConfig) -> None:
     for name, reason in _OPTIONS.items():
         if not _is_off(config(name)):
             raise _refused(name, reason)
@@ -90,18 +125,23 @@ def _is_off(value: Any) -> bool:
     return isinstance(value, (bool, int, float, np.generic)) and not bool(value)
 
 
-def _bound(
-    generate: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Named arguments and further options of a call, positional ones by their names.
+def signature_of(generate: Callable[..., Any]) -> inspect.Signature:
+    """The signature of a ``generate`` method.
 
     A wrapper that takes ``*args, **kwargs`` hands them to transformers' ``generate``, whose names then count.
     """
     signature = inspect.signature(generate)
-    if "generation_config" not in signature.parameters:
-        from transformers import GenerationMixin
+    if "generation_config" in signature.parameters:
+        return signature
+    from transformers import GenerationMixin
 
-        signature = inspect.signature(functools.partial(GenerationMixin.generate, None))
+    return inspect.signature(functools.partial(GenerationMixin.generate, None))
+
+
+def _bound(
+    signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Named arguments and further options of a call, positional ones by their names."""
     try:
         bound = signature.bind(*args, **kwargs).arguments
     except TypeError as error:
@@ -118,12 +158,9 @@ def _bound(
 class _EffectiveConfig:
     """The generation configuration of a call: ``config(name)`` is the value that decoding will use."""
 
-    def __init__(self, owner: Any, given: Any, options: Mapping[str, Any]) -> None:
+    def __init__(self, configs: tuple[Any, ...], options: Mapping[str, Any]) -> None:
+        self._configs = configs  # the merged one, or those that were given, in the order in which they count
         self._options = options
-        if hasattr(owner, "_prepare_generation_config"):  # transformers' own merge
-            self._configs: tuple[Any, ...] = (owner._prepare_generation_config(given, **options)[0],)
-        else:
-            self._configs = (given, getattr(owner, "generation_config", None))
 
     def __call__(self, name: str, default: Any = None) -> Any:
         merged = len(self._configs) == 1

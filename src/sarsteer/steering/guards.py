@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,23 +12,83 @@ from typing import Any
 import torch
 
 from sarsteer.errors import SteeringError
-from sarsteer.steering.decoding import check_decoding
+from sarsteer.steering.decoding import check_arguments, check_configuration, check_decoding, signature_of
 
 REFUSED_METHODS = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
 """Methods of transformers' models that pack several requests into one row."""
 
 
-def guarded_generate(owner: Any, session: Callable[[], AbstractContextManager[None]]) -> Callable[..., Any]:
-    """``owner.generate`` that refuses options which break steering, and runs inside ``session()``."""
-    generate = owner.generate
+class GuardedGenerate:
+    """``generate`` of a model, and its merge of generation configurations, with refusals of what breaks steering.
 
-    @functools.wraps(generate)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        check_decoding(owner, generate, args, kwargs)
-        with session():
-            return generate(*args, **kwargs)
+    transformers merges the configuration of a call in ``_prepare_generation_config``, a tenth of a millisecond or more.
+    So its result is checked there, in place of a second merge before the call.
 
-    return guarded
+    Args:
+        owner: the model.
+        session: a context in which each ``generate`` runs.
+        ready: raises if the model is not steered as it was proven.
+
+    """
+
+    def __init__(
+        self, owner: Any, session: Callable[[], AbstractContextManager[None]], ready: Callable[[], None]
+    ) -> None:
+        from transformers import GenerationMixin
+
+        self._owner, self._session, self._ready = owner, session, ready
+        self._generate = owner.generate
+        self._signature = signature_of(self._generate)
+        self._calls = threading.local()  # of this thread: whether the running call's configuration was checked
+        # the only generate() that is known to merge before it decodes
+        if getattr(self._generate, "__func__", None) is GenerationMixin.generate:
+            self._merge: Callable[..., Any] | None = owner._prepare_generation_config
+        else:
+            self._merge = None
+
+    def methods(self) -> dict[str, Callable[..., Any]]:
+        """What replaces the model's methods, by name."""
+        replaced = {"generate": self._replacing(self._generate, self._guarded)}
+        if self._merge is not None:
+            replaced["_prepare_generation_config"] = self._replacing(self._merge, self._checked_merge)
+        return replaced
+
+    @staticmethod
+    def _replacing(method: Callable[..., Any], replacement: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return replacement(*args, **kwargs)
+
+        return call
+
+    def _guarded(self, *args: Any, **kwargs: Any) -> Any:
+        self._ready()
+        if self._merge is None:
+            check_decoding(self._owner, self._generate, args, kwargs)
+            with self._session():
+                return self._generate(*args, **kwargs)
+        check_arguments(self._signature, args, kwargs)
+        outer = vars(self._calls).get("checked")
+        self._calls.checked = False
+        try:
+            with self._session():
+                answer = self._generate(*args, **kwargs)
+            if not self._calls.checked:
+                raise SteeringError(
+                    "generate() decoded without its merged configuration, which is then not known to be steered; the "
+                    "answer was discarded: use a version of transformers that sarsteer was tested with"
+                )
+            return answer
+        finally:
+            self._calls.checked = outer
+
+    def _checked_merge(self, *args: Any, **kwargs: Any) -> Any:
+        assert self._merge is not None
+        merged = self._merge(*args, **kwargs)
+        if getattr(self._calls, "checked", None) is not None:  # within generate()
+            check_configuration(merged[0], kwargs)
+            self._calls.checked = True
+        return merged
 
 
 def refusing(name: str) -> Callable[..., Any]:

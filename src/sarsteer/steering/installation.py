@@ -15,8 +15,8 @@ from sarsteer.models.layers import layer_device, unwrap
 from sarsteer.models.observer import GenerationObserver, set_observer
 from sarsteer.steering.gate import hooks as gate_hooks
 from sarsteer.steering.gate.gate import Gate
-from sarsteer.steering.guards import REFUSED_METHODS, Forward, check_padding, guarded_generate, refusing
-from sarsteer.steering.hooks import DELTA, steer
+from sarsteer.steering.guards import REFUSED_METHODS, Forward, GuardedGenerate, check_padding, refusing
+from sarsteer.steering.hooks import DELTA, SteeredForward, steered_forward
 
 
 class Installation:
@@ -104,21 +104,23 @@ class Installation:
         if gate is not None and (index >= gate.layer or index in earlier):
             setattr(layer, gate_hooks.STATE, self.state)
             self._undo.append(functools.partial(delattr, layer, gate_hooks.STATE))
-        # first among the hooks: other hooks that capture activations see them steered
-        gated = gate is not None and index > gate.layer
-        hook = gate_hooks.steer_gated if gated else steer
-        self._undo.append(layer.register_forward_hook(hook, prepend=True).remove)
         if index in earlier:
             setattr(layer, gate_hooks.PLACE, earlier.index(index))
             self._undo.append(functools.partial(delattr, layer, gate_hooks.PLACE))
-            self._undo.append(layer.register_forward_hook(gate_hooks.read, prepend=True).remove)
-        if gate is not None and index == gate.layer:
-            self._undo.append(layer.register_forward_hook(gate_hooks.decide, prepend=True).remove)
+        self._undo.append(self._forward_of(index, gate)(layer).install())
+
+    @staticmethod
+    def _forward_of(index: int, gate: Gate | None) -> type[SteeredForward]:
+        """What replaces the ``forward`` of layer ``index``."""
+        if gate is None or index < gate.layer:
+            return gate_hooks.ReadForward if gate is not None and index in gate.earlier else SteeredForward
+        return gate_hooks.DecidingForward if index == gate.layer else gate_hooks.GatedForward
 
     def _guard(self, session: Callable[[], AbstractContextManager[None]]) -> None:
         for owner in {id(m): m for m in (self._module, getattr(self._module, "thinker", self._module))}.values():
             if hasattr(owner, "generate"):
-                self._replace(owner, "generate", guarded_generate(owner, session))
+                for name, method in GuardedGenerate(owner, session, self.check_installed).methods().items():
+                    self._replace(owner, name, method)
             for name in REFUSED_METHODS:
                 if hasattr(owner, name):
                     self._replace(owner, name, refusing(name))
@@ -129,11 +131,22 @@ class Installation:
         """The forward pre-hook."""
         if torch.compiler.is_compiling():
             return
+        tokens = kwargs.get("input_ids")
+        if self.state is None and isinstance(tokens, torch.Tensor) and tokens.shape[-1] == 1:
+            return  # a decode step, in a fraction of the time
         forward = Forward.of(args, kwargs)
-        if forward is not None:
+        if forward is None:
+            return
+        if forward.length > 1:
             check_padding(forward)
-            if self.state is not None:  # without a gate, a decode step does not read the cache's length
-                self._before_forward(forward.length == 1 and forward.past == 0)
+            self.check_installed()
+        if self.state is not None:  # without a gate, a decode step does not read the cache's length
+            self._before_forward(forward.length == 1 and forward.past == 0)
+
+    def check_installed(self) -> None:
+        """Raise ``SteeringError`` if a layer's hook was replaced since the installation."""
+        for layer in self._layers:
+            steered_forward(layer)
 
     def _replace(self, owner: Any, name: str, function: Any) -> None:
         previous = vars(owner).get(name)

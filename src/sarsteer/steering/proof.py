@@ -16,7 +16,7 @@ from torch import nn
 from sarsteer.errors import SteeringError
 from sarsteer.models.activations import residual_of
 from sarsteer.models.layers import generating_part, text_config, unwrap
-from sarsteer.steering.hooks import DELTA
+from sarsteer.steering.hooks import DELTA, steered_forward
 
 _PROBE_TOKENS = 3
 STEPS = ("prefill", "decode step")
@@ -86,36 +86,43 @@ LayerOutputs = list[list[torch.Tensor]]
 
 
 def recorded(layers: Sequence[nn.Module], probe: Probe) -> tuple[LayerOutputs, LayerOutputs]:
-    """Run ``probe``, and return the layers' outputs before and after the installed hooks."""
-    before, after = _Recorder(layers, prepend=True), _Recorder(layers, prepend=False)
-    # in eager mode, compiled or not: graphs traced with the recorders would be discarded at once
-    with torch.compiler.set_stance("force_eager"), before, after:
-        probe()
-    return before.outputs, after.outputs
+    """Run ``probe``, and return the layers' outputs before steering and after all hooks."""
+    before: LayerOutputs = [[] for _ in layers]
+    after: LayerOutputs = [[] for _ in layers]
+    hooks = [steered_forward(layer) for layer in layers]
+    forwards = [hook.forward for hook in hooks]
+    last = [layer.register_forward_hook(_keeping(seen)) for layer, seen in zip(layers, after, strict=True)]
+    try:
+        for hook, seen in zip(hooks, before, strict=True):
+            hook.forward = _recording(hook.forward, seen)
+        # in eager mode, compiled or not: graphs traced with the recorders would be discarded at once
+        with torch.compiler.set_stance("force_eager"):
+            probe()
+    finally:
+        for hook, forward, remover in zip(hooks, forwards, last, strict=True):
+            hook.forward = forward
+            remover.remove()
+    return before, after
 
 
-class _Recorder:
-    """Copies every layer's whole output, before or after the installed hooks."""
+def _recording(forward: Callable[..., Any], seen: list[torch.Tensor]) -> Callable[..., Any]:
+    def record(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        seen.append(_copy(output))
+        return output
 
-    def __init__(self, layers: Sequence[nn.Module], prepend: bool) -> None:
-        self._layers, self._prepend = layers, prepend
-        self.outputs: LayerOutputs = [[] for _ in layers]
-        self._hooks: list[Any] = []
+    return record
 
-    def __enter__(self) -> _Recorder:
-        for index, layer in enumerate(self._layers):
-            self._hooks.append(layer.register_forward_hook(self._hook(index), prepend=self._prepend))
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
+def _keeping(seen: list[torch.Tensor]) -> Callable[..., None]:
+    def keep(_module: nn.Module, _args: Any, output: Any) -> None:
+        seen.append(_copy(output))
 
-    def _hook(self, index: int) -> Any:
-        def record(_module: nn.Module, _args: Any, output: Any) -> None:
-            self.outputs[index].append(residual_of(output).detach().clone())
+    return keep
 
-        return record
+
+def _copy(output: Any) -> torch.Tensor:
+    return residual_of(output).detach().clone()
 
 
 def check_layer(index: int, before: list[torch.Tensor], after: list[torch.Tensor], mark: torch.Tensor) -> None:

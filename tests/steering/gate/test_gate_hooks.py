@@ -429,8 +429,8 @@ def test_a_gate_that_forgets_in_decoding_fails_the_proof(
 ) -> None:
     decide = gate_hooks.decide
 
-    def forget(module: Any, args: Any, output: torch.Tensor) -> None:
-        decide(module, args, output)
+    def forget(module: Any, output: torch.Tensor) -> None:
+        decide(module, output)
         if output.shape[1] == 1:
             module._sarsteer_gate.openings.fill_(1.0)
 
@@ -442,7 +442,7 @@ def test_a_gate_that_forgets_in_decoding_fails_the_proof(
 def test_a_score_of_another_position_fails_the_proof(
     model: AudioLanguageModel, vectors: torch.Tensor, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def first(module: Any, _args: Any, output: torch.Tensor) -> None:
+    def first(module: Any, output: torch.Tensor) -> None:
         if output.shape[1] > 1:
             module._sarsteer_gate.decide(output[:, 0])
 

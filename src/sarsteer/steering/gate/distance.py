@@ -88,7 +88,7 @@ def coordinates(z: torch.Tensor, basis: torch.Tensor, gains: torch.Tensor) -> to
     The remainder itself is kept, not its length by Pythagoras: large models have a few huge coordinates, which would
     cancel.
     """
-    along = z @ basis.T
+    along = torch.nn.functional.linear(z, basis)
     return torch.cat([along * gains, torch.addmm(z, along, basis, alpha=-1)], -1)
 
 

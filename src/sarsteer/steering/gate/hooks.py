@@ -17,8 +17,8 @@ from torch import nn
 from sarsteer.errors import SteeringError
 from sarsteer.models.activations import residual_of
 from sarsteer.steering.gate.distance import mahalanobis
-from sarsteer.steering.gate.gate import LOGISTIC, Decision, Gate, opening
-from sarsteer.steering.hooks import delta_of
+from sarsteer.steering.gate.gate import LOGISTIC, Decision, Gate
+from sarsteer.steering.hooks import SteeredForward, delta_of, steer
 
 CAPACITY = 4096
 """Largest number of rows in a forward, beams and samples included."""
@@ -73,11 +73,14 @@ class GateNumbers(nn.Module):
         score: Any = torch.addmv(b.bias, h, b.weight)
         if len(self.layers) > 1:
             score = score + partial
-        opened = opening(score, b.threshold, b.temperature, b.hard)
-        if not b.places.shape[0]:
-            return score, torch.full_like(score, math.nan), opened
-        distance = mahalanobis(h, b.center, b.basis, b.gains, b.places, b.unit)
-        return score, distance, opened.masked_fill(~(distance <= b.limit), 1.0)  # NaN is beyond the limit
+        margin = (score - b.threshold) / b.temperature
+        if b.places.shape[0]:
+            distance = mahalanobis(h, b.center, b.basis, b.gains, b.places, b.unit)
+            margin = margin.masked_fill(~(distance <= b.limit), math.nan)  # NaN is beyond the limit
+        else:
+            distance = torch.full_like(score, math.nan)
+        # NaN must open the gate
+        return score, distance, margin.sigmoid().nan_to_num(1.0)
 
     def put(self, gate: Gate) -> None:
         """Write another gate's numbers in place."""
@@ -97,16 +100,19 @@ class GateState(GateNumbers):
 
     def __init__(self, gate: Gate, device: torch.device) -> None:
         super().__init__(gate, device)
-        self.always: torch.Tensor
-        self.register_buffer("always", torch.zeros((), device=device), persistent=False)
+        self._decides = True  # False: the gate is always open
         self.openings: torch.Tensor
         self.register_buffer("openings", torch.ones(CAPACITY, 1, device=device), persistent=False)
         self.partial: torch.Tensor  # what the earlier layers contributed to the score of the newest prefill's rows
         self.register_buffer("partial", torch.zeros(CAPACITY, device=device), persistent=False)
-        self.seen: torch.Tensor  # score and distance of the newest prefill's rows
-        self.register_buffer("seen", torch.zeros(CAPACITY, 2, device=device), persistent=False)
-        self.counts: torch.Tensor  # rows of the newest prefill; prefills so far
-        self.register_buffer("counts", torch.zeros(2, dtype=torch.long, device=device), persistent=False)
+        self.scores: torch.Tensor  # of the newest prefill's rows
+        self.register_buffer("scores", torch.zeros(CAPACITY, device=device), persistent=False)
+        self.distances: torch.Tensor
+        self.register_buffer("distances", torch.zeros(CAPACITY, device=device), persistent=False)
+        self.rows: torch.Tensor  # how many the newest prefill had
+        self.register_buffer("rows", torch.zeros((), dtype=torch.long, device=device), persistent=False)
+        self.count: torch.Tensor  # prefills so far
+        self.register_buffer("count", torch.zeros((), dtype=torch.long, device=device), persistent=False)
 
     def takes(self, gate: Gate) -> bool:
         """Whether ``gate`` can replace the present one in place."""
@@ -115,15 +121,18 @@ class GateState(GateNumbers):
 
     def write(self, gate: Gate | None) -> None:
         """Use ``gate`` from the next prefill on; None is always open."""
-        self.always.fill_(0.0 if gate is not None else 1.0)
+        self._decides = gate is not None
         if gate is not None:
             self.put(gate)
+        else:
+            numbers: Any = self
+            numbers.threshold.fill_(math.nan)  # no score is at or below it
         self.forget()
 
     def forget(self) -> None:
         """Discard the decisions: everything is steered until the next prefill decides."""
         self.openings.fill_(1.0)
-        self.counts[0] = 0
+        self.rows.zero_()
 
     def resume(self, openings: torch.Tensor) -> None:
         """Steer the rows of the next decode steps by ``openings`` ``[B, 1]``, which earlier prefills decided."""
@@ -139,28 +148,29 @@ class GateState(GateNumbers):
         rows = h.shape[0]
         score, distance, opened = self.judge(self._rows(h), self.partial[:rows])
         self.openings.fill_(1.0)
-        self.openings[:rows, 0] = torch.maximum(opened, self.always)
-        self.seen[:rows] = torch.stack([score, distance], dim=-1)
-        self.counts[0] = rows
-        self.counts[1].add_(1)  # "+= 1" would also copy the element onto itself
+        self.openings[:rows].copy_(opened[:, None])
+        self.scores[:rows].copy_(score)
+        self.distances[:rows].copy_(distance)
+        self.rows.fill_(rows)
+        self.count.add_(1)
 
     def _rows(self, h: torch.Tensor) -> torch.Tensor:
         if h.shape[0] > CAPACITY:
             raise SteeringError(
                 f"{h.shape[0]} rows in one forward, a gate takes at most {CAPACITY}; use smaller batches"
             )
-        return h.detach().to(self.openings.device, torch.float32)
+        return (h.detach() if h.requires_grad else h).to(self.openings.device, torch.float32)
 
     @property
     def prefills(self) -> int:
         """Number of prefills so far."""
-        return int(self.counts[1])
+        return int(self.count)
 
     def decisions(self, alpha: float) -> list[Decision]:
         """The decisions on the newest prefill's rows, in order; empty if nothing was decided."""
-        if float(self.always):
+        if not self._decides:
             return []
-        rows, limit = int(self.counts[0]), float(getattr(self, "limit"))
+        rows, limit = int(self.rows), float(getattr(self, "limit"))
         measured = len(getattr(self, "places")) > 0
         return [
             Decision(
@@ -170,8 +180,8 @@ class GateState(GateNumbers):
                 distance=distance if measured else None,
                 out_of_distribution=measured and math.isfinite(limit) and not distance <= limit,
             )
-            for (score, distance), (opened,) in zip(
-                self.seen[:rows].tolist(), self.openings[:rows].tolist(), strict=True
+            for score, distance, (opened,) in zip(
+                self.scores[:rows].tolist(), self.distances[:rows].tolist(), self.openings[:rows].tolist(), strict=True
             )
         ]
 
@@ -181,38 +191,71 @@ _NO_DISTANCE = {name: torch.zeros(0) for name in ("center", "basis", "gains", "p
 
 def _tensors(gate: Gate) -> dict[str, torch.Tensor]:
     distance, width = gate.distance, len(gate.weight)
+    hard, threshold = gate.mode != LOGISTIC, torch.tensor(gate.threshold)
     return {
         "weight": gate.weight.detach().float(),
         "earlier_weights": torch.stack([w.detach().float() for w in gate.earlier.values()])
         if gate.earlier
         else torch.zeros(0, width),
         "bias": torch.tensor(gate.bias),
-        "threshold": torch.tensor(gate.threshold),
-        "temperature": torch.tensor(gate.temperature),
-        "hard": torch.tensor(gate.mode != LOGISTIC),
+        # one formula for all modes: a margin divided by 0 is infinite, and the gate is closed at the threshold itself
+        "threshold": torch.nextafter(threshold, torch.tensor(math.inf)) if hard else threshold,
+        "temperature": torch.tensor(0.0 if hard else gate.temperature),
         "limit": torch.tensor(math.inf if gate.limit is None else gate.limit),
         **(_NO_DISTANCE if distance is None else distance.factors),
     }
 
 
-def read(module: nn.Module, _args: Any, output: Any) -> None:
-    """The hook of an earlier layer that the gate reads: each prefill adds to the score of its last position."""
+def read(layer: nn.Module, output: Any) -> None:
+    """Each prefill adds an earlier layer's part to the score of its last position."""
     hidden = residual_of(output)
     if hidden.shape[-2] > 1:
-        getattr(module, STATE).read(getattr(module, PLACE), hidden.select(-2, -1))
+        getattr(layer, STATE).read(getattr(layer, PLACE), hidden.select(-2, -1))
 
 
-def decide(module: nn.Module, _args: Any, output: Any) -> None:
-    """The hook of the gate's layer: each prefill decides on its last position, a decode step changes nothing."""
+def decide(layer: nn.Module, output: Any) -> None:
+    """Each prefill decides on the last position of the gate's layer; a decode step changes nothing."""
     hidden = residual_of(output)
     if hidden.shape[-2] > 1:
-        getattr(module, STATE).decide(hidden.select(-2, -1))
+        getattr(layer, STATE).decide(hidden.select(-2, -1))
 
 
-def steer_gated(module: nn.Module, _args: Any, output: Any) -> None:
-    """The hook of the layers above: ``h += opening · α v`` at the last position, with the opening of each row."""
+def steer_gated(layer: nn.Module, output: Any) -> None:
+    """``h += opening · α v`` at the last position, with the opening of each row."""
     row = residual_of(output).select(-2, -1)
-    opened = getattr(module, STATE).openings[: row.shape[0]]
+    opened = getattr(layer, STATE).openings[: row.shape[0]]
     if opened.device != row.device:
         opened = opened.to(row.device)
-    row.addcmul_(opened, delta_of(module))
+    row.addcmul_(opened, delta_of(layer))
+
+
+class ReadForward(SteeredForward):
+    """``forward`` of an earlier layer that the gate reads."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Read, then steer: with a gate, zeros are added here. Traced into compiled graphs."""
+        output = self.forward(*args, **kwargs)
+        read(self.layer, output)
+        steer(self.layer, output)
+        return output
+
+
+class DecidingForward(SteeredForward):
+    """``forward`` of the gate's layer."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Decide, then steer: with a gate, zeros are added here. Traced into compiled graphs."""
+        output = self.forward(*args, **kwargs)
+        decide(self.layer, output)
+        steer(self.layer, output)
+        return output
+
+
+class GatedForward(SteeredForward):
+    """``forward`` of a layer above the gate's."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Steer by the decisions. Traced into compiled graphs."""
+        output = self.forward(*args, **kwargs)
+        steer_gated(self.layer, output)
+        return output

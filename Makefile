@@ -10,7 +10,7 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo docs release-check test test-fast test-flower test-integrations test-vllm lint tiny small small-contract contract bench bench-evaluate bench-gate bench-intervals bench-peers bench-server bench-vllm clean
+.PHONY: demo docs release-check test test-fast test-flower test-integrations test-vllm lint tiny small small-contract contract bench bench-evaluate bench-gate bench-intervals bench-peers bench-server bench-step bench-vllm clean
 
 demo: $(STAMP)
 	$(BIN)/sarsteer demo
@@ -107,9 +107,15 @@ bench-gate: $(STAMP)
 bench-intervals: $(STAMP)
 	$(BIN)/python -m benchmarks.intervals
 
-# Beside other libraries, each in an environment of its own in build/peers. PEER=NAME measures one again
+# What steering adds to a decode step, eager and compiled
+bench-step: $(STAMP)
+	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.step --compiled
+
+# Beside other libraries, each in an environment of its own in build/peers. PEER=NAME measures one again, MODEL=100M one
+# model; what is in build/peers/results.json is kept
 bench-peers: $(STAMP)
-	$(BIN)/python -m benchmarks.peers $(if $(PEER),--only $(PEER))
+	$(BIN)/python -m benchmarks.peers $(if $(PEER),--only $(PEER)) $(if $(MODEL),--models $(MODEL))
 
 bench-server: $(STAMP)
 	$(BIN)/python -m benchmarks.server

@@ -1,7 +1,7 @@
 """What steering adds to one decode step, in place: ``python -m benchmarks.step``.
 
-Each step of a model is timed alone, with sides that alternate after a few steps on one copy of the model, so that caches
-of the processor are as cold for the hooks as in an answer (a loop over the hook alone is several times as fast):
+Each step of a model is timed alone. The sides alternate after a few steps on one copy of the model, so that caches of
+the processor are as cold for the hooks as in an answer (a loop over the hook alone is several times as fast):
 
 - ``sarsteer``: the attached steering, with its check of each forward;
 - ``addition``: a ``forward`` that adds in place and does nothing else, the floor;
@@ -11,8 +11,8 @@ of the processor are as cold for the hooks as in an answer (a loop over the hook
 
 With ``--compiled``, a ``torch.compile`` of the whole step with a static cache, steered beside plain: two copies of the
 model that swap roles after half of the steps. Then what the guard of ``generate`` takes once per call. Times are of the
-thread's processor time; figures are medians with 95 % intervals (bootstrap). Writes ``benchmarks/step.json``; ``--only``
-keeps the other figures in it.
+thread's processor time; figures are medians with 95 % intervals (bootstrap). Writes ``benchmarks/step.json``, and keeps
+the figures in it that were not measured again.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Eager:
         self.checks = self.module._forward_pre_hooks
         self.steered = [layer.forward for layer in self.layers]
         bare = [steered.forward for steered in self.steered]
-        self.forwards: dict[str, list[Any]] = {side: bare for side in SIDES}
+        self.forwards: dict[str, list[Any]] = dict.fromkeys(SIDES, bare)
         self.forwards |= {"sarsteer": self.steered, "addition": [added(layer) for layer in self.layers]}
         self.own_hooks = [layer._forward_hooks for layer in self.layers]
         self.hooks: dict[str, Any] = {side: OrderedDict() for side in SIDES}

@@ -22,6 +22,8 @@ def markdown(results: dict[str, Any]) -> str:
     """One table per model, then what was not measured and why."""
     parts = [_model(name, results[name]) for name in ("toy", "100M") if results.get(name, {}).get("agreed")]
     missing = [*results.get("failed", {}).items(), *results.get("not_measured", {}).items()]
+    if parts:
+        parts.append("Bold: significantly more than sarsteer's in the same rounds; italics: significantly less.")
     parts.append("\n".join(["Not measured:", "", *(f"- **{name}**: {reason}." for name, reason in missing)]))
     return "\n\n".join(parts)
 
@@ -41,7 +43,7 @@ def _model(name: str, found: dict[str, Any]) -> str:
     for what in ("decode", "prefill"):
         for batch in (1, 8, 32):
             figures = found.get(f"{what}, batch {batch}", {})
-            row(f"{what}, batch {batch}", lambda p, f=figures: _ratio(f.get(p, {}).get("steered_over_plain")))
+            row(f"{what}, batch {batch}", lambda p, f=figures: _marked(f.get(p, {})))
     calibration = found.get("calibrate", {})
     row(
         "calibration, ms per pair",
@@ -59,6 +61,13 @@ def _model(name: str, found: dict[str, Any]) -> str:
     row("steered positions", lambda p: found["agreed"][p]["positions"])
     row("transformers", lambda p: found["agreed"][p]["versions"]["transformers"])
     return "\n".join(lines)
+
+
+def _marked(figures: dict[str, Any]) -> str:
+    """Steered / plain, bold if it is significantly above sarsteer's in the same rounds, in italics if below."""
+    text = _ratio(figures.get("steered_over_plain"))
+    low, high = figures.get("overhead_over_sarsteer", {}).get("interval", [1.0, 1.0])
+    return f"**{text}**" if low > 1 else f"*{text}*" if high < 1 else text
 
 
 def _ratio(figure: dict[str, Any] | None) -> str:

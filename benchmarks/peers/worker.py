@@ -104,22 +104,25 @@ class Worker:
         save_file({name: tensor.contiguous().clone() for name, tensor in found.items()}, out)
         return {"attach": attached}
 
-    def time(self, batch: int, length: int, tokens: int, steered_first: bool) -> dict[str, Any]:
-        """Process time and wall-clock time of one answer, plain and steered."""
+    def time(self, batch: int, length: int, tokens: int, repeats: int, steered_first: bool) -> dict[str, Any]:
+        """Process time and wall-clock time of ``repeats`` answers, plain and steered, in turn."""
         ids = self.ids[:batch, -length:]
-        found: dict[str, Any] = {}
-        for steered in (True, False) if steered_first else (False, True):
-            if steered:
-                self.peer.attach(self.vectors, self.alpha)
-            try:
-                run = self.peer.generate if steered else lambda i, n: self.plain(self.model, i, n)
-                run(ids[:, -2:], 2)  # hooks were just added
-                used, began = time.process_time(), time.perf_counter()
-                run(ids, tokens)
-                found["steered" if steered else "plain"] = [time.process_time() - used, time.perf_counter() - began]
-            finally:
+        found = {"plain": [0.0, 0.0], "steered": [0.0, 0.0]}
+        for index in range(repeats):
+            for steered in (True, False) if steered_first != bool(index % 2) else (False, True):
                 if steered:
-                    self.peer.detach()
+                    self.peer.attach(self.vectors, self.alpha)
+                try:
+                    run = self.peer.generate if steered else lambda i, n: self.plain(self.model, i, n)
+                    run(ids[:, -2:], 2)  # hooks were just added
+                    used, began = time.process_time(), time.perf_counter()
+                    run(ids, tokens)
+                    times = found["steered" if steered else "plain"]
+                    times[0] += time.process_time() - used
+                    times[1] += time.perf_counter() - began
+                finally:
+                    if steered:
+                        self.peer.detach()
         return found
 
     def calibrate(self, out: str = "") -> dict[str, Any]:

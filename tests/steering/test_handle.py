@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -181,6 +182,56 @@ def test_torch_compile_before_and_after_attaching(model: AudioLanguageModel, vec
         with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA)):
             later = torch.compile(model.module, backend="eager")
             assert torch.allclose(later(**inputs).logits, by_hand, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_compiled_decode_step_is_one_graph_that_follows_alpha(
+    model: AudioLanguageModel, vectors: torch.Tensor
+) -> None:
+    config, ids = model.module.config.get_text_config(), torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
+
+    def decoded(run: Any) -> torch.Tensor:
+        cache = T.StaticCache(config=config, max_cache_len=8)
+        step = {"input_ids": ids[:, -1:], "position_ids": torch.full((2, 1), 4), "attention_mask": torch.ones(2, 5)}
+        with torch.no_grad():
+            model.module(input_ids=ids, past_key_values=cache, use_cache=True)
+            return run(**step, past_key_values=cache, use_cache=True).logits  # type: ignore[no-any-return]
+
+    plain = decoded(model.module)
+    torch._dynamo.reset()
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA)) as handle:
+        compiled = torch.compile(model.module, backend="eager", fullgraph=True, dynamic=False)
+        steered = decoded(model.module)
+        assert not torch.allclose(steered, plain, atol=1e-3)
+        assert torch.allclose(decoded(compiled), steered, atol=1e-5)
+        handle.alpha = 2 * ALPHA
+        other = decoded(model.module)
+        assert not torch.allclose(other, steered, atol=1e-3)
+        with torch.compiler.set_stance("fail_on_recompile"):
+            assert torch.allclose(decoded(compiled), other, atol=1e-5)
+    torch._dynamo.reset()
+
+
+def test_a_layer_whose_forward_is_replaced_is_refused(model: AudioLanguageModel, vectors: torch.Tensor) -> None:
+    layer, plain = model.decoder_layers[1], logits(model)
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA)) as handle:
+        steered = logits(model)
+        del layer.forward  # as when accelerate's hooks are removed
+        with pytest.raises(SteeringError, match="was replaced after steering was attached"):
+            logits(model)
+        with pytest.raises(SteeringError, match="was replaced after steering was attached"):
+            model.generate(TURNS[:1], max_new_tokens=2)
+        with pytest.raises(SteeringError, match="was replaced after steering was attached"):
+            handle.prove_rows()
+    assert torch.equal(logits(model), plain)
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA)):
+        inner = layer.forward
+        layer.forward = lambda *args, **kwargs: inner(*args, **kwargs)  # as when accelerate's hooks are added
+    assert torch.equal(logits(model), plain)
+    with attach(model.module, model.decoder_layers, ResolvedStrength(vectors, ALPHA)):
+        assert torch.equal(logits(model), steered)
+    del layer.forward
+    assert torch.equal(logits(model), plain)
 
 
 def test_other_captures_see_steered_activations(model: AudioLanguageModel, vectors: torch.Tensor) -> None:

@@ -162,6 +162,8 @@ def _last_repeats(position_ids: Any, mask: Any) -> bool:
     if not torch.is_tensor(position_ids) or position_ids.ndim != 2 or position_ids.shape[1] < 2:
         return False
     earlier, last = position_ids[:, :-1], position_ids[:, -1:]
+    if bool((earlier < last).all()):  # padding or not: nearly every prompt, in half of the operations
+        return False
     if torch.is_tensor(mask) and mask.ndim == 2 and mask.shape[1] == position_ids.shape[1]:
         earlier = earlier.masked_fill(mask[:, :-1] == 0, -1)
     elif bool((earlier.diff(dim=1) <= 0).any()):

@@ -29,7 +29,7 @@ DELTA = "_sarsteer_delta"
 class SteeredForward:
     """A decoder layer's ``forward`` that steers: install it with ``install``.
 
-    An object and not a closure, so that a copy of a steered model steers its own layers.
+    An object, so that a proof can record what ``forward`` returned before steering.
 
     Attributes:
         layer: the decoder layer; its buffer ``DELTA`` is what is added.

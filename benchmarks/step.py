@@ -12,7 +12,7 @@ the processor are as cold for the hooks as in an answer (a loop over the hook al
 With ``--compiled``, a ``torch.compile`` of the whole step with a static cache, steered beside plain: two copies of the
 model that swap roles after half of the steps. Then what the guard of ``generate`` takes once per call. Times are of the
 thread's processor time; figures are medians with 95 % intervals (bootstrap). Writes ``benchmarks/step.json``, and keeps
-the figures in it that were not measured again.
+the figures in it that were not measured again, and the table in ``docs/benchmarks.md``.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from sarsteer.steering.hooks import DELTA
 from sarsteer.steering.strength import ResolvedStrength
 
 ALPHA, LENGTH, BLOCK = 0.1, 64, 6
+BEGIN, END = "<!-- step -->", "<!-- end of step -->"
 SIDES = ("plain", "sarsteer", "addition", "torch hook", "empty hook", "plain again")
 Step = Callable[[], Any]
 
@@ -209,6 +210,37 @@ def cell(found: dict[str, Any]) -> str:
     return f"{found['ratio']:.4f} [{low:.4f}, {high:.4f}], {found['more_us']:+.1f} us"
 
 
+def markdown(results: dict[str, Any]) -> str:
+    """The figures as tables."""
+    lines = [
+        "| a step / a plain one | sarsteer | the addition | a hook of torch | an empty hook | plain again | plain, ms |"
+    ]
+    lines.append("|---|---|---|---|---|---|---|")
+
+    def row(title: str, found: dict[str, Any], sides: tuple[str, ...]) -> None:
+        cells = [_short(found[side]) if side in found else "" for side in sides]
+        lines.append(f"| {title} | {' | '.join(cells)} | {found['plain, us'] / 1e3:.2f} |")
+
+    for title, found in results.items():
+        if title.startswith("eager"):
+            row(title, found, SIDES[1:])
+        elif title.startswith(("compiled", "generate")):
+            row(title, found, ("steered", "", "", "", ""))
+    return "\n".join(lines)
+
+
+def _short(found: dict[str, Any]) -> str:
+    low, high = found["interval"]
+    return f"{found['ratio']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def write_table(results: dict[str, Any]) -> None:
+    """Put the table into the docs."""
+    docs = HERE.parent / "docs" / "benchmarks.md"
+    before, rest = docs.read_text().split(BEGIN)
+    docs.write_text(f"{before}{BEGIN}\n{markdown(results)}\n{END}{rest.split(END)[1]}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=("toy", "100M"), default=["toy", "100M"])
@@ -243,6 +275,7 @@ def main() -> None:
             for side, found in results[title].items():
                 if isinstance(found, dict):
                     print(f"{title}, {side} / plain: {cell(found)}", flush=True)
+    write_table(results)
 
 
 if __name__ == "__main__":

@@ -487,13 +487,19 @@ def test_every_step_of_the_packages_loop_is_steered(kimi: KimiAudio, vectors: to
     seen: dict[str, list[torch.Tensor]] = {"before": [], "after": []}
     layer = kimi.decoder_layers[2]
     with attach(kimi.module, kimi.decoder_layers, ResolvedStrength(vectors, ALPHA), kimi.probe):
-        hooks = [
-            layer.register_forward_hook(lambda _m, _a, o: seen["before"].append(o[0].clone()), prepend=True),
-            layer.register_forward_hook(lambda _m, _a, o: seen["after"].append(o[0].clone())),
-        ]
+        steering: Any = layer.forward
+        bare = steering.forward
+
+        def unsteered(*args: Any, **options: Any) -> Any:
+            output = bare(*args, **options)
+            seen["before"].append(output[0].clone())
+            return output
+
+        steering.forward = unsteered
+        hook = layer.register_forward_hook(lambda _m, _a, o: seen["after"].append(o[0].clone()))
         steered = kimi.kimi.generate(chats, max_new_tokens=7)[1]
-        for hook in hooks:
-            hook.remove()
+        hook.remove()
+        steering.forward = bare
         assert kimi.generate([sarsteer.user_turn(path)], 7) == [steered.strip()]
     assert kimi.kimi.generate(chats, max_new_tokens=7)[1] != steered
     assert len(seen["before"]) == 7

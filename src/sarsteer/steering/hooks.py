@@ -40,7 +40,7 @@ class SteeredForward:
     def __init__(self, layer: nn.Module) -> None:
         self.layer = layer
         self.forward: Callable[..., Any] = layer.forward
-        self._buffers = layer._buffers
+        self._buffers: dict[str, Any] = layer._buffers
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Nothing here may depend on data or change Python state: it is traced into compiled graphs."""

@@ -93,8 +93,8 @@ def test_a_worker_compares_and_times(tmp_path: Path) -> None:
     )
     try:
         answer = process.ask("outputs", out=str(tmp_path / "out.safetensors"), batch=1, tokens=2)
-        times = process.ask("time", batch=1, length=4, tokens=2, steered_first=True)
-        wrong = process.ask("time", batch=0, length=4, tokens=2, steered_first=True)
+        times = process.ask("time", batch=1, length=4, tokens=2, repeats=2, steered_first=True)
+        wrong = process.ask("time", batch=0, length=4, tokens=2, repeats=2, steered_first=True)
     finally:
         process.stop()
     assert "attach" in answer, json.dumps(answer)

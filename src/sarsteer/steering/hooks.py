@@ -46,10 +46,10 @@ class SteeredForward:
         """Nothing here may depend on data or change Python state: it is traced into compiled graphs."""
         output = self.forward(*args, **kwargs)
         if output.__class__ is torch.Tensor and not torch.compiler.is_compiling():
-            # what ``steer`` does in a decode step, in one Python frame
+            # what ``steer`` does, in one Python frame
             shape, delta = output.shape, self._buffers[DELTA]
-            if len(shape) == 3 and shape[1] == 1 and delta.ndim == 1 and delta.dtype is torch.float32:
-                output.add_(delta)
+            if len(shape) == 3 and delta.dtype is torch.float32:
+                (output if shape[1] == 1 and delta.ndim == 1 else output.select(1, -1)).add_(delta)
                 return output
         steer(self.layer, output)
         return output

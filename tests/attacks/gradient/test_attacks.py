@@ -303,11 +303,12 @@ def test_abliterated_layers_cannot_write_the_direction(
     direction = refusal_direction(steering)
     turns = [test_pairs.harmful[0].turn(INSTRUCTION)]
     before = embedded.last_token_activations(turns)
+    weights = {name: tensor.clone() for name, tensor in embedded.module.state_dict().items()}
     with abliterated(embedded, 3 * direction) as count:
         during = embedded.last_token_activations(turns)
         assert count == 2 * embedded.layer_count + 1
-    after = embedded.last_token_activations(turns)
-    assert torch.equal(before, after), "restored bit by bit"
+    restored = embedded.module.state_dict()
+    assert all(torch.equal(weights[name], restored[name]) for name in weights), "restored bit by bit"
     embedding = embedded.module.get_input_embeddings()(embedded.prepare(turns)[0].input_ids[-1:].to(embedded.device))
     start = float(embedding[0].detach().cpu() @ direction)
     # what remains is the embedding's own part; float32 sums over a few hundred products
